@@ -78,6 +78,8 @@ pub struct Run {
     pub claim: Arc<Claim>,
     pub first: i64,
     pub next: i64,
+    /// The run's last record; filled by [`RawBatch::seal`].
+    pub anchor: Anchor,
     /// Where the run's records are in the batch.
     pub records: Range<usize>,
 }
@@ -122,8 +124,23 @@ impl RawBatch {
                 run.next = next;
                 run.records.end = index + 1;
             }
-            _ => self.runs.push(Run { claim: claim.clone(), first, next, records: index..index + 1 }),
+            _ => self.runs.push(Run {
+                claim: claim.clone(),
+                first,
+                next,
+                anchor: Anchor { offset: record.offset, hash: 0 },
+                records: index..index + 1,
+            }),
         }
+    }
+
+    /// Ends the filling: hashes each run's last record and takes the batch's bytes from the budget.
+    pub fn seal(&mut self, charge: impl FnOnce(usize) -> Charge) {
+        for i in 0..self.runs.len() {
+            let anchor = self.anchor(&self.runs[i].claim, self.runs[i].records.end - 1);
+            self.runs[i].anchor = anchor;
+        }
+        self.charge = Some(charge(self.cost_bytes()));
     }
 
     pub fn len(&self) -> usize {
@@ -142,10 +159,6 @@ impl RawBatch {
 
     pub fn arena_bytes(&self) -> usize {
         self.arena.len()
-    }
-
-    pub fn set_charge(&mut self, charge: Charge) {
-        self.charge = Some(charge);
     }
 
     /// Record `index`, of the run with this claim.

@@ -27,7 +27,9 @@ pub struct Claim {
     /// One lane for each table that the topic feeds, in the plan's order.
     pub lanes: Vec<Lane>,
     state: AtomicU8,
-    /// Set by the topics thread once it knows where to start, taken by the poller; again after an out-of-range error.
+    /// True until the topics thread has found out where to start; again after an out-of-range error.
+    wants_start: AtomicBool,
+    /// Set by the topics thread, taken by the poller.
     start: Mutex<Option<Start>>,
     stopped: Mutex<Option<String>>,
     /// The offset after the last record that the poller passed on.
@@ -72,6 +74,7 @@ impl Claim {
             topic_id,
             lanes,
             state: AtomicU8::new(LIVE),
+            wants_start: AtomicBool::new(true),
             start: Mutex::new(None),
             stopped: Mutex::new(None),
             polled: AtomicI64::new(first),
@@ -124,14 +127,20 @@ impl Claim {
     /// Says where to begin; the next look of the poller takes it.
     pub fn open(&self, start: Start) {
         *lock(&self.start) = Some(start);
+        self.wants_start.store(false, SeqCst);
+    }
+
+    /// Kafka refused the position: find out again where to start.
+    pub fn reopen(&self) {
+        self.wants_start.store(true, SeqCst);
+    }
+
+    pub fn wants_start(&self) -> bool {
+        self.wants_start.load(SeqCst) && self.is_read()
     }
 
     pub fn take_start(&self) -> Option<Start> {
         lock(&self.start).take()
-    }
-
-    pub fn has_start(&self) -> bool {
-        lock(&self.start).is_some()
     }
 
     pub fn set_polled(&self, next: i64) {
