@@ -62,7 +62,7 @@ postgres_paths() {
 }
 
 postgres_prepare() {
-  local log=$STACK_DIR/initdb.log
+  local log=$STACK_DIR/initdb.log socket_dir
   mkdir -p "$PG_HOME" "$PG_SOCKET_DIR"
   [ "$PG_HOME" = "$STACK_DIR/postgres" ] || ln -sfn "$PG_HOME" "$STACK_DIR/postgres"
   [ "$(id -u)" != 0 ] || chown "$pg_user:" "$PG_HOME" "$PG_SOCKET_DIR"
@@ -81,7 +81,10 @@ postgres_prepare() {
     rm -f "$PG_HOME/password"
     as_pg_user tee -a "$PGDATA/postgresql.conf" >/dev/null <<<"include 'stack.conf'"
   fi
-  fill_template "$stack_bin/postgresql.conf" PG_PORT PG_SOCKET_DIR | write_private "$PGDATA/stack.conf"
+  # An apostrophe in a path is doubled, as in SQL. The name is used by fill_template.
+  # shellcheck disable=SC2034
+  socket_dir=${PG_SOCKET_DIR//\'/\'\'}
+  fill_template "$stack_bin/postgresql.conf" PG_PORT socket_dir | write_private "$PGDATA/stack.conf"
   write_private "$PGDATA/pg_hba.conf" <"$stack_bin/pg_hba.conf"
   write_private "$PGDATA/ca.crt" <"$tls/ca.crt"
   write_private "$PGDATA/server.crt" <"$tls/server.crt"
