@@ -101,7 +101,7 @@ CREATE TABLE IF NOT EXISTS rowmill.gap (
 -- a word, so every batch compares this again before it commits.
 CREATE OR REPLACE FUNCTION rowmill.fingerprint(target_table OID) RETURNS TEXT
 LANGUAGE sql STABLE AS $$
-    SELECT md5(string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
+    SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
     FROM pg_catalog.pg_attribute
     WHERE attrelid = target_table AND attnum > 0 AND NOT attisdropped
 $$;

@@ -78,7 +78,7 @@ pub struct Run {
     pub claim: Arc<Claim>,
     pub first: i64,
     pub next: i64,
-    /// The run's last record; filled by [`RawBatch::seal`].
+    /// The run's last record; filled by [`RawBatch::note_anchors`].
     pub anchor: Anchor,
     /// Where the run's records are in the batch.
     pub records: Range<usize>,
@@ -134,13 +134,16 @@ impl RawBatch {
         }
     }
 
-    /// Ends the filling: hashes each run's last record and takes the batch's bytes from the budget.
-    pub fn seal(&mut self, charge: impl FnOnce(usize) -> Charge) {
+    /// Ends the filling: hashes each run's last record.
+    pub fn note_anchors(&mut self) {
         for i in 0..self.runs.len() {
             let anchor = self.anchor(&self.runs[i].claim, self.runs[i].records.end - 1);
             self.runs[i].anchor = anchor;
         }
-        self.charge = Some(charge(self.cost_bytes()));
+    }
+
+    pub fn set_charge(&mut self, charge: Charge) {
+        self.charge = Some(charge);
     }
 
     pub fn len(&self) -> usize {
@@ -291,6 +294,119 @@ impl TableBatch {
     }
 }
 
+
+impl TableBatch {
+    /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
+    pub fn split_off(&mut self, at: usize) -> TableBatch {
+        let mut tail = TableBatch::new(self.table);
+        if at >= self.rows.len() {
+            return tail;
+        }
+        let cut_bytes = self.row_bytes(at).start;
+        let cut_record = self.rows[at].record;
+        let cut = self.segments.iter().position(|s| s.rows.contains(&at)).expect("every row belongs to a segment");
+        tail.bytes = self.bytes.split_off(cut_bytes);
+        tail.rows = self.rows.split_off(at);
+        tail.rows.iter_mut().for_each(|row| row.end -= cut_bytes as u32);
+        tail.segments = self.segments.split_off(cut);
+        let dead_before = |d: &DeadLetter| d.segment < cut || (d.segment == cut && d.record < cut_record);
+        let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(dead_before);
+        if let Some(head_segment) = tail.segments[0].split_off_head(at, cut_record as usize, &head_dead, cut) {
+            self.segments.push(head_segment);
+        }
+        for segment in &mut tail.segments {
+            segment.rows = segment.rows.start.saturating_sub(at)..segment.rows.end - at;
+        }
+        tail_dead.iter_mut().for_each(|d| d.segment -= cut);
+        self.dead = head_dead;
+        tail.dead = tail_dead;
+        tail
+    }
+
+    /// Turns rows into dead letters. `bad` is ascending: row, reason, sentence.
+    pub fn set_aside(&mut self, bad: Vec<(usize, Cow<'static, str>, String)>) {
+        for (row, reason, message) in &bad {
+            let segment = self.segments.iter().position(|s| s.rows.contains(row)).expect("every row belongs to a segment");
+            self.segments[segment].counts.rows -= 1;
+            self.segments[segment].counts.dead += 1;
+            let record = self.rows[*row].record;
+            self.dead.push(DeadLetter { segment, record, reason: reason.clone(), message: message.clone() });
+        }
+        self.rebuild(|_| true, |row| bad.binary_search_by_key(&row, |(bad_row, ..)| *bad_row).is_err());
+    }
+
+    /// Drops everything of the segments that `keep` refuses: they were fenced, or are committed.
+    pub fn retain_segments(&mut self, keep: impl Fn(&Segment) -> bool) {
+        if !self.segments.iter().all(&keep) {
+            self.rebuild(keep, |_| true);
+        }
+    }
+
+    fn rebuild(&mut self, keep_segment: impl Fn(&Segment) -> bool, keep_row: impl Fn(usize) -> bool) {
+        let old = std::mem::replace(self, TableBatch::new(self.table));
+        let mut new_index = vec![None; old.segments.len()];
+        for (index, segment) in old.segments.iter().enumerate().filter(|(_, s)| keep_segment(s)) {
+            let first_row = self.rows.len();
+            for row in segment.rows.clone().filter(|row| keep_row(*row)) {
+                self.bytes.extend_from_slice(&old.bytes[old.row_bytes(row)]);
+                self.rows.push(Row { end: self.bytes.len() as u32, record: old.rows[row].record });
+            }
+            new_index[index] = Some(self.segments.len());
+            self.segments.push(Segment { rows: first_row..self.rows.len(), ..segment.clone() });
+        }
+        self.dead = old
+            .dead
+            .into_iter()
+            .filter_map(|d| Some(DeadLetter { segment: new_index[d.segment]?, ..d }))
+            .collect();
+    }
+}
+
+impl Segment {
+    /// Offsets without a record.
+    pub fn holes(&self) -> i64 {
+        self.next - self.first - self.counts.records()
+    }
+
+    /// Cuts off what comes before `record`, which is the record of row `at`; `self` keeps the rest. `None` if no record
+    /// comes before. `dead` holds the dead letters before the cut, of this segment under the index `own`.
+    fn split_off_head(&mut self, at: usize, record: usize, dead: &[DeadLetter], own: usize) -> Option<Segment> {
+        let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
+        let before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.first);
+        let records = before.clone().count() as i64;
+        let last = before.last()?;
+        let mut counts = Counts {
+            rows: (at - self.rows.start) as i64,
+            dead: dead.iter().filter(|d| d.segment == own).count() as i64,
+            skipped: self.skipped.iter().filter(|i| (**i as usize) < record).count() as i64,
+            other: 0,
+        };
+        counts.other = records - counts.records();
+        let cut = raw.offset(record);
+        let head = Segment {
+            claim: self.claim.clone(),
+            lane: self.lane,
+            first: self.first,
+            next: cut,
+            counts,
+            anchor: raw.anchor(&self.claim, last),
+            rows: self.rows.start..at,
+            raw: self.raw.clone(),
+            records: self.records.start..record,
+            skipped: self.skipped.iter().copied().filter(|i| (*i as usize) < record).collect(),
+        };
+        self.first = cut;
+        self.rows.start = at;
+        self.records.start = record;
+        self.skipped.retain(|i| *i as usize >= record);
+        self.counts.rows -= counts.rows;
+        self.counts.dead -= counts.dead;
+        self.counts.skipped -= counts.skipped;
+        self.counts.other -= counts.other;
+        Some(head)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,5 +420,155 @@ mod tests {
         let read: Vec<_> = Headers(&arena).iter().collect();
         assert_eq!(read, [(&b"a"[..], Some(&b"1"[..])), (b"", None), (b"a", Some(b""))]);
         assert_eq!(Headers::default().iter().count(), 0);
+    }
+
+    use crate::ownership::{Lane, Partition};
+
+    fn claim(id: i32) -> Arc<Claim> {
+        Arc::new(Claim::new(Partition { topic: 0, id }, "t".into(), "id".into(), vec![Lane::new(0, 1, 100, None)]))
+    }
+
+    /// Letters name outcomes, one record each: `r` row, `d` dead, `s` skipped, `o` other, `.` a hole. Runs are separated
+    /// by spaces, and alternate between two partitions.
+    fn batch(runs: &str) -> TableBatch {
+        let claims = [claim(0), claim(1)];
+        let mut next = [100, 100];
+        let mut table = TableBatch::new(0);
+        for (number, run) in runs.split_whitespace().enumerate() {
+            let mut raw = RawBatch::new(0);
+            let which = number % 2;
+            let first = next[which];
+            let mut counts = Counts::default();
+            let (first_row, mut skipped) = (table.rows.len(), Vec::new());
+            let mut run_first = first;
+            for (i, letter) in run.chars().enumerate() {
+                if letter == '.' {
+                    continue;
+                }
+                let offset = first + i as i64;
+                let value = [letter as u8];
+                let record = Record {
+                    topic: "t",
+                    partition: which as i32,
+                    offset,
+                    timestamp_ms: None,
+                    key: None,
+                    value: Some(&value),
+                    headers: Headers::default(),
+                };
+                raw.push(&claims[which], run_first, &record);
+                run_first = offset + 1;
+                let index = raw.len() as u32 - 1;
+                match letter {
+                    'r' => {
+                        table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
+                        table.rows.push(Row { end: table.bytes.len() as u32, record: index });
+                        counts.rows += 1;
+                    }
+                    'd' => {
+                        let segment = table.segments.len();
+                        table.dead.push(DeadLetter { segment, record: index, reason: "x".into(), message: String::new() });
+                        counts.dead += 1;
+                    }
+                    's' => {
+                        skipped.push(index);
+                        counts.skipped += 1;
+                    }
+                    _ => counts.other += 1,
+                }
+            }
+            raw.note_anchors();
+            next[which] = raw.runs[0].next;
+            let (run_next, anchor, records) = (raw.runs[0].next, raw.runs[0].anchor, raw.runs[0].records.clone());
+            table.segments.push(Segment {
+                claim: claims[which].clone(),
+                lane: 0,
+                first,
+                next: run_next,
+                counts,
+                anchor,
+                rows: first_row..table.rows.len(),
+                raw: Some(Arc::new(raw)),
+                records,
+                skipped,
+            });
+        }
+        table
+    }
+
+    /// What a batch holds, independent of how it is cut: each outcome with its partition and offset.
+    fn outcomes(batch: &TableBatch) -> Vec<(i32, i64, String)> {
+        let mut all = Vec::new();
+        let mut rows_seen = 0;
+        for (number, segment) in batch.segments.iter().enumerate() {
+            let raw = segment.raw.as_ref().unwrap();
+            let partition = segment.claim.partition.id;
+            assert_eq!(segment.rows.start, rows_seen, "segments follow each other");
+            rows_seen = segment.rows.end;
+            let mut counts = Counts::default();
+            for row in segment.rows.clone() {
+                let text = std::str::from_utf8(&batch.bytes[batch.row_bytes(row)]).unwrap();
+                let offset = raw.offset(batch.rows[row].record as usize);
+                assert_eq!(text, format!("row{offset};"));
+                all.push((partition, offset, "row".to_owned()));
+                counts.rows += 1;
+            }
+            for dead in batch.dead.iter().filter(|d| d.segment == number) {
+                all.push((partition, raw.offset(dead.record as usize), "dead".to_owned()));
+                counts.dead += 1;
+            }
+            for skipped in &segment.skipped {
+                all.push((partition, raw.offset(*skipped as usize), "skipped".to_owned()));
+                counts.skipped += 1;
+            }
+            counts.other = segment.counts.other;
+            assert_eq!(counts, segment.counts);
+            assert!(segment.holes() >= 0 && segment.first < segment.next);
+            assert_eq!(segment.anchor.offset, raw.offset(segment.records.end - 1));
+        }
+        assert_eq!(rows_seen, batch.rows.len());
+        all.sort();
+        all
+    }
+
+    fn totals(batches: &[&TableBatch]) -> (Counts, i64) {
+        let mut counts = Counts::default();
+        let segments = batches.iter().flat_map(|b| &b.segments);
+        segments.clone().for_each(|s| counts += s.counts);
+        (counts, segments.map(Segment::holes).sum())
+    }
+
+    #[test]
+    fn a_batch_can_be_cut_at_every_row_and_nothing_is_lost() {
+        for runs in ["r", "rr", "drsor", "..r.r", "s.rd rr.o dddr", "sd rrr oo r..r", "ddd r", "oor sssr rr"] {
+            let whole = batch(runs);
+            for at in 0..=whole.rows.len() {
+                let mut head = batch(runs);
+                let tail = head.split_off(at);
+                assert_eq!(head.rows.len(), at, "{runs} at {at}");
+                let mut both = outcomes(&head);
+                both.extend(outcomes(&tail));
+                both.sort();
+                assert_eq!(both, outcomes(&whole), "{runs} at {at}");
+                assert_eq!(totals(&[&head, &tail]), totals(&[&whole]), "{runs} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_row_becomes_a_dead_letter_in_its_place() {
+        let mut whole = batch("rrr rr");
+        whole.set_aside(vec![(1, "sqlstate_23505".into(), "again".into()), (3, "x".into(), String::new())]);
+        let kinds: Vec<_> = outcomes(&whole).into_iter().map(|(p, o, kind)| (p, o, kind)).collect();
+        let expected = [(0, 100, "row"), (0, 101, "dead"), (0, 102, "row"), (1, 100, "dead"), (1, 101, "row")];
+        assert_eq!(kinds, expected.map(|(p, o, k)| (p, o, k.to_owned())));
+    }
+
+    #[test]
+    fn a_fenced_partition_takes_only_its_own() {
+        let mut whole = batch("rr drd rr");
+        whole.retain_segments(|s| s.claim.partition.id == 1);
+        let expected = [(1, 100, "dead"), (1, 101, "row"), (1, 102, "dead")];
+        assert_eq!(outcomes(&whole), expected.map(|(p, o, k)| (p, o, k.to_owned())));
     }
 }

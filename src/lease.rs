@@ -194,6 +194,14 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
                 topic.name, other.target, other.pipeline, other.pipeline
             );
         }
+        if let Some(other) = here.iter().find(|e| e.cluster_id != seen.cluster_id) {
+            bail!(
+                "the ledger's offsets of topic {:?} belong to Kafka cluster {} and this is cluster {}: with another cluster the \
+                 same offsets mean other records; use another pipeline name and another database, or move the topic as \
+                 docs/operations.md says",
+                topic.name, other.cluster_id, seen.cluster_id
+            );
+        }
         let complete = |id: i32| topic.targets.iter().all(|t| here.iter().any(|e| e.partition == id && e.target == *t));
         let known: Vec<i32> = (0..seen.partition_count).filter(|id| complete(*id)).collect();
         let new: Vec<_> = seen.new.iter().filter(|n| !known.contains(&n.partition)).copied().collect();

@@ -27,6 +27,7 @@ pub mod queue;
 pub mod budget;
 pub mod cpu;
 pub mod pg;
+pub mod fault;
 
 // The stages, as data passes.
 pub mod source;
@@ -41,6 +42,7 @@ pub mod dead_letter;
 pub mod lease;
 
 // Holding it together.
+pub mod setup;
 pub mod pipeline;
 pub mod supervisor;
 pub mod command;

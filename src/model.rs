@@ -112,6 +112,8 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TablePlan {
     pub oid: u32,
+    /// `schema.table`, as the ledger and people call it.
+    pub name: String,
     /// `"schema"."table"`.
     pub sql_name: String,
     pub fingerprint: String,
@@ -216,6 +218,11 @@ impl fmt::Display for Condition {
 }
 
 impl TablePlan {
+    /// The table without its schema, for thread names.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
     /// `COPY "s"."t" ("a", "b") FROM STDIN (FORMAT binary)`.
     pub fn copy_statement(&self) -> String {
         let names: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
@@ -606,6 +613,7 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
     });
     let plan = TablePlan {
         oid: table.oid,
+        name: plain_name(table),
         sql_name: table.sql_name.clone(),
         fingerprint: table.fingerprint.clone(),
         columns: columns.collect(),
@@ -665,6 +673,16 @@ fn when_text(when: &[Condition]) -> String {
     }
     let conditions: Vec<_> = when.iter().map(Condition::to_string).collect();
     format!("when {}", conditions.join(" and "))
+}
+
+/// `schema.table` where that needs no quotes, so that no two tables have the same name.
+fn plain_name(table: &Table) -> String {
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain(&table.schema) && plain(&table.name) {
+        format!("{}.{}", table.schema, table.name)
+    } else {
+        table.sql_name.clone()
+    }
 }
 
 /// An identifier as SQL wants it.

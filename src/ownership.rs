@@ -27,11 +27,12 @@ pub struct Claim {
     /// One lane for each table that the topic feeds, in the plan's order.
     pub lanes: Vec<Lane>,
     state: AtomicU8,
-    /// True until the topics thread has found out where to start; again after an out-of-range error.
+    /// True until the topics thread has found out where to start.
     wants_start: AtomicBool,
     /// Set by the topics thread, taken by the poller.
     start: Mutex<Option<Start>>,
-    stopped: Mutex<Option<String>>,
+    is_stopped: AtomicBool,
+    stop_reason: Mutex<Option<String>>,
     /// The offset after the last record that the poller passed on.
     polled: AtomicI64,
     /// The log's end as last seen; -1 while unknown.
@@ -76,7 +77,8 @@ impl Claim {
             state: AtomicU8::new(LIVE),
             wants_start: AtomicBool::new(true),
             start: Mutex::new(None),
-            stopped: Mutex::new(None),
+            is_stopped: AtomicBool::new(false),
+            stop_reason: Mutex::new(None),
             polled: AtomicI64::new(first),
             log_end: AtomicI64::new(-1),
         }
@@ -94,7 +96,7 @@ impl Claim {
 
     /// True while its records should be read: neither ending nor stopped.
     pub fn is_read(&self) -> bool {
-        self.state.load(SeqCst) == LIVE && self.stop_reason().is_none()
+        self.state.load(SeqCst) == LIVE && !self.is_stopped.load(SeqCst)
     }
 
     pub fn is_draining(&self) -> bool {
@@ -113,26 +115,20 @@ impl Claim {
 
     /// Fails closed: the partition is not read any more, and a person must act. Said once.
     pub fn stop(&self, reason: String) {
-        let mut stopped = lock(&self.stopped);
-        if stopped.is_none() {
+        if !self.is_stopped.swap(true, SeqCst) {
             log::error!("partition {}/{} stopped: {reason}", self.topic, self.partition.id);
-            *stopped = Some(reason);
+            *lock(&self.stop_reason) = Some(reason);
         }
     }
 
     pub fn stop_reason(&self) -> Option<String> {
-        lock(&self.stopped).clone()
+        lock(&self.stop_reason).clone()
     }
 
     /// Says where to begin; the next look of the poller takes it.
     pub fn open(&self, start: Start) {
         *lock(&self.start) = Some(start);
         self.wants_start.store(false, SeqCst);
-    }
-
-    /// Kafka refused the position: find out again where to start.
-    pub fn reopen(&self) {
-        self.wants_start.store(true, SeqCst);
     }
 
     pub fn wants_start(&self) -> bool {

@@ -205,18 +205,13 @@ impl Gate {
     }
 
     /// The gate of a partition that is read again from `anchor`, which this process delivered itself.
-    pub fn resume(expected: i64, anchor: Option<Anchor>) -> Gate {
-        Gate::new(expected, anchor.into_iter().collect(), anchor.is_some())
+    pub fn resume(expected: i64, anchor: Anchor) -> Gate {
+        Gate::new(expected, vec![anchor], true)
     }
 
     /// The next offset that would be taken.
     pub fn expected(&self) -> i64 {
         self.expected
-    }
-
-    /// True while records wait for the one that proves the log.
-    pub fn is_proving(&self) -> bool {
-        self.proving
     }
 
     /// Judges one record; `hash` is asked only at an anchor.

@@ -12,6 +12,9 @@ pub const TABLE_BATCHES: usize = 4;
 /// Notices from threads to the supervisor: each thread sends at most one.
 pub const EXITS: usize = 1024;
 
+/// Wake-ups of the lease thread: one that is waiting serves everybody who would send another.
+pub const WAKES: usize = 4;
+
 /// A channel with room for `capacity` items.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     crossbeam_channel::bounded(capacity)

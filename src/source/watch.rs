@@ -100,7 +100,7 @@ impl Watch {
         }
         if news {
             // A full channel already holds a wake-up.
-            drop(self.wake.try_send(Wake::Look));
+            self.wake.try_send(Wake::Look).ok();
         }
         problem.map_or(Ok(()), Err)
     }
