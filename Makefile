@@ -21,7 +21,7 @@ help:
 
 demo:
 	stack/install
-	STACK_DIR=target/demo-stack stack/with demo/run
+	STACK_DIR=target/demo-stack stack/with stack/demo
 
 test:
 	stack/install
@@ -29,7 +29,7 @@ test:
 
 bench:
 	stack/install
-	STACK_DIR=target/bench-stack stack/with bench/run
+	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
 
 check: lint unit
 

@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS network_trace (
     type      VARCHAR(20) NOT NULL,
     trace     VARCHAR(100) NOT NULL,
     hop       INTEGER NOT NULL,
-    host      VARCHAR(255) NOT NULL,
+    host      VARCHAR(200) NOT NULL,
     latency   DOUBLE PRECISION NOT NULL,
     time      TIMESTAMPTZ NOT NULL,
     timestamp TIMESTAMPTZ NOT NULL
@@ -60,7 +60,7 @@ CREATE TABLE IF NOT EXISTS network_ping (
     path      VARCHAR(200) NOT NULL,
     type      VARCHAR(20) NOT NULL,
     ping      VARCHAR(100) NOT NULL,
-    host      VARCHAR(255) NOT NULL,
+    host      VARCHAR(200) NOT NULL,
     latency   DOUBLE PRECISION NOT NULL,
     time      TIMESTAMPTZ NOT NULL,
     timestamp TIMESTAMPTZ NOT NULL
