@@ -384,29 +384,27 @@ impl Step {
     fn kafka(&self, part: Kafka, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
         match part {
             Kafka::Key => match record.key {
-                None => self.null("the record has no key", out),
-                Some(key) => self.key(key, out),
+                None => self.null("the record has no key", out)?,
+                Some(key) => self.key(key, out)?,
             },
-            Kafka::Offset => Ok(copy::int(&self.ty, record.offset, out)),
-            Kafka::Partition => Ok(copy::int(&self.ty, record.partition.into(), out)),
+            Kafka::Offset => copy::int(&self.ty, record.offset, out),
+            Kafka::Partition => copy::int(&self.ty, record.partition.into(), out),
             Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
-                (None, _) => self.null("the record has no timestamp", out),
-                (Some(ms), Type::Int8) => Ok(copy::int(&self.ty, ms, out)),
+                (None, _) => self.null("the record has no timestamp", out)?,
+                (Some(ms), Type::Int8) => copy::int(&self.ty, ms, out),
                 (Some(ms), _) => {
                     let micros = copy::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
-                    Ok(copy::micros(micros, out))
+                    copy::micros(micros, out);
                 }
             },
-            Kafka::Headers => copy::from_json(
-                &self.ty,
-                Reading::default(),
-                &headers_json(record.headers),
-                &mut String::new(),
-                out,
-            ),
-            Kafka::Topic => self.outside_text(record.topic, out),
+            Kafka::Headers => {
+                let json = headers_json(record.headers);
+                copy::from_json(&self.ty, Reading::default(), &json, &mut String::new(), out)?;
+            }
+            Kafka::Topic => self.outside_text(record.topic, out)?,
         }
+        Ok(())
     }
 
     fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -678,4 +676,118 @@ fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
         Some((_, bytes)) => ("_base64", copy::base64_text(bytes).into()),
     };
     json.push_str(&format!("\"{name}{suffix}\":{value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{RawModel, compile, patch_clocks};
+    use crate::schema::{Column, Kind, Table};
+
+    #[derive(serde::Deserialize)]
+    struct Models {
+        model: Vec<RawModel>,
+    }
+
+    /// A table of that name with these columns; a type that ends in `!` is NOT NULL.
+    fn table(oid: u32, name: &str, columns: &[(&str, Type, bool)]) -> Table {
+        let columns = columns.iter().zip(1..).map(|((name, ty, not_null), attnum)| Column {
+            name: (*name).into(),
+            attnum,
+            ty: ty.clone(),
+            not_null: *not_null,
+            has_default: false,
+            generated_or_identity_always: false,
+            fills_itself: false,
+        });
+        Table {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            sql_name: format!("\"public\".\"{name}\""),
+            columns: columns.collect(),
+            fingerprint: String::new(),
+            kind: Kind::Ordinary,
+        }
+    }
+
+    fn decoder(models: &str, tables: Vec<Table>) -> TopicDecoder {
+        let models: Models = toml::from_str(models).unwrap();
+        let tables: HashMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let plan = compile(&models.model, &tables, &["user".to_owned()]).unwrap();
+        TopicDecoder::new(Arc::new(plan), 0, Limits::default())
+    }
+
+    fn record(value: &[u8]) -> Record<'_> {
+        Record {
+            topic: "t",
+            partition: 3,
+            offset: 42,
+            timestamp_ms: Some(1_700_000_000_123),
+            key: None,
+            value: Some(value),
+            headers: Headers::default(),
+        }
+    }
+
+    /// Knows the token `tok-1`, knows of no other, and has not yet asked for those that begin with `?`.
+    struct Users;
+
+    impl Lookups for Users {
+        fn find(&self, _lookup: usize, token: &str) -> Found<'_> {
+            match token {
+                "tok-1" => Found::Value("user-1"),
+                _ if token.starts_with('?') => Found::NotCached,
+                _ => Found::Unknown,
+            }
+        }
+    }
+
+    fn metric() -> TopicDecoder {
+        let columns = [
+            ("userid", Type::Varchar(Some(100)), true),
+            ("source", Type::Varchar(Some(100)), true),
+            ("path", Type::Varchar(Some(200)), true),
+            ("value", Type::Float8, true),
+            ("time", Type::Timestamptz, true),
+            ("timestamp", Type::Timestamptz, true),
+        ];
+        decoder(
+            r#"[[model]]
+            topic = "t"
+            table = "metric"
+            columns.userid = { lookup = "user", field = "token" }
+            columns.timestamp = { clock = "write" }"#,
+            vec![table(1, "metric", &columns)],
+        )
+    }
+
+    const METRIC: &str = r#"{"token":"tok-1","source":"collector-7.dc2.example","path":"system/cpu/0/user","value":12.625,"time":"2024-05-01T12:30:00.123456Z"}"#;
+
+    /// `cargo test --release --lib decode_speed -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures, and asserts nothing"]
+    fn decode_speed() {
+        let mut decoder = metric();
+        let messages: Vec<String> =
+            (0..1000).map(|n| METRIC.replace("12.625", &format!("{}.{n}", n * 7))).collect();
+        let mut out = Vec::with_capacity(1 << 20);
+        let (rounds, start) = (2000, std::time::Instant::now());
+        for _ in 0..rounds {
+            out.clear();
+            for message in &messages {
+                let record = record(message.as_bytes());
+                decoder.parse(&record).unwrap();
+                let model = decoder.models().next().unwrap();
+                assert_eq!(decoder.encode(model, &record, &Users, &mut out).unwrap(), Encoded::Row);
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let count = f64::from(rounds) * messages.len() as f64;
+        println!("{:.2} M messages/s of {} bytes", count / seconds / 1e6, METRIC.len());
+    }
 }
