@@ -399,7 +399,7 @@ pub fn inet(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let bits_max = if address.is_ipv4() { 32 } else { 128 };
     let bits = match prefix {
         None => bits_max,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+        Some(digits) if small_integer(digits.as_bytes()).is_some() => {
             digits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(wrong)?
         }
         Some(_) => return Err(wrong()),
@@ -891,6 +891,8 @@ mod tests {
                 r#""10.0.0.1/33""#,
                 r#""10.0.0.1/""#,
                 r#""10.0.0.1/+8""#,
+                r#""10.0.0.1/08""#,
+                r#""10.0.0.1/-8""#,
                 r#""10.0.0.1/8/8""#,
                 r#""fe80::1%eth0""#,
                 r#""::1/129""#,

@@ -1,13 +1,8 @@
 //! rowmill moves JSON from Kafka into PostgreSQL, each record exactly once.
 
-pub mod schema;
-
-pub mod model;
-
 pub mod batch;
-
-pub mod reject;
-
 pub mod copy;
-
+pub mod model;
+pub mod reject;
 pub mod row;
+pub mod schema;

@@ -155,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn every_code_is_documented() {
+        let document = include_str!("../docs/message-format.md");
+        for reason in Reason::ALL {
+            assert!(document.contains(&format!("\n| `{reason}` | ")), "{reason}");
+        }
+    }
+
+    #[test]
     fn codes_are_distinct_and_snake_case() {
         let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
         assert!(
