@@ -123,8 +123,10 @@ fn settle(lease: &Lease, state: &mut State, result: Result<()>) -> Result<()> {
 fn session<'a>(lease: &Lease, state: &'a mut State) -> Result<&'a mut Client> {
     if state.session.is_none() {
         let mut client = lease.server.connect(&lease.me.application_name())?;
-        // A tick must not hang on a lock: the next one tries again.
-        client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+        if lease.session_lock {
+            // A tick must not hang on a lock: the next one tries again. Shared sessions must not be changed.
+            client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+        }
         let number = lease.session_lock.then(|| ledger::begin_session(&mut client)).transpose()?;
         state.session = Some(Session { client, number });
     }
