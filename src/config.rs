@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
 use crate::model::RawModel;
+use crate::spelling::did_you_mean;
 
 /// The whole file as written.
 #[derive(Debug, Deserialize)]
@@ -458,40 +459,12 @@ fn split_unit(text: &str, units: &[(&str, u64)]) -> Option<(u64, u64)> {
 
 /// Adds the nearest known key to the parser's "unknown field" message.
 fn with_nearest(message: &str) -> String {
+    let message = message.trim_end();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = message.contains("unknown field").then(|| quoted.next()).flatten() else {
-        return message.trim_end().to_owned();
-    };
-    match nearest(unknown, quoted) {
-        Some(known) => format!("{}\ndid you mean `{known}`?", message.trim_end()),
-        None => message.trim_end().to_owned(),
+    match message.contains("unknown field").then(|| quoted.next()).flatten() {
+        Some(unknown) => format!("{message}{}", did_you_mean(unknown, quoted)),
+        None => message.to_owned(),
     }
-}
-
-/// The candidate with the fewest edits, if these are few enough to be a slip.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (edits(word, candidate), candidate))
-        .filter(|(count, candidate)| *count <= candidate.len().max(word.len()) / 2)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -517,8 +490,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         check("", "no [[model]]");
-        check(&format!("pipelin = \"x\"\n{MODEL}"), "did you mean `pipeline`?");
-        check(&format!("[kafka]\nbroker = \"x\"\n{MODEL}"), "did you mean `brokers`?");
+        check(&format!("pipelin = \"x\"\n{MODEL}"), "did you mean \"pipeline\"?");
+        check(&format!("[kafka]\nbroker = \"x\"\n{MODEL}"), "did you mean \"brokers\"?");
         check(&format!("memory_max = \"10MB\"\n{MODEL}"), "at least 5 times message_max");
         check(&format!("memory_max = \"ten\"\n{MODEL}"), "is no size");
         check(&format!("[lease]\nduration = \"1s\"\n{MODEL}"), "at least 3s");
@@ -553,11 +526,5 @@ mod tests {
         assert_eq!(parse_span("500ms"), Some(Span(Duration::from_millis(500))));
         assert_eq!(parse_span("5s"), Some(Span(Duration::from_secs(5))));
         assert_eq!(parse_span("5"), None);
-    }
-
-    #[test]
-    fn nearest_is_a_slip_or_nothing() {
-        assert_eq!(nearest("broker", ["brokers", "group_id"]), Some("brokers"));
-        assert_eq!(nearest("xyzzy", ["brokers", "group_id"]), None);
     }
 }

@@ -11,6 +11,7 @@
 //! the lease thread writes and everybody reads. The modules below stand in reading order.
 
 // What is configured, and what the catalog makes of it.
+pub mod spelling;
 pub mod config;
 pub mod schema;
 pub mod model;

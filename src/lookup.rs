@@ -89,7 +89,8 @@ impl LookupCache {
     /// said so first.
     pub fn resolve(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
         let mut pause = BACK_OFF.0;
-        let mut complained = false;
+        // What was said last; each new state of Redis is said once.
+        let mut said = Said::Nothing;
         for chunk in wanted.chunks(KEYS_MAX) {
             loop {
                 if !keep_going() {
@@ -99,14 +100,14 @@ impl LookupCache {
                     Ok(Answer::Settled) => break,
                     Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
                     Ok(Answer::Emptied(words)) => {
-                        if !std::mem::replace(&mut complained, true) {
+                        if std::mem::replace(&mut said, Said::Emptied) != Said::Emptied {
                             log::error!("waiting, nothing is set aside: {words}");
                         }
                         std::thread::sleep(BACK_OFF.1);
                     }
                     Err(error) => {
                         self.connection = None;
-                        if !std::mem::replace(&mut complained, true) {
+                        if std::mem::replace(&mut said, Said::Away) != Said::Away {
                             log::warn!("waiting for Redis: {error:#}");
                         }
                         std::thread::sleep(pause);
@@ -115,7 +116,7 @@ impl LookupCache {
                 }
             }
         }
-        if complained {
+        if said != Said::Nothing {
             log::info!("Redis answers again");
         }
         true
@@ -185,6 +186,13 @@ fn emptied(sampled: usize, gone: usize, keys_in_all: u64) -> Option<String> {
     (sampled > 0 && gone * 2 > sampled).then(|| {
         format!("Redis lost its data: of {sampled} tokens that it knew a moment ago it has forgotten {gone}")
     })
+}
+
+#[derive(PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Away,
+    Emptied,
 }
 
 enum Answer {

@@ -5,6 +5,7 @@
 mod world;
 
 mod backpressure;
+mod changes;
 mod crash;
 mod delivery;
 mod outage;

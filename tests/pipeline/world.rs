@@ -148,6 +148,13 @@ impl World {
         )
     }
 
+    /// Writes a file that lives as long as the world; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    }
+
     /// Starts an engine on this configuration; `environment` may set fault points.
     pub(crate) fn engine(&self, config: &str, environment: &[(&str, &str)]) -> Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
