@@ -12,37 +12,37 @@
 
 // What is configured, and what the catalog makes of it.
 pub mod config;
-pub mod schema;
 pub mod model;
+pub mod schema;
 
 // The nouns.
-pub mod topics;
 pub mod batch;
 pub mod ownership;
 pub mod protocol;
+pub mod topics;
 
 // The plumbing.
-pub mod metrics;
-pub mod queue;
 pub mod budget;
 pub mod cpu;
-pub mod pg;
 pub mod fault;
+pub mod metrics;
+pub mod pg;
+pub mod queue;
 
 // The stages, as data passes.
-pub mod source;
-pub mod decode;
-pub mod row;
-pub mod reject;
 pub mod copy;
-pub mod lookup;
-pub mod writer;
-pub mod ledger;
 pub mod dead_letter;
+pub mod decode;
 pub mod lease;
+pub mod ledger;
+pub mod lookup;
+pub mod reject;
+pub mod row;
+pub mod source;
+pub mod writer;
 
 // Holding it together.
-pub mod setup;
-pub mod pipeline;
-pub mod supervisor;
 pub mod command;
+pub mod pipeline;
+pub mod setup;
+pub mod supervisor;

@@ -387,15 +387,25 @@ impl Step {
                 None => self.null("the record has no key", out),
                 Some(key) => self.key(key, out),
             },
-            Kafka::Offset => Ok(copy::int(&self.ty, record.offset, out)),
-            Kafka::Partition => Ok(copy::int(&self.ty, record.partition.into(), out)),
+            Kafka::Offset => {
+                copy::int(&self.ty, record.offset, out);
+                Ok(())
+            }
+            Kafka::Partition => {
+                copy::int(&self.ty, record.partition.into(), out);
+                Ok(())
+            }
             Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
                 (None, _) => self.null("the record has no timestamp", out),
-                (Some(ms), Type::Int8) => Ok(copy::int(&self.ty, ms, out)),
+                (Some(ms), Type::Int8) => {
+                    copy::int(&self.ty, ms, out);
+                    Ok(())
+                }
                 (Some(ms), _) => {
                     let micros = copy::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
-                    Ok(copy::micros(micros, out))
+                    copy::micros(micros, out);
+                    Ok(())
                 }
             },
             Kafka::Headers => copy::from_json(
