@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::Client;
 
 use crate::cpu::Pulse;
+use crate::fault::fault;
 use crate::ledger::{self, Entry, Member, Registration};
 use crate::ownership::{Claim, Lane, Ownership, Partition};
 use crate::pg::{self, Server};
@@ -290,6 +291,7 @@ fn claim(lease: &Lease, client: &mut Client, partition: Partition) -> Result<()>
     if claimed.is_empty() {
         return Ok(());
     }
+    fault("in-claim");
     let topic_id = claimed[0].topic_id.clone();
     let lanes = topic
         .tables
@@ -327,6 +329,7 @@ fn release_drained(lease: &Lease, state: &mut State) -> Result<()> {
 }
 
 fn release(lease: &Lease, client: &mut Client, claim: &Claim) -> Result<()> {
+    fault("in-release");
     for (lane, target) in claim.lanes.iter().zip(&lease.topics[claim.partition.topic].targets) {
         ledger::release(client, &lease.me.name, &claim.topic, claim.partition.id, target, lane.epoch())?;
     }

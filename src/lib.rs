@@ -12,37 +12,37 @@
 
 // What is configured, and what the catalog makes of it.
 pub mod config;
-pub mod model;
 pub mod schema;
+pub mod model;
 
 // The nouns.
+pub mod topics;
 pub mod batch;
 pub mod ownership;
 pub mod protocol;
-pub mod topics;
 
 // The plumbing.
+pub mod metrics;
+pub mod queue;
 pub mod budget;
 pub mod cpu;
-pub mod fault;
-pub mod metrics;
 pub mod pg;
-pub mod queue;
+pub mod fault;
 
-// The stages, as data passes.
-pub mod copy;
-pub mod dead_letter;
-pub mod decode;
-pub mod lease;
-pub mod ledger;
-pub mod lookup;
-pub mod reject;
-pub mod row;
+// The stages, as data passes, and what they use.
 pub mod source;
+pub mod decode;
+pub mod row;
+pub mod copy;
+pub mod reject;
+pub mod lookup;
 pub mod writer;
+pub mod dead_letter;
+pub mod ledger;
+pub mod lease;
 
 // Holding it together.
-pub mod command;
-pub mod pipeline;
 pub mod setup;
+pub mod pipeline;
 pub mod supervisor;
+pub mod command;

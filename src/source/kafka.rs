@@ -18,6 +18,7 @@ use crate::batch::{Headers, RawBatch, Record};
 use crate::budget::Budget;
 use crate::config;
 use crate::cpu::Pulse;
+use crate::fault::fault;
 use crate::metrics::PollMetrics;
 use crate::ownership::{Claim, Ownership, Partition, Start};
 use crate::protocol::{Anchor, Gate, Verdict};
@@ -99,6 +100,7 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         }
         let batches = poller.poll(&mut state)?;
         for (decoder, mut batch) in batches {
+            fault("after-poll");
             batch.set_charge(poller.budget.charge(batch.topic, batch.cost_bytes()));
             if poller.decoders[decoder].send(batch).is_err() {
                 return Ok(());
