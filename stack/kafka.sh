@@ -24,6 +24,8 @@ find_java() {
 # Named after the pom's content, so that a changed version is fetched anew and an interrupted download is never used.
 kafka_jars() { printf '%s/kafka-%s' "$stack_cache" "$(sha256sum <"$stack_bin/pom.xml" | cut -c 1-12)"; }
 
+kafka_version() { sed -n '/kafka_2.13/,/version/s/.*<version>\(.*\)<.*/\1/p' "$stack_bin/pom.xml"; }
+
 kafka_fetch() {
   local jars began log=$stack_cache/maven.log
   jars=$(kafka_jars)

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -84,6 +84,8 @@ struct Outcome {
     /// The machine's, servers included, during the subject's whole run.
     machine_cpu_seconds: f64,
     stolen_cpu_seconds: f64,
+    /// Cores that were busy just before, with something else.
+    background_cores: f64,
 }
 
 impl Outcome {
@@ -99,11 +101,22 @@ impl Outcome {
 const TOPIC: &str = "metric";
 /// How often rowmill's ledger is read: each look costs the server 0.2 ms.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// More than this many cores busy before a run, and the summary says that the machine was not quiet.
+const QUIET_CORES: f64 = 0.2;
 /// No row for so long means that something is broken.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<()> {
     let bench = Bench::new(options)?;
     bench.prefill()?;
     bench.fill_redis()?;
@@ -243,14 +256,16 @@ impl Bench {
 
     fn fresh_tables(&self) -> Result<()> {
         let mut client = self.postgres()?;
-        client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
+        // First: a role named rowmill creates its tables in the schema of that name, while there is one.
         client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
+        client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
         // So that no subject pays for its predecessor's dirty pages.
         client.batch_execute("CHECKPOINT").context("checkpoint")
     }
 
     fn measure(&self, round: usize, subject: Subject) -> Result<Outcome> {
         self.fresh_tables()?;
+        let background_cores = background_cores()?;
         let (busy, stolen) = usage::of_machine()?;
         let (span_rows, seconds, usage) = match subject {
             Subject::Rowmill => self.run_rowmill(round)?,
@@ -272,6 +287,7 @@ impl Bench {
             usage,
             machine_cpu_seconds: busy_after - busy,
             stolen_cpu_seconds: stolen_after - stolen,
+            background_cores,
         })
     }
 
@@ -382,11 +398,11 @@ impl Bench {
     fn write_results(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut csv = String::from(
             "round,subject,span_rows,seconds,rows_per_second,cpu_seconds,cpu_seconds_per_million,rss_peak_mb,\
-             machine_cpu_seconds,stolen_cpu_seconds\n",
+             machine_cpu_seconds,stolen_cpu_seconds,background_cores\n",
         );
         for o in outcomes {
             csv.push_str(&format!(
-                "{},{},{},{:.4},{:.0},{:.2},{:.3},{:.1},{:.2},{:.2}\n",
+                "{},{},{},{:.4},{:.0},{:.2},{:.3},{:.1},{:.2},{:.2},{:.2}\n",
                 o.round,
                 o.subject.name(),
                 o.span_rows,
@@ -396,7 +412,8 @@ impl Bench {
                 self.cpu_per_million(o),
                 o.rss_peak_mb(),
                 o.machine_cpu_seconds,
-                o.stolen_cpu_seconds
+                o.stolen_cpu_seconds,
+                o.background_cores
             ));
         }
         fs::write(self.directory.join("runs.csv"), csv)?;
@@ -410,8 +427,9 @@ impl Bench {
         let options = &self.options;
         let mut text = format!(
             "# {} of {} records, {} rounds\n\nrows/s from the first visible rows to the last; CPU-seconds are the \
-             program's own, servers not counted; medians of the rounds.\n\n\
-             | subject | rows/s | lowest | highest | CPU-s per million | peak MB |\n|---|---|---|---|---|---|\n",
+             program's own, or the whole machine's with the servers; medians of the rounds.\n\n\
+             | subject | rows/s | lowest | highest | own CPU-s per million | machine's | peak MB |\n\
+             |---|---|---|---|---|---|---|\n",
             options.name, options.records, options.rounds
         );
         for &subject in &options.subjects {
@@ -420,13 +438,20 @@ impl Bench {
             };
             let rates = of(&Outcome::rows_per_second);
             text.push_str(&format!(
-                "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} |\n",
+                "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} |\n",
                 subject.name(),
                 median(&rates),
                 rates.iter().copied().fold(f64::INFINITY, f64::min),
                 rates.iter().copied().fold(0.0, f64::max),
                 median(&of(&|o| self.cpu_per_million(o))),
+                median(&of(&|o| o.machine_cpu_seconds * 1e6 / options.records as f64)),
                 median(&of(&Outcome::rss_peak_mb)),
+            ));
+        }
+        let noise = outcomes.iter().map(|o| o.background_cores).fold(0.0, f64::max);
+        if noise > QUIET_CORES {
+            text.push_str(&format!(
+                "\nNot quiet: before one of the runs, {noise:.1} cores were busy with something else.\n"
             ));
         }
         text.push_str(&self.ratios(outcomes));
@@ -474,6 +499,15 @@ impl Bench {
         }
         text
     }
+}
+
+/// How many cores are busy while the bench does nothing.
+fn background_cores() -> Result<f64> {
+    let time = Duration::from_millis(300);
+    let (before, _) = usage::of_machine()?;
+    std::thread::sleep(time);
+    let (after, _) = usage::of_machine()?;
+    Ok((after - before) / time.as_secs_f64())
 }
 
 /// A child that does not outlive a failing bench.
