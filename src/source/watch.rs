@@ -48,11 +48,14 @@ pub fn run(watch: Watch, consumer: Consumer) -> Result<()> {
     let mut failing = false;
     while !watch.ownership.is_closing() {
         let step = || -> Result<()> {
-            if Instant::now() >= next_look {
+            let claims: Vec<Arc<Claim>> =
+                watch.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+            // A start is decided on what Kafka says now: the topic may just have been created again.
+            if Instant::now() >= next_look || !claims.is_empty() {
                 next_look = Instant::now() + LOOK;
                 watch.look(&consumer)?;
             }
-            for claim in watch.ownership.all().iter().filter(|c| c.wants_start()) {
+            for claim in &claims {
                 watch.open(&consumer, claim)?;
             }
             if Instant::now() >= next_commit {

@@ -76,7 +76,7 @@ fn a_topic_that_is_created_again_and_longer_stops() {
     std::thread::sleep(Duration::from_secs(1));
     world.create_topic("in", 1);
     world.produce("in", 0, (1000..1500).map(record));
-    wait_for("the running engine to notice", 12, || engine.log().contains("deleted and created again"));
+    wait_for("the running engine to notice", 12, || engine.log().contains("created again"));
     engine.stop();
     let rows = world.count("SELECT count(*) FROM t");
     let again = world.engine(&config, &[]);
