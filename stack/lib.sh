@@ -136,6 +136,9 @@ load_settings() {
   [ -f "$STACK_DIR/settings" ] && . "$STACK_DIR/settings"
 }
 
+# The lock also marks a directory as ours: what is in it may be wiped.
+is_stack() { [ -e "$STACK_DIR/lock" ]; }
+
 # Only one script at a time may change a stack. The descriptor must not reach the servers: they would hold the lock.
 lock_stack() {
   exec 9>"$STACK_DIR/lock"

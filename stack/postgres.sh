@@ -95,8 +95,10 @@ postgres_prepare() {
 postgres_start() {
   as_pg_user sh -c 'exec setsid "$1/postgres" -D "$2" >>"$3" 2>&1 </dev/null' sh \
     "$PGBIN" "$PGDATA" "$postgres_log" >/dev/null 2>&1 8>&- 9>&- &
-  wait_until 10 postgres_has_pid || true
+  wait_until 30 postgres_left_or_has_pid $! || true
 }
+
+postgres_left_or_has_pid() { postgres_has_pid || ! kill -0 "$1" 2>/dev/null; }
 
 # The server's own pid file: ours would hold runuser's pid.
 postgres_has_pid() {
