@@ -85,7 +85,7 @@ kafka_start() {
 }
 
 # The port opens before the broker is registered and may lead partitions; this line comes after both.
-kafka_answers() { grep -q 'Kafka Server started' "$kafka_log"; }
+kafka_answers() { grep -qs 'Kafka Server started' "$kafka_log"; }
 kafka_decided() { kafka_answers || is_stopped kafka; }
 
 kafka_wait() {
