@@ -373,16 +373,22 @@ impl Poller {
         Ok(())
     }
 
+    /// Notes how far each log goes, for the lag. A log may end in transaction markers, which are no records: once the
+    /// client has passed them, the log ends where the last record did.
     fn note_log_ends(&self, state: &mut State) {
         if state.log_ends_at.elapsed() < LOG_ENDS {
             return;
         }
         state.log_ends_at = Instant::now();
+        let positions = state.queue.consumer().position().map(|list| list.to_topic_map()).unwrap_or_default();
         for reading in state.readings.values() {
             let claim = &reading.claim;
-            if let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) {
-                claim.set_log_end(end);
-            }
+            let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) else { continue };
+            let passed = match positions.get(&(claim.topic.to_string(), claim.partition.id)) {
+                Some(Offset::Offset(position)) => *position >= end,
+                _ => false,
+            };
+            claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });
         }
     }
 }
