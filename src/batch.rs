@@ -69,6 +69,7 @@ pub struct RawBatch {
     pub runs: Vec<Run>,
     /// What this batch, and the rows made of it, take from the budget; given back when the last of them is gone.
     charge: Option<Charge>,
+    hint: (usize, usize),
 }
 
 /// Consecutive records of one partition: they fill the offsets `[first, next)`, holes included.
@@ -98,12 +99,25 @@ struct RawRecord {
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 impl RawBatch {
-    pub fn new(topic: usize) -> RawBatch {
-        RawBatch { topic, arena: Vec::new(), records: Vec::new(), runs: Vec::new(), charge: None }
+    /// `hint_bytes` and `hint_records` are reserved with the first record: what the batch before it needed.
+    pub fn new(topic: usize, hint_bytes: usize, hint_records: usize) -> RawBatch {
+        RawBatch {
+            topic,
+            arena: Vec::new(),
+            records: Vec::new(),
+            runs: Vec::new(),
+            charge: None,
+            hint: (hint_bytes, hint_records),
+        }
     }
 
     /// Appends a record. `first` is where its run begins if it begins one: the offset after the partition's last record.
     pub fn push(&mut self, claim: &Arc<Claim>, first: i64, record: &Record<'_>) {
+        if self.records.is_empty() {
+            // A buffer that doubles as it grows costs its bytes twice, in time and in memory.
+            self.arena.reserve_exact(self.hint.0);
+            self.records.reserve_exact(self.hint.1);
+        }
         let start = self.arena.len() as u32;
         self.arena.extend_from_slice(record.key.unwrap_or_default());
         self.arena.extend_from_slice(record.value.unwrap_or_default());
@@ -450,7 +464,7 @@ mod tests {
         let mut next = [100, 100];
         let mut table = TableBatch::new(0);
         for (number, run) in runs.split_whitespace().enumerate() {
-            let mut raw = RawBatch::new(0);
+            let mut raw = RawBatch::new(0, 0, 0);
             let which = number % 2;
             let first = next[which];
             let mut counts = Counts::default();

@@ -217,7 +217,7 @@ fn default_pipeline() -> String {
 
 /// Enough for the largest batches that still gain speed, and leaves a process of 128 MB room for librdkafka and itself.
 fn default_memory_max() -> Bytes {
-    Bytes(48 << 20)
+    Bytes(32 << 20)
 }
 
 /// Kafka's own default for `max.message.bytes` is 1 MiB; room for topics that were raised a little.

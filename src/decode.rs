@@ -171,10 +171,11 @@ impl Decoder {
         keep_going: &mut impl FnMut() -> bool,
     ) -> bool {
         let tables = self.topics[batch.topic].1.clone();
+        let share = (batch.arena_bytes() / tables.len(), batch.len() / tables.len());
         let mut lanes: Vec<Lane> = tables
             .iter()
             .zip(&run.claim.lanes)
-            .map(|(table, lane)| open_lane(outlets, *table, &run.claim, lane.first))
+            .map(|(table, lane)| open_lane(outlets, *table, &run.claim, lane.first, share))
             .collect();
         for index in run.records.clone() {
             while !self.decode_record(batch, &run.claim, index, &mut lanes, outlets) {
@@ -279,11 +280,16 @@ fn all_cached(decoder: &mut TopicDecoder, record: &Record<'_>, lookups: &LookupC
     all
 }
 
-/// Finds the table's writer for this partition: always the same one.
-fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64) -> Lane {
+/// Finds the table's writer for this partition: always the same one. `share` is what a new batch makes room for: bytes, rows.
+fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64, share: (usize, usize)) -> Lane {
     let wanted = |o: &Outlet| o.table == table && claim.partition.id as usize % o.writers == o.number;
     let outlet = outlets.iter().position(wanted).expect("every table has a writer for every partition");
     let open = outlets[outlet].batch();
+    if open.rows.is_empty() {
+        // A buffer that doubles as it grows costs its bytes twice, in time and in memory.
+        open.bytes.reserve(share.0);
+        open.rows.reserve(share.1);
+    }
     Lane {
         outlet,
         table,

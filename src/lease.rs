@@ -207,8 +207,8 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
         if let Some(other) = here.iter().find(|e| e.cluster_id != seen.cluster_id) {
             bail!(
                 "the ledger's offsets of topic {:?} belong to Kafka cluster {} and this is cluster {}: with another cluster the \
-                 same offsets mean other records; use another pipeline name and another database, or move the topic as \
-                 docs/operations.md says",
+                 same offsets mean other records; bring the old brokers back, or use another pipeline in another \
+                 database",
                 topic.name,
                 other.cluster_id,
                 seen.cluster_id

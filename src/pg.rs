@@ -199,7 +199,7 @@ pub enum Class {
     Lost,
 }
 
-/// Sorts an error into what follows. SQLSTATE classes as in the table of docs/reliability.md.
+/// Sorts an error into what follows. ARCHITECTURE.md has the reasons.
 pub fn classify(error: &postgres::Error) -> Class {
     match error.as_db_error() {
         Some(db) => classify_sqlstate(db.code(), db.parsed_severity()),

@@ -22,6 +22,8 @@ const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Findings {
     problems: Vec<String>,
+    /// The server acknowledges commits before they are on disk.
+    commits_are_late: bool,
 }
 
 impl Findings {
@@ -50,7 +52,24 @@ pub fn run(path: &Path) -> Result<bool> {
     let found = check_postgres(&config, &mut findings);
     check_redis(&config, &mut findings);
     check_kafka(&config, found, &mut findings);
+    print_guarantee(&findings);
     Ok(conclude(&findings))
+}
+
+fn print_guarantee(findings: &Findings) {
+    println!("guarantee");
+    println!(
+        "  Each record of a partition, from start_offset up to next_offset in rowmill.ledger, has exactly one outcome in"
+    );
+    println!(
+        "  each table: its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together."
+    );
+    if findings.commits_are_late {
+        println!(
+            "  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and are"
+        );
+        println!("  read again.");
+    }
 }
 
 fn conclude(findings: &Findings) -> bool {
@@ -119,19 +138,7 @@ fn check_settings(client: &mut Client, findings: &mut Findings) {
     if setting("transaction_read_only") == "on" || setting("default_transaction_read_only") == "on" {
         findings.bad("the session is read-only: this is a standby, or default_transaction_read_only is on");
     }
-    println!("guarantee");
-    println!(
-        "  each record of a partition from start_offset up to next_offset has exactly one outcome in each table:"
-    );
-    println!(
-        "  its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together."
-    );
-    if setting("synchronous_commit") == "off" {
-        println!(
-            "  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and"
-        );
-        println!("  are read again.");
-    }
+    findings.commits_are_late = setting("synchronous_commit") == "off";
 }
 
 /// What `run` does with each table, asked of the catalog.

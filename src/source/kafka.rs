@@ -71,6 +71,8 @@ struct State {
     /// Partitions that this consumer handle has read: stale records of theirs may still be inside it.
     touched: BTreeSet<Partition>,
     version: u64,
+    /// For each topic and decoder: bytes and records of the batch before, so that the next one need not grow.
+    hints: Vec<(usize, usize)>,
     /// For each topic: when its credit was found used up, and its number of returns then.
     starved: Vec<Option<(Instant, u64)>>,
     log_ends_at: Instant,
@@ -88,6 +90,7 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         readings: BTreeMap::new(),
         touched: BTreeSet::new(),
         version: u64::MAX,
+        hints: vec![(0, 0); poller.topics.len() * poller.decoders.len()],
         starved: vec![None; poller.topics.len()],
         log_ends_at: Instant::now(),
     };
@@ -267,8 +270,13 @@ impl Poller {
     /// Takes what is there and sorts it into a batch for each topic and decoder.
     fn poll(&self, state: &mut State) -> Result<Vec<(usize, RawBatch)>> {
         let decoders = self.decoders.len();
-        let mut batches: Vec<(usize, RawBatch)> = (0..self.topics.len() * decoders)
-            .map(|slot| (slot % decoders, RawBatch::new(slot / decoders)))
+        let mut batches: Vec<(usize, RawBatch)> = state
+            .hints
+            .iter()
+            .enumerate()
+            .map(|(slot, (bytes, records))| {
+                (slot % decoders, RawBatch::new(slot / decoders, *bytes, *records))
+            })
             .collect();
         let mut headers = Vec::new();
         let mut troubles: Vec<(Option<Partition>, Code, String)> = Vec::new();
@@ -318,7 +326,8 @@ impl Poller {
                 }
             }
         });
-        for (_, batch) in &mut batches {
+        for ((_, batch), hint) in batches.iter_mut().zip(&mut state.hints) {
+            *hint = (batch.arena_bytes(), batch.len());
             batch.note_anchors();
             for run in &batch.runs {
                 run.claim.set_polled(run.next);
@@ -364,16 +373,22 @@ impl Poller {
         Ok(())
     }
 
+    /// Notes how far each log goes, for the lag. A log may end in transaction markers, which are no records: once the
+    /// client has passed them, the log ends where the last record did.
     fn note_log_ends(&self, state: &mut State) {
         if state.log_ends_at.elapsed() < LOG_ENDS {
             return;
         }
         state.log_ends_at = Instant::now();
+        let positions = state.queue.consumer().position().map(|list| list.to_topic_map()).unwrap_or_default();
         for reading in state.readings.values() {
             let claim = &reading.claim;
-            if let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) {
-                claim.set_log_end(end);
-            }
+            let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) else { continue };
+            let passed = match positions.get(&(claim.topic.to_string(), claim.partition.id)) {
+                Some(Offset::Offset(position)) => *position >= end,
+                _ => false,
+            };
+            claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });
         }
     }
 }

@@ -34,9 +34,11 @@ fn a_stuck_table_leaves_the_others_alone() {
     world.produce("free", 1, (1000..2000).map(record));
     let took = wait_for("the free table to flow", 2, || world.count("SELECT count(*) FROM free") == 2010);
     eprintln!("and then {:.1} s", took.as_secs_f64());
+    assert!(engine.log().contains("is stuck: its tables took nothing"), "{}", engine.log());
     transaction.rollback().expect("unlocked");
 
     world.wait_drained(&["stuck", "free"], 60);
+    assert!(engine.log().contains("flows again"), "{}", engine.log());
     world.check("stuck", &["stuck"], all_rows);
     world.check("free", &["free"], all_rows);
     assert!(engine.stop().0.success());

@@ -1,6 +1,6 @@
 //! What is there arrives, whatever the shape of the pipeline.
 
-use crate::world::{Class, World, all_rows, produce_transactions, record};
+use crate::world::{Class, World, all_rows, env, produce_transactions, record};
 
 #[test]
 fn every_record_becomes_one_row() {
@@ -142,4 +142,33 @@ fn a_new_table_needs_sql_and_configuration_only() {
     );
     assert!(row.get::<_, bool>(8) && row.get::<_, bool>(10));
     assert_eq!(text(9), "[]");
+}
+
+/// Kafka with a client certificate, PostgreSQL with its name verified, Redis with its own CA.
+#[test]
+fn tls_everywhere() {
+    let world = World::new("tls");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.produce("in", 0, (0..1000).map(record));
+    redis::cmd("SET").arg("word:w1").arg("word-1").query::<()>(&mut world.redis()).expect("Redis answers");
+    world.produce("in", 0, ["{\"n\":1,\"word\":\"w1\"}".to_owned()]);
+    let (postgres, redis) = world.tls_urls();
+    let config = format!(
+        "[kafka]\nbrokers = {:?}\n[kafka.tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[postgres]\nurl = {postgres:?}\n[redis]\n\
+         url = {redis:?}\nca = {:?}\n[lookup.word]\nkey = \"word:{{}}\"\n{}word = {{ lookup = \"word\", unknown = \"null\" }}\n",
+        env("KAFKA_TLS_BROKERS"),
+        env("KAFKA_SSL_CA"),
+        env("KAFKA_SSL_CERT"),
+        env("KAFKA_SSL_KEY"),
+        env("REDIS_SSL_CA"),
+        world.model("in", "t", "")
+    );
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    world.check("t", &["in"], all_rows);
+    // The unknown are NULL here, by configuration.
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE word = 'word-1'"), 2);
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE word IS NULL"), 999);
+    assert!(engine.stop().0.success());
 }

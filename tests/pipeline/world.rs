@@ -130,6 +130,16 @@ impl World {
         redis::Client::open(self.redis_url.as_str()).expect("a URL").get_connection().expect("Redis answers")
     }
 
+    /// This world's PostgreSQL and Redis, over TLS.
+    pub(crate) fn tls_urls(&self) -> (String, String) {
+        let (postgres, redis) = (env("DATABASE_URL_TLS"), env("REDIS_TLS_URL"));
+        let (address, parameters) = postgres.split_once('?').expect("the URL says how to verify");
+        let (server, _) = address.rsplit_once('/').expect("the URL names a database");
+        let (redis_server, _) = redis.rsplit_once('/').expect("the URL names a database");
+        let (_, redis_number) = self.redis_url.rsplit_once('/').expect("the URL names a database");
+        (format!("{server}/{}?{parameters}", self.database), format!("{redis_server}/{redis_number}"))
+    }
+
     /// A table of the tests' usual form.
     pub(crate) fn create_table(&self, name: &str, constraint: &str) {
         self.sql()
