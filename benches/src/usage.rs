@@ -26,7 +26,30 @@ pub fn of(pid: &str) -> Result<Usage> {
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0);
-    Ok(Usage { cpu_seconds: ticks / ticks_per_second(), rss_peak_kb })
+    Ok(Usage { cpu_seconds: cpu_seconds(&stat), rss_peak_kb })
+}
+
+/// Name and CPU-seconds of each living thread of a process, the busiest first, as CSV.
+pub fn threads(pid: &str) -> Result<String> {
+    let mut threads = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that ends between the two reads is none of the busy ones.
+        if let Ok(stat) = fs::read_to_string(task?.path().join("stat")) {
+            let name =
+                stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name);
+            threads.push((cpu_seconds(&stat), name.to_owned()));
+        }
+    }
+    threads.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let lines = threads.iter().map(|(seconds, name)| format!("{name},{seconds:.2}\n"));
+    Ok(format!("thread,cpu_seconds\n{}", lines.collect::<String>()))
+}
+
+/// utime and stime, fields 14 and 15 of a stat file. The name before them, in parentheses, may contain spaces.
+fn cpu_seconds(stat: &str) -> f64 {
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks: f64 = after_name.split(' ').skip(11).take(2).filter_map(|t| f64::from_str(t).ok()).sum();
+    ticks / ticks_per_second()
 }
 
 /// CPU-seconds of the whole machine since it started: (busy, stolen by the hypervisor).

@@ -364,6 +364,8 @@ impl Bench {
             );
         }
         let usage = usage::of(&pid)?;
+        let threads = usage::threads(&pid)?;
+        fs::write(self.directory.join(format!("rowmill-{round}-threads.csv")), threads)?;
         kill(Pid::from_raw(child.0.id() as i32), Signal::SIGTERM)?;
         let status = child.0.wait()?;
         ensure!(
@@ -481,6 +483,11 @@ impl Bench {
                 "ratio_to_raw_copy, rowmill",
                 over_rounds(&|r| Some(rate(r, Subject::Rowmill)? / ceiling(r)?)),
                 "at least 0.7 | 0.85",
+            ),
+            (
+                "the same, to one connection's ceiling",
+                over_rounds(&|r| Some(rate(r, Subject::Rowmill)? / rate(r, Subject::Raw1)?)),
+                "- | -",
             ),
             (
                 "ratio_to_raw_copy, naive pipe",
