@@ -17,9 +17,6 @@ pub struct Usage {
 pub fn of(pid: &str) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("read usage of process {pid}"))?;
-    // The program's name, in parentheses, may contain spaces: count after it. utime and stime are fields 14 and 15.
-    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks: f64 = after_name.split(' ').skip(11).take(2).filter_map(|t| f64::from_str(t).ok()).sum();
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let rss_peak_kb = status
         .lines()
