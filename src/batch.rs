@@ -251,6 +251,8 @@ pub struct Segment {
     pub records: Range<usize>,
     /// Indexes into `raw` of the records that are skipped by configuration; nearly always empty.
     pub skipped: Vec<u32>,
+    /// What the rows take from the budget beyond what their records were charged for.
+    pub extra: Option<Arc<Charge>>,
 }
 
 /// Outcomes: how many records became what. Offsets without a record are holes, which is what is left.
@@ -418,6 +420,7 @@ impl Segment {
             raw: self.raw.clone(),
             records: self.records.start..record,
             skipped: self.skipped.iter().copied().filter(|i| (*i as usize) < record).collect(),
+            extra: self.extra.clone(),
         };
         self.first = cut;
         self.rows.start = at;
@@ -526,6 +529,7 @@ mod tests {
                 raw: Some(Arc::new(raw)),
                 records,
                 skipped,
+                extra: None,
             });
         }
         table

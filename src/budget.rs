@@ -3,7 +3,7 @@
 //! There is one total for the process and a credit for each topic within it, so that a table that is stuck stops its
 //! own topics and leaves room for the others.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,25 +11,19 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Budget {
     total_max: i64,
-    topic_max: i64,
     total: AtomicI64,
     topics: Vec<AtomicI64>,
-    /// Moves whenever a topic gets bytes back: a topic without credit whose number stands still is stuck.
-    returns: Vec<AtomicU64>,
     waiters: Mutex<()>,
     room: Condvar,
 }
 
 impl Budget {
-    /// `bytes_max` in all. With several topics, one of them may hold half.
+    /// `bytes_max` in all.
     pub fn new(bytes_max: usize, topics: usize) -> Arc<Budget> {
-        let total_max = bytes_max as i64;
         Arc::new(Budget {
-            total_max,
-            topic_max: if topics > 1 { total_max / 2 } else { total_max },
+            total_max: bytes_max as i64,
             total: AtomicI64::new(0),
             topics: (0..topics).map(|_| AtomicI64::new(0)).collect(),
-            returns: (0..topics).map(|_| AtomicU64::new(0)).collect(),
             waiters: Mutex::new(()),
             room: Condvar::new(),
         })
@@ -41,13 +35,19 @@ impl Budget {
         self.total.load(SeqCst) < self.total_max
     }
 
+    /// A topic may hold no more than what is still free: one that is stuck leaves half, and however many are stuck, there
+    /// is room for the next. A single topic may hold everything.
     pub fn topic_has_room(&self, topic: usize) -> bool {
-        self.topics[topic].load(SeqCst) < self.topic_max
+        self.topics.len() == 1 || self.topics[topic].load(SeqCst) < self.free()
     }
 
-    /// How often the topic got bytes back so far.
-    pub fn returns(&self, topic: usize) -> u64 {
-        self.returns[topic].load(SeqCst)
+    /// True when a topic holds less than half of what it may.
+    pub fn topic_has_ample_room(&self, topic: usize) -> bool {
+        self.topics.len() == 1 || self.topics[topic].load(SeqCst) * 2 < self.free()
+    }
+
+    fn free(&self) -> i64 {
+        self.total_max - self.total.load(SeqCst)
     }
 
     /// Bytes in hand.
@@ -81,7 +81,6 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.total.fetch_sub(self.bytes, SeqCst);
         self.budget.topics[self.topic].fetch_sub(self.bytes, SeqCst);
-        self.budget.returns[self.topic].fetch_add(1, SeqCst);
         self.budget.room.notify_all();
     }
 }
@@ -91,15 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stuck_topic_leaves_room_for_the_others() {
-        let budget = Budget::new(100, 2);
-        let stuck = budget.charge(0, 50);
+    fn stuck_topics_leave_room_for_the_others() {
+        let budget = Budget::new(100, 3);
+        let first = budget.charge(0, 50);
         assert!(!budget.topic_has_room(0) && budget.topic_has_room(1) && budget.has_room());
-        let more = budget.charge(1, 60);
-        assert!(!budget.has_room());
-        drop(more);
-        assert_eq!((budget.used(), budget.returns(0), budget.returns(1)), (50, 0, 1));
-        drop(stuck);
+        let second = budget.charge(1, 25);
+        assert!(!budget.topic_has_room(1) && budget.topic_has_room(2) && budget.has_room());
+        drop(first);
+        assert!(budget.topic_has_ample_room(1) && budget.topic_has_room(0));
+        assert_eq!(budget.used(), 25);
+        drop(second);
         assert_eq!(budget.used(), 0);
     }
 

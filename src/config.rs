@@ -243,6 +243,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above every legal wait: the lock timeout, plus the time that a slow disk may need for one batch.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// Batches count their bytes in 32 bits, and may grow to the whole budget.
+const MEMORY_MAX_BYTES: usize = 1 << 30;
+
 /// What one batch at least holds in hand, raw, encoded and in librdkafka, as a multiple of its largest record.
 const MEMORY_PER_MESSAGE: usize = 5;
 
@@ -270,6 +273,9 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
             limits.memory_max_bytes,
             limits.message_max_bytes
         );
+    }
+    if limits.memory_max_bytes > MEMORY_MAX_BYTES {
+        bail!("memory_max must be at most 1GB: more only means that more is read again after a crash");
     }
     if raw.model.is_empty() {
         bail!("there is no [[model]]: name at least one topic and its table");

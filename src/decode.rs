@@ -11,6 +11,7 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
 use crate::batch::{Counts, DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
+use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::model::Plan;
 use crate::ownership::{Claim, Ownership};
@@ -23,6 +24,7 @@ pub struct Decode {
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
     pub limits: Limits,
+    pub budget: Arc<Budget>,
     pub inlet: Receiver<RawBatch>,
     /// For each table, one for each of its writers.
     pub outlets: Vec<Vec<Sender<TableBatch>>>,
@@ -30,7 +32,7 @@ pub struct Decode {
 
 /// Runs until the pollers are gone and everything is passed on.
 pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
-    let mut decoder = Decoder::new(decode.plan, &decode.topics, decode.limits, lookups);
+    let mut decoder = Decoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
     let ownership = decode.ownership;
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
@@ -48,6 +50,8 @@ pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
             Event::Batch(batch) => {
                 let batch = Arc::new(batch);
                 if !decoder.decode(&batch, &mut outlets, || !ownership.is_closing()) {
+                    // The pollers must not wait for room while everything ends.
+                    decode.inlet.iter().for_each(drop);
                     return Ok(());
                 }
                 outlets.iter_mut().zip(&senders).for_each(|(outlet, sender)| outlet.try_send(sender));
@@ -121,6 +125,7 @@ struct Decoder {
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
     topics: Vec<(TopicDecoder, Vec<usize>)>,
     lookups: LookupCache,
+    budget: Arc<Budget>,
     /// The models of the record in work; kept so that it is not allocated for each.
     models: Vec<usize>,
 }
@@ -132,19 +137,26 @@ struct Lane {
     /// Records below are not for this table any more.
     from: i64,
     first_row: usize,
+    first_byte: usize,
     first_dead: usize,
     skipped: Vec<u32>,
     seen: i64,
 }
 
 impl Decoder {
-    fn new(plan: Arc<Plan>, topics: &[Topic], limits: Limits, lookups: LookupCache) -> Decoder {
+    fn new(
+        plan: Arc<Plan>,
+        topics: &[Topic],
+        limits: Limits,
+        lookups: LookupCache,
+        budget: Arc<Budget>,
+    ) -> Decoder {
         let topics = topics
             .iter()
             .enumerate()
             .map(|(index, topic)| (TopicDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
             .collect();
-        Decoder { plan, topics, lookups, models: Vec::new() }
+        Decoder { plan, topics, lookups, budget, models: Vec::new() }
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
@@ -186,7 +198,7 @@ impl Decoder {
             }
         }
         for (number, lane) in lanes.into_iter().enumerate() {
-            close_lane(batch, run, number, lane, outlets);
+            close_lane(batch, run, number, lane, &self.budget, outlets);
         }
         true
     }
@@ -295,6 +307,7 @@ fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64, sha
         table,
         from,
         first_row: open.rows.len(),
+        first_byte: open.bytes.len(),
         first_dead: open.dead.len(),
         skipped: Vec::new(),
         seen: 0,
@@ -316,7 +329,14 @@ fn set_aside(lane: &mut Lane, offset: i64, index: usize, reject: Reject, outlets
 }
 
 /// Writes down what became of the run in one table.
-fn close_lane(batch: &Arc<RawBatch>, run: &Run, number: usize, lane: Lane, outlets: &mut [Outlet]) {
+fn close_lane(
+    batch: &Arc<RawBatch>,
+    run: &Run,
+    number: usize,
+    lane: Lane,
+    budget: &Arc<Budget>,
+    outlets: &mut [Outlet],
+) {
     let first = run.first.max(lane.from);
     if first >= run.next {
         return;
@@ -327,6 +347,10 @@ fn close_lane(batch: &Arc<RawBatch>, run: &Run, number: usize, lane: Lane, outle
     let mut counts =
         Counts { rows: rows.len() as i64, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
     counts.other = lane.seen - counts.records();
+    // The batch was charged for about as many encoded bytes as it has raw ones; a wide table takes more.
+    let encoded = open.bytes.len() - lane.first_byte;
+    let charged = batch.arena_bytes() * run.records.len() / batch.len() / run.claim.lanes.len();
+    let extra = (encoded > charged).then(|| Arc::new(budget.charge(batch.topic, encoded - charged)));
     let raw = (counts.rows + counts.dead > 0).then(|| batch.clone());
     open.segments.push(Segment {
         claim: run.claim.clone(),
@@ -339,5 +363,6 @@ fn close_lane(batch: &Arc<RawBatch>, run: &Run, number: usize, lane: Lane, outle
         raw,
         records: run.records.clone(),
         skipped: lane.skipped,
+        extra,
     });
 }

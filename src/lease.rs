@@ -73,6 +73,7 @@ pub fn run(lease: Lease) -> Result<()> {
             Ok(Wake::Look) => next_tick = Instant::now(),
             Err(RecvTimeoutError::Timeout) => {}
         }
+        let was_connected = state.session.is_some();
         let result = lease.pulse.during("a heartbeat", || {
             release_drained(&lease, &mut state)?;
             if Instant::now() >= next_tick {
@@ -81,6 +82,10 @@ pub fn run(lease: Lease) -> Result<()> {
             }
             Ok(())
         });
+        if result.is_err() && was_connected {
+            // Without its session this process looks dead to the others: come back at once.
+            next_tick = Instant::now();
+        }
         settle(&lease, &mut state, result)?;
     }
 }
@@ -162,6 +167,7 @@ fn tick(lease: &Lease, state: &mut State) -> Result<()> {
 
     let holdings = holdings(lease, &entries);
     let moves = plan(&lease.me.name, &members, &holdings);
+    release_forgotten(lease, state, &entries, &moves.claim)?;
     for partition in moves.release {
         if let Some(claim) = lease.ownership.get(partition)
             && !claim.is_draining()
@@ -175,13 +181,44 @@ fn tick(lease: &Lease, state: &mut State) -> Result<()> {
     if moves.claim.is_empty() {
         return Ok(());
     }
-    let client = session(lease, state)?;
-    let ended = ledger::end_dead_members(client, &lease.me)?;
+    let ended = ledger::end_dead_members(session(lease, state)?, &lease.me)?;
     if ended > 0 {
         log::info!("ended {ended} database sessions of members whose lease ran out");
     }
+    let began = Instant::now();
     for partition in moves.claim {
-        claim(lease, client, partition)?;
+        state.reported.remove(&partition);
+        claim(lease, session(lease, state)?, partition)?;
+        if began.elapsed() > TICK {
+            // The heartbeat comes first; the rest is claimed after it.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Gives up what the ledger says is ours, memory does not hold, and this tick will not claim: the reply to a claim was lost,
+/// or a release failed. Nobody else could take it while we live.
+fn release_forgotten(
+    lease: &Lease,
+    state: &mut State,
+    entries: &[Entry],
+    claims: &[Partition],
+) -> Result<()> {
+    for entry in entries.iter().filter(|e| e.owner.as_deref() == Some(&lease.me.name)) {
+        let Some(topic) = lease.topics.iter().position(|t| *t.name == *entry.topic) else { continue };
+        let partition = Partition { topic, id: entry.partition };
+        if lease.ownership.get(partition).is_none() && !claims.contains(&partition) {
+            let client = session(lease, state)?;
+            ledger::release(
+                client,
+                &lease.me.name,
+                &entry.topic,
+                entry.partition,
+                &entry.target,
+                entry.epoch,
+            )?;
+        }
     }
     Ok(())
 }
@@ -191,6 +228,7 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
     let mut any = false;
     for topic in lease.topics.iter() {
         let Some(seen) = topic.seen() else { continue };
+        let Some(topic_id) = &seen.topic_id else { continue };
         let here: Vec<&Entry> = entries.iter().filter(|e| *e.topic == *topic.name).collect();
         if let Some(other) =
             here.iter().find(|e| e.pipeline != lease.me.pipeline && topic.targets.contains(&e.target))
@@ -225,7 +263,7 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
         let what = Registration {
             pipeline: &lease.me.pipeline,
             cluster_id: &seen.cluster_id,
-            topic_id: &seen.topic_id,
+            topic_id,
             routing_hash: topic.routing_hash,
             topic: &topic.name,
             targets: &topic.targets,
@@ -306,6 +344,12 @@ fn claim(lease: &Lease, client: &mut Client, partition: Partition) -> Result<()>
         .collect();
     let claim = Claim::new(partition, topic.name.clone(), topic_id, lanes);
     log::info!("claimed partition {}/{} at offset {}", claim.topic, partition.id, claim.committed());
+    if claimed.iter().any(|c| c.topic_id != claim.topic_id) {
+        claim.stop(
+            "its tables were filled from topics with different ids: the topic was created again in between"
+                .to_owned(),
+        );
+    }
     lease.ownership.insert(Arc::new(claim));
     Ok(())
 }

@@ -205,17 +205,29 @@ pub fn register(client: &mut Client, what: &Registration<'_>, partitions: &[NewP
     Ok(row[0].get(0))
 }
 
-/// Adopts a changed routing, which is possible only while nobody owns the topic and the tables of each partition are
-/// level. Returns how many rows were changed.
-pub fn adopt_routing(client: &mut Client, pipeline: &str, topic: &str, routing_hash: i64) -> Result<u64> {
+/// Adopts a changed routing, which is possible only while nobody in the pipeline owns the topic and the tables of each
+/// partition are level. Tables that the topic no longer feeds stay as they are. Returns how many rows were changed.
+pub fn adopt_routing(
+    client: &mut Client,
+    pipeline: &str,
+    topic: &str,
+    routing_hash: i64,
+    targets: &[String],
+) -> Result<u64> {
     Ok(client.execute_typed(
         "UPDATE rowmill.ledger l SET routing_hash = $3
-         WHERE l.pipeline = $1 AND l.topic = $2 AND l.routing_hash <> $3
-           AND NOT EXISTS (SELECT FROM rowmill.ledger o WHERE o.topic = $2 AND o.owner IS NOT NULL
+         WHERE l.pipeline = $1 AND l.topic = $2 AND l.routing_hash <> $3 AND l.target = ANY ($4)
+           AND NOT EXISTS (SELECT FROM rowmill.ledger o WHERE o.pipeline = $1 AND o.topic = $2 AND o.owner IS NOT NULL
                              AND rowmill.alive(o.pipeline, o.owner))
-           AND NOT EXISTS (SELECT FROM rowmill.ledger o WHERE o.topic = $2
+           AND NOT EXISTS (SELECT FROM rowmill.ledger o
+                           WHERE o.pipeline = $1 AND o.topic = $2 AND o.target = ANY ($4)
                            GROUP BY o.partition HAVING min(o.next_offset) <> max(o.next_offset))",
-        &[(&pipeline, Type::TEXT), (&topic, Type::TEXT), (&routing_hash, Type::INT8)],
+        &[
+            (&pipeline, Type::TEXT),
+            (&topic, Type::TEXT),
+            (&routing_hash, Type::INT8),
+            (&targets, Type::TEXT_ARRAY),
+        ],
     )?)
 }
 

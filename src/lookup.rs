@@ -26,6 +26,9 @@ const GRACE_LOOK: Duration = Duration::from_millis(100);
 /// Known tokens that are asked again beside unknown ones, to see whether Redis still has its data.
 const SAMPLE: usize = 16;
 
+/// Fewer say nothing: single users come and go.
+const SAMPLE_MIN: usize = 4;
+
 /// Tokens of one MGET; a batch of 10,000 records may have as many.
 const KEYS_MAX: usize = 10_000;
 
@@ -131,7 +134,7 @@ impl LookupCache {
             if mine.is_empty() {
                 continue;
             }
-            let sample = self.caches[lookup].sample();
+            let sample = self.caches[lookup].sample(&mine);
             let keys: Vec<String> = mine
                 .iter()
                 .map(|w| &*w.token)
@@ -183,7 +186,7 @@ fn emptied(sampled: usize, gone: usize, keys_in_all: u64) -> Option<String> {
             "Redis is empty: was it restarted without its data, or is this another database?".to_owned(),
         );
     }
-    (sampled > 0 && gone * 2 > sampled).then(|| {
+    (sampled >= SAMPLE_MIN && gone * 2 > sampled).then(|| {
         format!("Redis lost its data: of {sampled} tokens that it knew a moment ago it has forgotten {gone}")
     })
 }
@@ -208,11 +211,13 @@ impl Cache {
         format!("{}{token}{}", self.config.key_prefix, self.config.key_suffix)
     }
 
-    /// Some tokens that had a value when last asked.
-    fn sample(&self) -> Vec<Box<str>> {
+    /// Some tokens that had a value within the last TTL, and are not asked for anyway. While a batch waits, its beginning is
+    /// what counts, so that an emptied Redis is waited for until it is filled.
+    fn sample(&self, asked: &[&Wanted]) -> Vec<Box<str>> {
+        let fresh = |e: &Entry| e.value.is_some() && self.now.duration_since(e.asked_at) < self.config.ttl;
         self.known
             .iter()
-            .filter(|(_, e)| e.value.is_some())
+            .filter(|(token, e)| fresh(e) && !asked.iter().any(|w| w.token == **token))
             .take(SAMPLE)
             .map(|(token, _)| token.clone())
             .collect()
@@ -251,7 +256,7 @@ impl Lookups for LookupCache {
         let cache = &self.caches[lookup];
         match cache.known.get(token) {
             Some(Entry { value: Some(value), asked_at, .. })
-                if cache.now.duration_since(*asked_at) < cache.config.ttl =>
+                if *asked_at >= cache.now || cache.now.duration_since(*asked_at) < cache.config.ttl =>
             {
                 Found::Value(value)
             }
@@ -342,6 +347,7 @@ mod tests {
         check(16, 0, 5, false);
         check(16, 8, 5, false);
         check(16, 9, 5, true);
-        check(1, 1, 5, true);
+        check(3, 3, 5, false);
+        check(4, 3, 5, true);
     }
 }

@@ -9,7 +9,7 @@ use postgres::error::{Severity, SqlState};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
-/// How long a TCP connection, TLS included, may take.
+/// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A peer that is gone without a word is noticed after about this long.

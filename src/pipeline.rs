@@ -30,7 +30,7 @@ pub struct Pipeline {
     pub lease_thread: String,
     budget: Arc<Budget>,
     tables: Vec<Arc<TableMetrics>>,
-    // Receivers show how much waits; they take nothing, and do not keep a channel open for its reader.
+    // Receivers only show how much waits. They keep a channel open for its senders, so a stage that ends empties its own.
     raw: Vec<Receiver<RawBatch>>,
     loads: Vec<Receiver<TableBatch>>,
 }
@@ -124,6 +124,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             topics: topics.clone(),
             ownership: ownership.clone(),
             limits: Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() },
+            budget: budget.clone(),
             inlet: inlet.clone(),
             outlets: outlets.clone(),
         };

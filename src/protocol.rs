@@ -217,6 +217,16 @@ impl Gate {
         self.expected
     }
 
+    /// True if records beyond the anchor came, and the anchor did not.
+    pub fn is_waiting_in_vain(&self) -> bool {
+        self.proving && self.beyond > 0
+    }
+
+    /// Why a gate that waited in vain must stop.
+    pub fn missing_anchor(&self) -> Option<String> {
+        self.anchors.front().map(|anchor| anchor_gone(*anchor))
+    }
+
     /// Judges one record; `hash` is asked only at an anchor.
     pub fn see(&mut self, offset: i64, hash: impl FnOnce() -> i64) -> Verdict {
         if let Some(anchor) = self.anchors.front().copied() {

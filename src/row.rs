@@ -451,10 +451,16 @@ impl Slot {
     }
 }
 
+/// Tokens are kept in a cache that counts entries, so each must have a bound.
+const TOKEN_BYTES_MAX: usize = 1024;
+
 /// A string, or a number by its text; anything else is no token.
 fn token<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {
     match Value::of_json(raw, scratch)? {
-        Value::String(text) | Value::Number(text) => Ok(text),
+        Value::String(text) | Value::Number(text) if text.len() <= TOKEN_BYTES_MAX => Ok(text),
+        Value::String(_) | Value::Number(_) => {
+            Err(Wrong::new(Reason::TooLong, format!("a token has at most {TOKEN_BYTES_MAX} bytes")))
+        }
         _ => Err(Wrong::new(Reason::WrongType, "a token is a string or a number")),
     }
 }

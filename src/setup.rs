@@ -93,8 +93,9 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
         if !stale(&read(client)?.1) {
             continue;
         }
-        let adopted = ledger::adopt_routing(client, &config.pipeline, &topic.name, topic.routing_hash)
-            .context("cannot adopt the changed routing")?;
+        let adopted =
+            ledger::adopt_routing(client, &config.pipeline, &topic.name, topic.routing_hash, &topic.targets)
+                .context("cannot adopt the changed routing")?;
         if stale(&read(client)?.1) {
             bail!(
                 "which table takes which records of topic {:?} changed, and its tables are not level or another process still \
@@ -109,7 +110,10 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
 }
 
 fn is_stale(entry: &Entry, pipeline: &str, topic: &Topic) -> bool {
-    entry.pipeline == pipeline && *entry.topic == *topic.name && entry.routing_hash != topic.routing_hash
+    entry.pipeline == pipeline
+        && *entry.topic == *topic.name
+        && topic.targets.contains(&entry.target)
+        && entry.routing_hash != topic.routing_hash
 }
 
 /// A name for this process that no other has had: host, process id, and a random number.

@@ -37,19 +37,25 @@ pub fn run(config: &Config) -> Result<()> {
     let threads = Threads::new(exit_sender);
     watch_signals(&threads, signal_sender)?;
 
-    let Some(setup) = wait_for_setup(config, &signals)? else { return Ok(()) };
+    let threads = Arc::new(threads);
+    watch_pulses(&threads, config.threads.watchdog)?;
+    let Some(setup) = wait_for_setup(config, &threads, &signals)? else { return Ok(()) };
     let me = setup::member(config);
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &threads)?);
-    let threads = Arc::new(threads);
-    watch_pulses(&threads, config.threads.watchdog)?;
     report(&threads, &pipeline)?;
 
     let mut ended = BTreeSet::new();
-    crossbeam_channel::select! {
-        recv(signals) -> _ => log::info!("stopping: committing what is in hand"),
-        recv(exits) -> exit => failed(exit.expect("threads hold the other end"))?,
+    loop {
+        crossbeam_channel::select! {
+            recv(signals) -> _ => break,
+            recv(exits) -> exit => match exit.expect("threads hold the other end") {
+                Exit { thread, result: Ok(()) } if thread == SETUP => {}
+                exit => failed(exit)?,
+            },
+        }
     }
+    log::info!("stopping: committing what is in hand");
     pipeline.ownership.close();
     let deadline = Instant::now() + STOP_MAX;
     while pipeline.stages.iter().any(|name| !ended.contains(name)) {
@@ -67,9 +73,9 @@ pub fn run(config: &Config) -> Result<()> {
             }
         }
     }
-    // The lease thread may be gone; then there is nobody to tell.
-    pipeline.wake.send_timeout(Wake::Finish, RELEASE_MAX).ok();
     let deadline = Instant::now() + RELEASE_MAX;
+    // The lease thread may be gone; then there is nobody to tell.
+    pipeline.wake.send_deadline(Wake::Finish, deadline).ok();
     while !ended.contains(&pipeline.lease_thread) {
         match exits.recv_deadline(deadline) {
             Ok(exit) => drop(ended.insert(exit.thread)),
@@ -90,11 +96,31 @@ fn failed(exit: Exit) -> Result<()> {
     Err(error.context(format!("thread {} failed", exit.thread)))
 }
 
-/// The catalog is needed before anything can run, so a database that is not there yet is waited for.
-fn wait_for_setup(config: &Config, signals: &Receiver<Signal>) -> Result<Option<Setup>> {
+/// The thread that reads the catalog; it ends before the others begin.
+const SETUP: &str = "setup";
+
+/// The catalog is needed before anything can run, so a database that is not there yet is waited for. `None`: a signal came.
+fn wait_for_setup(config: &Config, threads: &Threads, signals: &Receiver<Signal>) -> Result<Option<Setup>> {
     let mut waiting = false;
+    let pulse = threads.pulse(SETUP);
     loop {
-        let error = match setup::read(config) {
+        let (sender, result) = queue::bounded(1);
+        let (config, pulse) = (config.clone(), pulse.clone());
+        threads.spawn(
+            SETUP,
+            None,
+            || Ok(()),
+            move |()| {
+                // Nobody waits for it after a signal.
+                sender.send(pulse.during("reading the catalog", || setup::read(&config))).ok();
+                Ok(())
+            },
+        )?;
+        let read = crossbeam_channel::select! {
+            recv(signals) -> _ => return Ok(None),
+            recv(result) -> read => read.context("reading the catalog failed")?,
+        };
+        let error = match read {
             Ok(setup) => return Ok(Some(setup)),
             Err(error) => error,
         };

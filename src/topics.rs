@@ -23,11 +23,13 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub cluster_id: String,
-    pub topic_id: String,
+    /// `None` while the last look could not tell.
+    pub topic_id: Option<String>,
     pub partition_count: i32,
     /// Partitions that the ledger does not have yet.
     pub new: Vec<NewPartition>,
-    pub compacted: bool,
+    /// Whether compaction may take records away; `None` where it cannot be asked.
+    pub compacted: Option<bool>,
 }
 
 impl Topic {
@@ -48,6 +50,13 @@ impl Topic {
 
     pub fn set_seen(&self, seen: Seen) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+    }
+
+    /// The topic's id must be seen again before it decides anything.
+    pub fn forget_id(&self) {
+        if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            seen.topic_id = None;
+        }
     }
 
     pub fn is_registered(&self, partition: i32) -> bool {

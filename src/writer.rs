@@ -53,8 +53,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// Isolation begins with this many rows under a savepoint and doubles while they are good.
 const CHUNK_ROWS: usize = 64;
 
-/// Bad rows of one transaction: more than 64 subtransactions slow the whole server.
+/// Bad rows of one transaction, and chunks of good ones: more than 64 subtransactions slow the whole server.
 const BAD_ROWS_MAX: usize = 32;
+const GOOD_CHUNKS_MAX: usize = 60;
 
 pub struct Writer {
     pub me: Member,
@@ -77,6 +78,16 @@ struct Failure {
     error: Option<Box<postgres::error::DbError>>,
     /// The COMMIT was under way: its outcome is unknown unless the server said no.
     at_commit: bool,
+}
+
+impl Failure {
+    /// The same, where a single row cannot be the cause.
+    fn not_of_a_row(mut self) -> Failure {
+        if self.class == Class::Row {
+            self.class = Class::Setup;
+        }
+        self
+    }
 }
 
 impl From<postgres::Error> for Failure {
@@ -105,6 +116,7 @@ pub fn run(writer: &Writer) -> Result<()> {
         idle: Vec::new(),
         idle_since: Instant::now(),
         began_at: Instant::now() - PACE_MANY,
+        rest: None,
     };
     let copy_sql = writer.table.copy_statement();
     loop {
@@ -113,10 +125,14 @@ pub fn run(writer: &Writer) -> Result<()> {
         } else {
             IDLE_COMMIT.saturating_sub(state.idle_since.elapsed())
         };
-        let (mut load, ended) = match receive(&writer.inlet, wait) {
+        let next = match state.rest.take() {
+            Some(rest) => Ok(rest),
+            None => receive(&writer.inlet, wait),
+        };
+        let (mut load, ended) = match next {
             Ok(batch) => {
                 state.pace();
-                (writer.gather(batch), false)
+                (writer.gather(&mut state, batch), false)
             }
             Err(RecvTimeoutError::Timeout) => (Vec::new(), false),
             Err(RecvTimeoutError::Disconnected) => (Vec::new(), true),
@@ -147,6 +163,8 @@ struct State {
     idle: Vec<Segment>,
     idle_since: Instant,
     began_at: Instant,
+    /// What one transaction had no room for; it comes before anything else.
+    rest: Option<TableBatch>,
 }
 
 impl State {
@@ -230,16 +248,25 @@ fn place(spans: &[Segment]) -> String {
 }
 
 impl Writer {
-    /// Takes what else is there, up to what one transaction should hold.
-    fn gather(&self, first: TableBatch) -> Vec<TableBatch> {
-        let mut bytes = first.bytes.len();
-        let mut load = vec![first];
-        while bytes < GATHER_BYTES_MAX
-            && let Ok(batch) = self.inlet.try_recv()
-        {
+    /// Takes what else is there, up to what one transaction should hold. What a batch has beyond that is kept for the next:
+    /// behind a table that was stuck, a batch may have grown to the whole budget.
+    fn gather(&self, state: &mut State, first: TableBatch) -> Vec<TableBatch> {
+        let (mut load, mut bytes) = (Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(mut batch) = next {
+            let room = GATHER_BYTES_MAX - bytes;
+            let fits = batch.rows.partition_point(|row| row.end as usize <= room);
+            if fits < batch.rows.len() {
+                let tail = batch.split_off(fits.max(usize::from(load.is_empty())));
+                state.rest = Some(tail);
+                load.push(batch);
+                break;
+            }
             bytes += batch.bytes.len();
             load.push(batch);
+            next = self.inlet.try_recv().ok();
         }
+        load.retain(|batch| !batch.segments.is_empty());
         load
     }
 
@@ -304,7 +331,8 @@ impl Writer {
             Class::Lost if !failure.at_commit => Ok(()),
             Class::Lost | Class::Fenced => {
                 let done = self.resolve(state, spans);
-                let is_done = |s: &Segment| done.iter().any(|c| Arc::ptr_eq(c, &s.claim));
+                let is_done =
+                    |s: &Segment| done.iter().any(|(c, next)| Arc::ptr_eq(c, &s.claim) && s.next <= *next);
                 state.idle.retain(|s| !is_done(s));
                 load.iter_mut().for_each(|b| b.retain_segments(|s| !is_done(s)));
                 Ok(())
@@ -342,7 +370,9 @@ impl Writer {
             })?;
         }
         fault("after-copy");
-        self.finish(client, load, spans)
+        let result = self.finish(client, load, spans);
+        // Without rows, none of them can be at fault: our schema is.
+        result.map_err(|failure| if rows == 0 { failure.not_of_a_row() } else { failure })
     }
 
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
@@ -400,13 +430,10 @@ impl Writer {
         if dead > 0 {
             self.pulse
                 .during("COPY of dead letters", || self.copy_dead_letters(client, load, dead))
-                .map_err(|mut failure| {
+                .map_err(|failure| {
                     // Nothing that a record holds can be wrong for this table: our schema is.
-                    if failure.class == Class::Row {
-                        failure.class = Class::Setup;
-                    }
-                    failure.words = format!("the dead-letter table refused: {}", failure.words);
-                    failure
+                    let words = format!("the dead-letter table refused: {}", failure.words);
+                    Failure { words, ..failure.not_of_a_row() }
                 })?;
         }
         fault("before-commit");
@@ -455,9 +482,9 @@ impl Writer {
         self.metrics.transactions.fetch_add(1, Relaxed);
     }
 
-    /// RESOLVE: asks the ledger until it answers. Returns the claims whose spans turned out to be committed; those that are
-    /// not ours any more are ended.
-    fn resolve(&self, state: &mut State, spans: &[Segment]) -> Vec<Arc<Claim>> {
+    /// RESOLVE: asks the ledger until it answers. Returns the claims whose spans turned out to be committed, and up to where;
+    /// those that are not ours any more are ended.
+    fn resolve(&self, state: &mut State, spans: &[Segment]) -> Vec<(Arc<Claim>, i64)> {
         self.metrics.resolved.fetch_add(1, Relaxed);
         let mut pause = BACK_OFF.0;
         let standings = loop {
@@ -483,7 +510,7 @@ impl Writer {
             match resolve(span.first, span.next, standing.map(|s| s.next_offset)) {
                 Resolved::Committed => {
                     self.committed(std::slice::from_ref(span));
-                    done.push(span.claim.clone());
+                    done.push((span.claim.clone(), span.next));
                 }
                 Resolved::NotCommitted => {}
                 Resolved::Fenced => self.fenced(&span.claim),
@@ -540,7 +567,8 @@ impl Writer {
             let spans = spans(&state.idle, &load[..1]);
             let client = state.client.as_mut().expect("begin has connected");
             if let Err(failure) = self.finish(client, &load[..1], &spans) {
-                return (Err(failure), spans);
+                // Each row was tried, deferred constraints included.
+                return (Err(failure.not_of_a_row()), spans);
             }
             self.committed(&spans);
             state.idle.clear();
@@ -558,11 +586,13 @@ impl Writer {
     ) -> Result<(usize, Vec<BadRow>), Failure> {
         let mut bad: Vec<BadRow> = Vec::new();
         let (mut at, mut chunk) = (0, CHUNK_ROWS);
-        while at < batch.rows.len() && bad.len() < BAD_ROWS_MAX {
+        let mut good_chunks = 0;
+        while at < batch.rows.len() && bad.len() < BAD_ROWS_MAX && good_chunks < GOOD_CHUNKS_MAX {
             let end = (at + chunk).min(batch.rows.len());
             let Some(refusal) = self.try_rows(client, copy_sql, batch, at..end)? else {
                 at = end;
                 chunk *= 2;
+                good_chunks += 1;
                 continue;
             };
             let count = end - at;
@@ -575,6 +605,7 @@ impl Writer {
                 // Named by the server: then the rows before it must be good.
                 Some(line) if count > 1 => {
                     let good = at..at + line - 1;
+                    good_chunks += usize::from(!good.is_empty());
                     if good.is_empty() || self.try_rows(client, copy_sql, batch, good)?.is_none() {
                         bad.push(bad_row(at + line - 1, &refusal));
                         at += line;

@@ -164,6 +164,16 @@ fn check_privileges(client: &mut Client, plan: &Plan, findings: &mut Findings) {
             }
         }
     }
+    for (sql, what) in [
+        ("SELECT has_schema_privilege('rowmill', 'USAGE')", "USAGE ON SCHEMA rowmill"),
+        ("SELECT has_sequence_privilege('rowmill.session', 'USAGE')", "USAGE ON SEQUENCE rowmill.session"),
+    ] {
+        match client.query_typed(sql, &[]) {
+            Ok(rows) if rows[0].get::<_, bool>(0) => {}
+            Ok(_) => findings.bad(format!("the role lacks {what}: GRANT {what} TO it")),
+            Err(error) => findings.bad(format!("cannot read the privileges: {}", pg::describe(&error))),
+        }
+    }
     for table in &plan.tables {
         findings.good(format!("table {} with {} columns to fill", table.name, table.columns.len()));
     }
@@ -243,7 +253,7 @@ fn check_ledger(
             }
             continue;
         }
-        if entry.cluster_id != cluster {
+        if !cluster.is_empty() && entry.cluster_id != cluster {
             findings.bad(format!(
                 "{place} was read from Kafka cluster {} and this is {cluster}",
                 entry.cluster_id

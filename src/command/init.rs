@@ -137,11 +137,16 @@ fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> 
 /// Moves the tables that stand inside the gap to its end. Whoever owns the partition is fenced by the new epoch.
 fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
     let moved = transaction.query(
-        "UPDATE rowmill.ledger
-         SET holes = holes + $4 - next_offset, next_offset = $4, anchor_offset = NULL, anchor_hash = NULL,
+        "WITH stands AS (
+             SELECT target, next_offset FROM rowmill.ledger
+             WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
+             FOR UPDATE)
+         UPDATE rowmill.ledger l
+         SET holes = holes + $4 - l.next_offset, next_offset = $4, anchor_offset = NULL, anchor_hash = NULL,
              owner = NULL, epoch = epoch + 1, stopped = NULL
-         WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
-         RETURNING target",
+         FROM stands
+         WHERE l.topic = $1 AND l.partition = $2 AND l.target = stands.target
+         RETURNING l.target, stands.next_offset",
         &[&gap.topic, &gap.partition, &gap.from, &gap.to],
     )?;
     if moved.is_empty() {
@@ -154,10 +159,10 @@ fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
         );
     }
     for row in moved {
-        let target: String = row.get(0);
+        let (target, from): (String, i64) = (row.get(0), row.get(1));
         transaction.execute(
             "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
-            &[&gap.topic, &gap.partition, &target, &gap.from, &gap.to],
+            &[&gap.topic, &gap.partition, &target, &from, &gap.to],
         )?;
         println!(
             "gap [{}, {}) of {}/{} accepted for table {target}",

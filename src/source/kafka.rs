@@ -31,9 +31,13 @@ const RECORDS_MAX: usize = 10_000;
 /// A look at the ownership comes at least this often.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A topic whose credit is used up and that got nothing back for this long is stuck; its partitions are set aside so that
-/// the others flow. Setting aside costs a refetch of up to a second, so it must not happen to one that is only slow.
+/// A topic whose credit has been used up without a break for this long is stuck; its partitions are set aside so that the
+/// others flow. Setting aside costs a refetch of up to a second, so it must not happen to one that is only a little slow.
 const STUCK: Duration = Duration::from_secs(2);
+
+/// The record that was committed last must come again within this time of a later one; then the log is not the one that
+/// was read, or compaction took the record.
+const PROOF: Duration = Duration::from_secs(5);
 
 /// Between two looks at the cached ends of the logs.
 const LOG_ENDS: Duration = Duration::from_secs(1);
@@ -62,6 +66,8 @@ struct Reading {
     last: Option<Anchor>,
     /// Not assigned at the moment, because its topic is stuck.
     aside: bool,
+    /// Since when later records came while the one that proves the log did not.
+    unproven_since: Option<Instant>,
 }
 
 /// The loop's own state.
@@ -73,8 +79,10 @@ struct State {
     version: u64,
     /// For each topic and decoder: bytes and records of the batch before, so that the next one need not grow.
     hints: Vec<(usize, usize)>,
-    /// For each topic: when its credit was found used up, and its number of returns then.
-    starved: Vec<Option<(Instant, u64)>>,
+    /// For each topic: since when its credit has been used up without a break.
+    starved: Vec<Option<Instant>>,
+    /// For each topic: set aside until its tables take rows again.
+    stuck: Vec<bool>,
     log_ends_at: Instant,
 }
 
@@ -92,11 +100,13 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         version: u64::MAX,
         hints: vec![(0, 0); poller.topics.len() * poller.decoders.len()],
         starved: vec![None; poller.topics.len()],
+        stuck: vec![false; poller.topics.len()],
         log_ends_at: Instant::now(),
     };
     while !poller.ownership.is_closing() {
         poller.follow_ownership(&mut state)?;
         poller.note_log_ends(&mut state);
+        state.queue.serve_log();
         if !poller.may_poll(&mut state)? {
             poller.budget.wait(POLL);
             continue;
@@ -142,9 +152,19 @@ impl Poller {
             }
             let Some(start) = claim.take_start() else { continue };
             let partition = claim.partition;
-            let reading = Reading { claim, gate: start.gate.clone(), start, last: None, aside: true };
+            let reading = Reading {
+                claim,
+                gate: start.gate.clone(),
+                start,
+                last: None,
+                aside: true,
+                unproven_since: None,
+            };
             state.readings.insert(partition, reading);
-            self.resume(state, &[partition])?;
+            // Without credit it stays aside, and is taken back with its topic.
+            if !state.stuck[partition.topic] && self.budget.topic_has_room(partition.topic) {
+                self.resume(state, &[partition])?;
+            }
         }
         Ok(())
     }
@@ -159,7 +179,10 @@ impl Poller {
         };
         if partitions.iter().any(unproven) {
             log::debug!("a new Kafka client: nothing else proves the first record");
-            state.queue = self.pulse.during("closing a Kafka client", || prepare(&self.kafka))?;
+            self.pulse.during("replacing a Kafka client", || -> Result<()> {
+                state.queue = prepare(&self.kafka)?;
+                Ok(())
+            })?;
             state.touched.clear();
             let all: Vec<Partition> =
                 state.readings.iter().filter(|(_, r)| !r.aside).map(|(p, _)| *p).collect();
@@ -222,25 +245,24 @@ impl Poller {
         }
         let mut may = true;
         for topic in 0..self.topics.len() {
-            let aside = state.readings.values().any(|r| r.claim.partition.topic == topic && r.aside);
-            if self.budget.topic_has_room(topic) {
+            let aside = state.readings.iter().any(|(p, r)| p.topic == topic && r.aside);
+            if state.stuck[topic] {
+                // Only well below its credit, so that it does not come and go.
+                if self.budget.topic_has_ample_room(topic) {
+                    log::info!("topic {:?} flows again", self.topics[topic].name);
+                    state.stuck[topic] = false;
+                    self.take_back(state, topic)?;
+                }
+            } else if self.budget.topic_has_room(topic) {
                 state.starved[topic] = None;
                 if aside {
                     self.take_back(state, topic)?;
                 }
-                continue;
-            }
-            if aside || !state.readings.keys().any(|p| p.topic == topic) {
-                continue;
-            }
-            let returns = self.budget.returns(topic);
-            match state.starved[topic] {
-                Some((since, then)) if then == returns && since.elapsed() >= STUCK => {
-                    self.set_aside(state, topic)?
-                }
-                Some((_, then)) if then == returns => may = false,
-                _ => {
-                    state.starved[topic] = Some((Instant::now(), returns));
+            } else if state.readings.keys().any(|p| p.topic == topic) {
+                let since = *state.starved[topic].get_or_insert_with(Instant::now);
+                if since.elapsed() >= STUCK {
+                    self.set_aside(state, topic)?;
+                } else {
                     may = false;
                 }
             }
@@ -256,14 +278,15 @@ impl Poller {
         );
         let partitions: Vec<Partition> =
             state.readings.keys().filter(|p| p.topic == topic).copied().collect();
+        state.stuck[topic] = true;
+        state.starved[topic] = None;
         self.unassign(state, &partitions)
     }
 
     /// Goes on where the topic was. The position is given anew, so that nothing depends on what a pause would keep.
     fn take_back(&self, state: &mut State, topic: usize) -> Result<()> {
-        log::info!("topic {:?} flows again", self.topics[topic].name);
-        let partitions: Vec<Partition> =
-            state.readings.keys().filter(|p| p.topic == topic).copied().collect();
+        let aside = state.readings.iter().filter(|(p, r)| p.topic == topic && r.aside);
+        let partitions: Vec<Partition> = aside.map(|(p, _)| *p).collect();
         self.resume(state, &partitions)
     }
 
@@ -292,6 +315,13 @@ impl Poller {
             known = Some((message.topic_number(), topic));
             let partition = topic.map(|topic| Partition { topic, id: message.partition() });
             if let Some((code, text)) = message.error() {
+                // At once: a record that comes after one that cannot be read must not be taken.
+                if sort(code) == Trouble::Data
+                    && let Some(reading) = partition.and_then(|p| readings.get(&p))
+                {
+                    reading.claim.stop(format!("Kafka serves a record that cannot be read: {text}"));
+                    self.ownership.touch();
+                }
                 troubles.push((partition, code, text));
                 return;
             }
@@ -363,14 +393,29 @@ impl Poller {
                 );
                 self.ownership.remove(&reading.claim);
             }
-            (Trouble::Data, Some(reading)) => {
-                reading.claim.stop(format!("Kafka serves a record that cannot be read: {text}"));
-                self.ownership.touch();
-            }
             // librdkafka goes on trying by itself, and says so in its log.
             (_, _) => log::debug!("kafka: {text}"),
         }
         Ok(())
+    }
+
+    /// Ends the wait for a record that does not come.
+    fn judge_proof(&self, reading: &mut Reading) {
+        if !reading.gate.is_waiting_in_vain() {
+            reading.unproven_since = None;
+            return;
+        }
+        if reading.unproven_since.get_or_insert_with(Instant::now).elapsed() < PROOF {
+            return;
+        }
+        let seen = self.topics[reading.claim.partition.topic].seen();
+        if seen.is_some_and(|s| s.compacted == Some(true)) {
+            // A new claim knows that the record may be gone.
+            self.ownership.remove(&reading.claim);
+        } else if let Some(reason) = reading.gate.missing_anchor() {
+            reading.claim.stop(reason);
+            self.ownership.touch();
+        }
     }
 
     /// Notes how far each log goes, for the lag. A log may end in transaction markers, which are no records: once the
@@ -389,6 +434,9 @@ impl Poller {
                 _ => false,
             };
             claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });
+        }
+        for reading in state.readings.values_mut() {
+            self.judge_proof(reading);
         }
     }
 }

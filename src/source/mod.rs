@@ -39,6 +39,8 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
         .set("fetch.queue.backoff.ms", "5")
         // Prefetched bytes; the byte budget comes on top.
         .set("queued.max.messages.kbytes", "8192")
+        // The queue is measured before a fetch, so one response may come on top of it.
+        .set("fetch.max.bytes", "8388608")
         .set("topic.metadata.refresh.interval.ms", "30000");
     if let Some(tls) = &kafka.tls {
         config.set("security.protocol", "ssl").set("ssl.ca.location", &tls.ca);
@@ -72,9 +74,13 @@ pub struct Log {
     said: Mutex<Vec<(String, Instant, u64)>>,
 }
 
-impl ClientContext for Log {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if level as i32 > RDKafkaLogLevel::Warning as i32 {
+/// The least urgent of syslog's levels that people are shown.
+const WARNING: i32 = 4;
+
+impl Log {
+    /// `level` is syslog's, 0 to 7.
+    fn say(&self, level: i32, facility: &str, message: &str) {
+        if level > WARNING {
             log::debug!("kafka: {facility} {message}");
             return;
         }
@@ -93,9 +99,15 @@ impl ClientContext for Log {
         }
         log::warn!("kafka: {}", message.escape_debug());
     }
+}
+
+impl ClientContext for Log {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.say(level as i32, facility, message);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.log(RDKafkaLogLevel::Warning, &format!("{error}"), reason);
+        self.say(WARNING, &error.to_string(), reason);
     }
 }
 

@@ -30,6 +30,12 @@ const OPEN_LOOK: Duration = Duration::from_millis(20);
 /// Kafka's lag tools need no more.
 const COMMIT: Duration = Duration::from_secs(5);
 
+/// After a failed step.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Events of the client that are taken at once; it makes a few a second at most.
+const EVENTS: usize = 16;
+
 /// For one request. Long enough for a controller change.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -41,70 +47,91 @@ pub struct Watch {
     pub pulse: Arc<Pulse>,
 }
 
-/// Runs until the ownership closes. Kafka's absence is waited out and said once.
+/// Runs until the ownership closes. Kafka's absence is waited out and said once; what is wrong with one topic or partition
+/// holds up no other.
 pub fn run(watch: Watch, consumer: Consumer) -> Result<()> {
     let mut next_look = Instant::now();
     let mut next_commit = Instant::now() + COMMIT;
     let mut failing = false;
     while !watch.ownership.is_closing() {
-        let step = || -> Result<()> {
-            let claims: Vec<Arc<Claim>> =
-                watch.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
-            // A start is decided on what Kafka says now: the topic may just have been created again.
-            if Instant::now() >= next_look || !claims.is_empty() {
-                next_look = Instant::now() + LOOK;
-                watch.look(&consumer)?;
-            }
-            for claim in &claims {
-                watch.open(&consumer, claim)?;
-            }
-            if Instant::now() >= next_commit {
-                next_commit = Instant::now() + COMMIT;
-                watch.commit(&consumer)?;
-            }
-            Ok(())
-        };
-        match watch.pulse.during("a request to Kafka", step) {
-            Ok(()) => {
-                if std::mem::take(&mut failing) {
-                    log::info!("Kafka answers again");
-                }
-                std::thread::sleep(OPEN_LOOK);
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    log::warn!("{error:#}; trying again every second");
-                }
-                std::thread::sleep(Duration::from_secs(1));
-            }
+        let mut problem = None;
+        let claims: Vec<Arc<Claim>> = watch.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+        // A start is decided on what Kafka says now: the topic may just have been created again.
+        if Instant::now() >= next_look || !claims.is_empty() {
+            next_look = Instant::now() + LOOK;
+            keep_first(&mut problem, watch.look(&consumer));
         }
+        for claim in &claims {
+            keep_first(&mut problem, watch.open(&consumer, claim));
+        }
+        if Instant::now() >= next_commit {
+            next_commit = Instant::now() + COMMIT;
+            keep_first(&mut problem, watch.commit(&consumer));
+        }
+        serve_events(&consumer);
+        let Some(error) = problem else {
+            if std::mem::take(&mut failing) {
+                log::info!("Kafka answers again");
+            }
+            std::thread::sleep(OPEN_LOOK);
+            continue;
+        };
+        if !std::mem::replace(&mut failing, true) {
+            log::warn!("{error:#}; trying again every second");
+        }
+        std::thread::sleep(FAILED_PAUSE);
     }
     // The last positions, so that the lag tools show the truth while the service is down.
     watch.commit(&consumer).unwrap_or_else(|error| log::debug!("{error:#}"));
     Ok(())
 }
 
+fn keep_first(problem: &mut Option<anyhow::Error>, result: Result<()>) {
+    if let Err(error) = result {
+        problem.get_or_insert(error);
+    }
+}
+
+/// Lets the client say what it has to say: its log, and how commits went. It has no records.
+fn serve_events(consumer: &Consumer) {
+    for _ in 0..EVENTS {
+        if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
+            log::debug!("kafka: {error}");
+        }
+    }
+}
+
 impl Watch {
+    /// One request, watched: each is bounded by itself, however many there are.
+    fn ask<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.pulse.during("a request to Kafka", call)
+    }
+
     /// Reads partition counts, topic ids, and the offsets of partitions that are new.
     fn look(&self, consumer: &Consumer) -> Result<()> {
+        // What is not seen now must not decide anything.
+        self.topics.iter().for_each(Topic::forget_id);
         let names: Vec<&str> = self.topics.iter().map(|t| &*t.name).collect();
-        let cluster_id = consumer
-            .client()
-            .fetch_cluster_id(REQUEST)
+        let cluster_id = self
+            .ask(|| consumer.client().fetch_cluster_id(REQUEST))
             .context("the brokers do not tell their cluster id")?;
-        let described = native::describe_topics(consumer, &names, REQUEST)?;
+        let described = self.ask(|| native::describe_topics(consumer, &names, REQUEST))?;
         let mut problem = None;
         let mut news = false;
         for topic in self.topics.iter() {
             let Some(id) = described.iter().find(|d| *d.name == *topic.name).map(|d| &d.id) else { continue };
             match id {
-                Ok(id) => news |= self.look_at(consumer, topic, &cluster_id, id)?,
+                Ok(id) => match self.look_at(consumer, topic, &cluster_id, id, &mut problem) {
+                    Ok(new) => news |= new,
+                    Err(error) => keep_first(&mut problem, Err(error)),
+                },
                 Err(reason) => {
-                    problem = Some(anyhow!(
+                    let error = anyhow!(
                         "topic {:?} cannot be described: {}; does it exist?",
                         topic.name,
                         reason.trim()
-                    ));
+                    );
+                    keep_first(&mut problem, Err(error));
                 }
             }
         }
@@ -116,7 +143,14 @@ impl Watch {
     }
 
     /// True if there is something that the ledger does not know.
-    fn look_at(&self, consumer: &Consumer, topic: &Topic, cluster_id: &str, topic_id: &str) -> Result<bool> {
+    fn look_at(
+        &self,
+        consumer: &Consumer,
+        topic: &Topic,
+        cluster_id: &str,
+        topic_id: &str,
+        problem: &mut Option<anyhow::Error>,
+    ) -> Result<bool> {
         for claim in
             self.ownership.all().iter().filter(|c| *c.topic == *topic.name && c.topic_id != *topic_id)
         {
@@ -128,32 +162,26 @@ impl Watch {
             ));
             self.ownership.touch();
         }
-        let metadata = consumer
-            .fetch_metadata(Some(&topic.name), REQUEST)
+        let metadata = self
+            .ask(|| consumer.fetch_metadata(Some(&topic.name), REQUEST))
             .with_context(|| format!("cannot list the partitions of topic {:?}", topic.name))?;
         let partition_count = metadata.topics().first().map_or(0, |t| t.partitions().len()) as i32;
         let mut new = Vec::new();
         for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
-            let (log_start, log_end) =
-                consumer.fetch_watermarks(&topic.name, partition, REQUEST).with_context(|| {
-                    format!("cannot read the log's ends of partition {}/{partition}", topic.name)
-                })?;
-            let start = match self.kafka.start {
-                StartPosition::Earliest => log_start,
-                StartPosition::Latest => log_end,
-                StartPosition::At(ms) => offset_at(consumer, &topic.name, partition, ms)?.unwrap_or(log_end),
-            };
-            new.push(NewPartition { partition, log_start, start });
+            match self.new_partition(consumer, topic, partition) {
+                Ok(found) => new.push(found),
+                Err(error) => keep_first(problem, Err(error)),
+            }
         }
         let news = !new.is_empty();
         let compacted = match topic.seen() {
-            Some(seen) if seen.topic_id == topic_id => seen.compacted,
+            Some(Seen { compacted: Some(known), .. }) => Some(known),
             // Without the right to ask, a record that compaction took stops the partition: the safe side.
-            _ => native::is_compacted(consumer, &topic.name, REQUEST).unwrap_or(false),
+            _ => self.ask(|| native::is_compacted(consumer, &topic.name, REQUEST)).ok(),
         };
         topic.set_seen(Seen {
             cluster_id: cluster_id.to_owned(),
-            topic_id: topic_id.to_owned(),
+            topic_id: Some(topic_id.to_owned()),
             partition_count,
             new,
             compacted,
@@ -161,15 +189,30 @@ impl Watch {
         Ok(news)
     }
 
+    fn new_partition(&self, consumer: &Consumer, topic: &Topic, partition: i32) -> Result<NewPartition> {
+        let (log_start, log_end) = self
+            .ask(|| consumer.fetch_watermarks(&topic.name, partition, REQUEST))
+            .with_context(|| format!("cannot read the log's ends of partition {}/{partition}", topic.name))?;
+        let start = match self.kafka.start {
+            StartPosition::Earliest => log_start,
+            StartPosition::Latest => log_end,
+            StartPosition::At(ms) => {
+                self.ask(|| offset_at(consumer, &topic.name, partition, ms))?.unwrap_or(log_end)
+            }
+        };
+        Ok(NewPartition { partition, log_start, start })
+    }
+
     /// Decides where a claim starts, and tells the poller.
     fn open(&self, consumer: &Consumer, claim: &Claim) -> Result<()> {
         let Some(seen) = self.topics[claim.partition.topic].seen() else { return Ok(()) };
+        let Some(topic_id) = seen.topic_id else { return Ok(()) };
         let (start, end) =
-            consumer.fetch_watermarks(&claim.topic, claim.partition.id, REQUEST).with_context(|| {
-                format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id)
-            })?;
+            self.ask(|| consumer.fetch_watermarks(&claim.topic, claim.partition.id, REQUEST)).with_context(
+                || format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id),
+            )?;
         claim.set_log_end(end);
-        let log = Log { topic_id: seen.topic_id, start, end, compacted: seen.compacted };
+        let log = Log { topic_id, start, end, compacted: seen.compacted.unwrap_or(false) };
         match opening(&claim.topic_id, &log, &claim.places()) {
             Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
             Opening::Stop(reason) => claim.stop(reason),
@@ -190,7 +233,8 @@ impl Watch {
         if offsets.count() == 0 {
             return Ok(());
         }
-        consumer.commit(&offsets, CommitMode::Sync).context("cannot commit offsets for Kafka's lag tools")
+        // Not waited for: without a coordinator the client would wait for most of a minute, and these are for people only.
+        consumer.commit(&offsets, CommitMode::Async).context("cannot commit offsets for Kafka's lag tools")
     }
 }
 

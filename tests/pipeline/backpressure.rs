@@ -44,6 +44,33 @@ fn a_stuck_table_leaves_the_others_alone() {
     assert!(engine.stop().0.success());
 }
 
+/// One locked table that two topics fill, and a free one: neither of the two may use up the room of the third.
+#[test]
+fn two_stuck_topics_leave_room_for_a_third() {
+    let world = World::new("two_stuck");
+    let mut config = "memory_max = \"8MB\"\nmessage_max = \"1MB\"\n".to_owned();
+    for (topic, table) in [("p", "stuck"), ("q", "stuck"), ("z", "free")] {
+        world.create_topic(topic, 1);
+        config += &world.model(topic, table, "");
+    }
+    world.create_table("stuck", "");
+    world.create_table("free", "");
+    let mut locker = world.sql();
+    let mut transaction = locker.transaction().expect("begun");
+    transaction.batch_execute("LOCK TABLE stuck IN ACCESS EXCLUSIVE MODE").expect("locked");
+    for topic in ["p", "q"] {
+        world.produce(topic, 0, (0..150_000).map(record));
+    }
+    let engine = world.engine(&config, &[]);
+    std::thread::sleep(Duration::from_secs(6));
+    world.produce("z", 0, (0..1000).map(record));
+    wait_for("the free table to go on", 5, || world.count("SELECT count(*) FROM free") == 1000);
+    transaction.rollback().expect("unlocked");
+    world.wait_drained(&["p", "q", "z"], 60);
+    world.check("stuck", &["p", "q"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
 #[test]
 fn memory_is_bounded_while_nothing_can_be_written() {
     let world = World::new("memory");

@@ -172,3 +172,18 @@ fn tls_everywhere() {
     assert_eq!(world.count("SELECT count(*) FROM t WHERE word IS NULL"), 999);
     assert!(engine.stop().0.success());
 }
+
+#[test]
+fn a_topic_that_does_not_exist_holds_up_no_other() {
+    let world = World::new("missing_topic");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&(world.model("in", "t", "") + &world.model("late", "t", "")), &[]);
+    world.wait_drained(&["in"], 20);
+    assert!(engine.log().contains("does it exist?"), "{}", engine.log());
+    world.create_topic("late", 1);
+    world.produce("late", 0, (0..100).map(record));
+    world.wait_drained(&["in", "late"], 20);
+    world.check("t", &["in", "late"], all_rows);
+}

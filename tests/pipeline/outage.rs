@@ -127,3 +127,43 @@ fn an_unknown_token_is_set_aside_and_a_late_one_is_not() {
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter WHERE reason = 'unknown_token'"), 1);
     assert!(engine.stop().0.success());
 }
+
+/// One user is removed, others stay: its records are set aside, and everybody else's go on.
+#[test]
+fn a_removed_token_stops_nobody() {
+    let world = World::new("outage_removed");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    give_words(&world);
+    let _engine = world.engine(&with_lookup(&world), &[]);
+    let value = |n: u64, word: &str| format!("{{\"n\":{n},\"word\":\"{word}\"}}");
+    world.produce("in", 0, [value(1, "w1")]);
+    wait_for("a row", 20, || world.count("SELECT count(*) FROM t") == 1);
+    redis::cmd("DEL").arg("word:w1").query::<()>(&mut world.redis()).expect("Redis answers");
+    std::thread::sleep(Duration::from_millis(1500));
+    world.produce("in", 0, [value(2, "w1"), value(3, "w3")]);
+    world.wait_drained(&["in"], 15);
+    let bad = value(2, "w1");
+    world.check("t", &["in"], |v| {
+        if v == Some(bad.as_bytes()) { crate::world::Class::Dead } else { crate::world::Class::Row }
+    });
+}
+
+/// The decoder waits for Redis, the queues are full; the end must not wait with them.
+#[test]
+fn sigterm_while_redis_is_down_ends_at_once() {
+    let world = World::new("outage_sigterm");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    // Another key, so that Redis is not empty; no words, so that the decoder waits.
+    let config = with_lookup(&world).replace("ttl = \"1s\"", "ttl = \"1s\"\ngrace = \"1h\"");
+    redis::cmd("SET").arg("other").arg("1").query::<()>(&mut world.redis()).expect("Redis answers");
+    for partition in 0..2 {
+        world.produce("in", partition, (0..60_000).map(crate::world::record));
+    }
+    let engine = world.engine(&config, &[]);
+    std::thread::sleep(Duration::from_secs(3));
+    let (status, took) = engine.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}

@@ -103,3 +103,28 @@ fn a_second_pipeline_is_refused() {
     assert!(second.log().contains("\"one\""), "{}", second.log());
     assert!(first.stop().0.success());
 }
+
+/// What a lost reply or a failed release leaves behind: a row that names a living member which does not know of it.
+#[test]
+fn a_row_that_its_owner_does_not_read_is_given_up() {
+    let world = World::new("forgotten");
+    world.create_topic("in", 4);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    let _first = world.engine(&config, &[]);
+    let _second = world.engine(&config, &[]);
+    wait_for("both to own two partitions", 20, || owners(&world) == (2, 4));
+    world
+        .sql()
+        .batch_execute(
+            "UPDATE rowmill.ledger SET epoch = epoch + 1, owner = (SELECT max(owner) FROM rowmill.ledger)
+             WHERE partition = (SELECT min(partition) FROM rowmill.ledger
+                                WHERE owner <> (SELECT max(owner) FROM rowmill.ledger))",
+        )
+        .expect("moved");
+    for partition in 0..4 {
+        world.produce("in", partition, (0..100).map(crate::world::record));
+    }
+    world.wait_drained(&["in"], 15);
+    world.check("t", &["in"], all_rows);
+}
