@@ -61,8 +61,8 @@ struct Options {
 const MODELS: [&str; 5] = ["state", "metric", "log", "network_trace", "network_ping"];
 const PARTITIONS: i32 = 6;
 const USERS: u64 = 1000;
-/// No news for so long after the last record was sent means that something is broken.
-const STALL_MAX: Duration = Duration::from_secs(40);
+/// Longer than any take-over or outage in the demo: no news for so long means that something is broken.
+const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// What can be wrong with a record; one of each for every model makes fifty.
 const BAD: [&str; 10] = [
@@ -106,7 +106,7 @@ fn run(options: &Options) -> Result<bool> {
         let producing = scope.spawn(|| produce(options, &truth));
         let mut watch = Watch::new(&mut database, total);
         let mut killed = false;
-        while !watch.drained() {
+        while !watch.drained() && !watch.given_up() {
             std::thread::sleep(Duration::from_millis(200));
             if producing.is_finished() && truth.acknowledged.load(Ordering::Relaxed) < total {
                 bail!("the producer stopped early");
@@ -416,6 +416,11 @@ impl<'a> Watch<'a> {
         self.stored + self.dead >= self.total
     }
 
+    /// Nothing moves any more: the judge shall say what is missing.
+    fn given_up(&self) -> bool {
+        self.progress_at.elapsed() > STALL_MAX
+    }
+
     fn look(&mut self, truth: &Truth) -> Result<()> {
         if self.looked_at.elapsed() < Duration::from_secs(1) {
             return Ok(());
@@ -432,12 +437,10 @@ impl<'a> Watch<'a> {
         if self.stored + self.dead > before {
             self.progress_at = Instant::now();
         }
-        ensure!(
-            self.progress_at.elapsed() < STALL_MAX,
-            "nothing was stored for {} s: {} records are missing",
-            STALL_MAX.as_secs(),
-            self.total - self.stored - self.dead
-        );
+        if self.given_up() {
+            let missing = self.total - self.stored - self.dead;
+            println!("nothing was stored for {} s: {missing} records are missing", STALL_MAX.as_secs());
+        }
         Ok(())
     }
 }
