@@ -3,7 +3,7 @@
 //! Redis is spoken to here only. Its absence is waited out; what it does not know becomes a dead letter only after the
 //! grace time, and never while Redis seems to have lost its data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub struct LookupCache {
 struct Cache {
     config: config::Lookup,
     known: HashMap<Box<str>, Entry>,
+    /// A few tokens that had a value, the last one found at the back.
+    found_last: VecDeque<Box<str>>,
     /// When the present batch began: an answer cannot expire between asking and encoding.
     now: Instant,
 }
@@ -72,7 +74,12 @@ impl LookupCache {
         let client = redis.map(client).transpose()?;
         let caches = lookups
             .iter()
-            .map(|config| Cache { config: config.clone(), known: HashMap::new(), now: Instant::now() })
+            .map(|config| Cache {
+                config: config.clone(),
+                known: HashMap::new(),
+                found_last: VecDeque::new(),
+                now: Instant::now(),
+            })
             .collect();
         Ok(LookupCache { client, connection: None, caches, pulse })
     }
@@ -134,22 +141,19 @@ impl LookupCache {
             if mine.is_empty() {
                 continue;
             }
-            let sample = self.caches[lookup].sample(&mine);
-            let keys: Vec<String> = mine
-                .iter()
-                .map(|w| &*w.token)
-                .chain(sample.iter().map(|s| &**s))
-                .map(|t| self.caches[lookup].key(t))
-                .collect();
+            // Beside what the batch needs, what was found last: a handful of answers says whether Redis still has its data.
+            let sample = self.caches[lookup].sample(lookup, &mine);
+            let mine: Vec<&Wanted> = mine.into_iter().chain(&sample).collect();
+            let keys: Vec<String> = mine.iter().map(|w| self.caches[lookup].key(&w.token)).collect();
             let (values, size) = self.mget(&keys)?;
-            let (values, sampled) = values.split_at(mine.len());
-            let gone = sampled.iter().filter(|v| v.is_none()).count();
+            let cache = &mut self.caches[lookup];
+            let had = mine.iter().zip(&values).filter(|(want, _)| cache.had(&want.token));
+            let gone = had.clone().filter(|(_, value)| value.is_none()).count();
             if values.iter().any(Option::is_none)
-                && let Some(words) = emptied(sample.len(), gone, size)
+                && let Some(words) = emptied(had.count(), gone, size)
             {
                 return Ok(Answer::Emptied(words));
             }
-            let cache = &mut self.caches[lookup];
             for (want, value) in mine.into_iter().zip(values) {
                 if !cache.learn(want, value.as_deref(), now_ms) {
                     answer = Answer::Grace;
@@ -180,15 +184,14 @@ impl LookupCache {
 }
 
 /// Says why nothing should be set aside now, if Redis seems to have lost its data.
-fn emptied(sampled: usize, gone: usize, keys_in_all: u64) -> Option<String> {
+fn emptied(had: usize, gone: usize, keys_in_all: u64) -> Option<String> {
     if keys_in_all == 0 {
         return Some(
             "Redis is empty: was it restarted without its data, or is this another database?".to_owned(),
         );
     }
-    (sampled >= SAMPLE_MIN && gone * 2 > sampled).then(|| {
-        format!("Redis lost its data: of {sampled} tokens that it knew a moment ago it has forgotten {gone}")
-    })
+    (had >= SAMPLE_MIN && gone * 2 > had)
+        .then(|| format!("Redis lost its data: of {had} tokens that it knew it has forgotten {gone}"))
 }
 
 #[derive(PartialEq, Eq)]
@@ -211,16 +214,16 @@ impl Cache {
         format!("{}{token}{}", self.config.key_prefix, self.config.key_suffix)
     }
 
-    /// Some tokens that had a value within the last TTL, and are not asked for anyway. While a batch waits, its beginning is
-    /// what counts, so that an emptied Redis is waited for until it is filled.
-    fn sample(&self, asked: &[&Wanted]) -> Vec<Box<str>> {
-        let fresh = |e: &Entry| e.value.is_some() && self.now.duration_since(e.asked_at) < self.config.ttl;
-        self.known
-            .iter()
-            .filter(|(token, e)| fresh(e) && !asked.iter().any(|w| w.token == **token))
-            .take(SAMPLE)
-            .map(|(token, _)| token.clone())
-            .collect()
+    /// The tokens that were found last and are not asked for anyway.
+    fn sample(&self, lookup: usize, asked: &[&Wanted]) -> Vec<Wanted> {
+        let others = self.found_last.iter().filter(|token| !asked.iter().any(|w| w.token == **token));
+        // Old enough to have no grace time: nobody waits for these.
+        others.map(|token| Wanted { lookup, token: token.clone(), newest_ms: Some(i64::MIN) }).collect()
+    }
+
+    /// True if the token had a value when it was asked for last, however long ago.
+    fn had(&self, token: &str) -> bool {
+        self.known.get(token).is_some_and(|entry| entry.value.is_some())
     }
 
     /// Keeps an answer. False while the token is unknown and within its grace time.
@@ -237,6 +240,13 @@ impl Cache {
             // A record that is older than the grace time was asked for late enough.
             && want.newest_ms.is_none_or(|ms| now_ms.saturating_sub(ms) < self.config.grace.as_millis() as i64);
         self.known.insert(want.token.clone(), entry);
+        self.found_last.retain(|token| *token != want.token);
+        if value.is_some() {
+            self.found_last.push_back(want.token.clone());
+            if self.found_last.len() > SAMPLE {
+                self.found_last.pop_front();
+            }
+        }
         !in_grace
     }
 
@@ -309,7 +319,7 @@ mod tests {
             cache_max: max,
             grace: Duration::from_secs(1),
         };
-        Cache { config, known: HashMap::new(), now: Instant::now() }
+        Cache { config, known: HashMap::new(), found_last: VecDeque::new(), now: Instant::now() }
     }
 
     fn want(token: &str, newest_ms: Option<i64>) -> Wanted {
@@ -334,6 +344,23 @@ mod tests {
         }
         assert!(cache.known.len() <= 501, "{}", cache.known.len());
         assert!(cache.known.contains_key("1000"));
+    }
+
+    #[test]
+    fn what_was_found_last_is_asked_again_beside_what_is_needed() {
+        let mut cache = cache(1000);
+        for i in 0..20 {
+            cache.learn(&want(&i.to_string(), None), Some("v"), 0);
+        }
+        let needed = want("19", None);
+        let sample = cache.sample(0, &[&needed]);
+        assert_eq!(sample.len(), SAMPLE - 1, "the needed one is asked anyway");
+        assert_eq!(&*sample[0].token, "4");
+        // One that is gone is no witness any more, but it was known until it was asked for.
+        assert!(cache.had("18"));
+        cache.learn(&want("18", Some(i64::MIN)), None, 0);
+        assert!(!cache.had("18"));
+        assert!(cache.sample(0, &[]).iter().all(|w| &*w.token != "18"));
     }
 
     #[test]
