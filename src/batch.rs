@@ -1,4 +1,13 @@
-//! What travels between the stages: records as they came, rows as they go, and what was set aside.
+//! What travels between the stages: records as they came ([`RawBatch`]), rows as they go ([`TableBatch`]), and what was
+//! set aside ([`DeadLetter`]). Data carries the claim under which it was read.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::budget::Charge;
+use crate::ownership::Claim;
+use crate::protocol::{Anchor, record_hash};
 
 /// One Kafka record, borrowed from the arena of the batch it was polled with.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +39,7 @@ impl<'a> Headers<'a> {
     }
 
     /// The headers in their order; names repeat as the producer wrote them.
-    pub fn iter(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+    pub fn iter(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             if rest.is_empty() {
@@ -51,6 +60,353 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     head
 }
 
+
+/// Records of one topic, copied out of librdkafka into one arena, in runs of one partition each.
+#[derive(Debug)]
+pub struct RawBatch {
+    pub topic: usize,
+    arena: Vec<u8>,
+    records: Vec<RawRecord>,
+    pub runs: Vec<Run>,
+    /// What this batch, and the rows made of it, take from the budget; given back when the last of them is gone.
+    charge: Option<Charge>,
+}
+
+/// Consecutive records of one partition: they fill the offsets `[first, next)`, holes included.
+#[derive(Debug)]
+pub struct Run {
+    pub claim: Arc<Claim>,
+    pub first: i64,
+    pub next: i64,
+    /// The run's last record; filled by [`RawBatch::note_anchors`].
+    pub anchor: Anchor,
+    /// Where the run's records are in the batch.
+    pub records: Range<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RawRecord {
+    offset: i64,
+    timestamp_ms: i64,
+    start: u32,
+    /// -1 is null.
+    key: i32,
+    value: i32,
+    headers: u32,
+}
+
+/// What a record costs beside its bytes: its place here and its row's place in the table batch.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+impl RawBatch {
+    pub fn new(topic: usize) -> RawBatch {
+        RawBatch { topic, arena: Vec::new(), records: Vec::new(), runs: Vec::new(), charge: None }
+    }
+
+    /// Appends a record. `first` is where its run begins if it begins one: the offset after the partition's last record.
+    pub fn push(&mut self, claim: &Arc<Claim>, first: i64, record: &Record<'_>) {
+        let start = self.arena.len() as u32;
+        self.arena.extend_from_slice(record.key.unwrap_or_default());
+        self.arena.extend_from_slice(record.value.unwrap_or_default());
+        self.arena.extend_from_slice(record.headers.0);
+        let index = self.records.len();
+        self.records.push(RawRecord {
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms.unwrap_or(i64::MIN),
+            start,
+            key: record.key.map_or(-1, |k| k.len() as i32),
+            value: record.value.map_or(-1, |v| v.len() as i32),
+            headers: record.headers.0.len() as u32,
+        });
+        let next = record.offset + 1;
+        match self.runs.last_mut() {
+            Some(run) if Arc::ptr_eq(&run.claim, claim) => {
+                run.next = next;
+                run.records.end = index + 1;
+            }
+            _ => self.runs.push(Run {
+                claim: claim.clone(),
+                first,
+                next,
+                anchor: Anchor { offset: record.offset, hash: 0 },
+                records: index..index + 1,
+            }),
+        }
+    }
+
+    /// Ends the filling: hashes each run's last record.
+    pub fn note_anchors(&mut self) {
+        for i in 0..self.runs.len() {
+            let anchor = self.anchor(&self.runs[i].claim, self.runs[i].records.end - 1);
+            self.runs[i].anchor = anchor;
+        }
+    }
+
+    pub fn set_charge(&mut self, charge: Charge) {
+        self.charge = Some(charge);
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes that the batch will hold until its rows are committed: the arena, about as much again for the encoded
+    /// rows, and a fixed cost for each record.
+    pub fn cost_bytes(&self) -> usize {
+        self.arena.len() * 2 + self.records.len() * RECORD_OVERHEAD_BYTES
+    }
+
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Record `index`, of the run with this claim.
+    pub fn record<'a>(&'a self, claim: &'a Claim, index: usize) -> Record<'a> {
+        let raw = &self.records[index];
+        let mut rest = &self.arena[raw.start as usize..];
+        let mut part = |length: i32| {
+            let count = usize::try_from(length).ok()?;
+            Some(take(&mut rest, count))
+        };
+        let (key, value) = (part(raw.key), part(raw.value));
+        let headers = Headers(take(&mut rest, raw.headers as usize));
+        Record {
+            topic: &claim.topic,
+            partition: claim.partition.id,
+            offset: raw.offset,
+            timestamp_ms: (raw.timestamp_ms != i64::MIN).then_some(raw.timestamp_ms),
+            key,
+            value,
+            headers,
+        }
+    }
+
+    pub fn offset(&self, index: usize) -> i64 {
+        self.records[index].offset
+    }
+
+    pub fn is_tombstone(&self, index: usize) -> bool {
+        self.records[index].value < 0
+    }
+
+    /// The anchor that a commit up to and including record `index` leaves behind.
+    pub fn anchor(&self, claim: &Claim, index: usize) -> Anchor {
+        Anchor { offset: self.offset(index), hash: record_hash(&self.record(claim, index)) }
+    }
+}
+
+/// Rows for one table, encoded, with everything that is needed to commit them, to send them again, and to set single
+/// ones aside.
+#[derive(Debug)]
+pub struct TableBatch {
+    pub table: usize,
+    /// COPY BINARY tuples, one after another.
+    pub bytes: Vec<u8>,
+    pub rows: Vec<Row>,
+    pub dead: Vec<DeadLetter>,
+    /// In the order of the rows; of one partition each.
+    pub segments: Vec<Segment>,
+}
+
+/// One encoded row: where it ends in the bytes (it begins where the one before ended), and the record it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub end: u32,
+    pub record: u32,
+}
+
+/// What became of the records of one run, for one table.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub claim: Arc<Claim>,
+    /// Index into the claim's lanes.
+    pub lane: usize,
+    pub first: i64,
+    pub next: i64,
+    pub counts: Counts,
+    /// The last record of `[first, next)`.
+    pub anchor: Anchor,
+    /// Which of the batch's rows.
+    pub rows: Range<usize>,
+    /// The records themselves, kept while rows or dead letters refer to them.
+    pub raw: Option<Arc<RawBatch>>,
+    /// Where the segment's records are in `raw`.
+    pub records: Range<usize>,
+    /// Indexes into `raw` of the records that are skipped by configuration; nearly always empty.
+    pub skipped: Vec<u32>,
+}
+
+/// Outcomes: how many records became what. Offsets without a record are holes, which is what is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub rows: i64,
+    pub dead: i64,
+    pub skipped: i64,
+    pub other: i64,
+}
+
+impl Counts {
+    pub fn records(&self) -> i64 {
+        self.rows + self.dead + self.skipped + self.other
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Counts) {
+        self.rows += more.rows;
+        self.dead += more.dead;
+        self.skipped += more.skipped;
+        self.other += more.other;
+    }
+}
+
+/// A record that is no row, and why. Its bytes are in the segment's raw batch.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Index into the batch's segments.
+    pub segment: usize,
+    /// Index into the segment's raw batch.
+    pub record: u32,
+    /// A stable code: one of the decoder's, or `sqlstate_` and the server's.
+    pub reason: Cow<'static, str>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl TableBatch {
+    pub fn new(table: usize) -> TableBatch {
+        TableBatch { table, bytes: Vec::new(), rows: Vec::new(), dead: Vec::new(), segments: Vec::new() }
+    }
+
+    /// True when nothing of it needs a COPY: only positions move.
+    pub fn is_positions_only(&self) -> bool {
+        self.rows.is_empty() && self.dead.is_empty()
+    }
+
+    /// Where row `index` lies in the bytes.
+    pub fn row_bytes(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 { 0 } else { self.rows[index - 1].end as usize };
+        start..self.rows[index].end as usize
+    }
+}
+
+
+impl TableBatch {
+    /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
+    pub fn split_off(&mut self, at: usize) -> TableBatch {
+        let mut tail = TableBatch::new(self.table);
+        if at >= self.rows.len() {
+            return tail;
+        }
+        let cut_bytes = self.row_bytes(at).start;
+        let cut_record = self.rows[at].record;
+        let cut = self.segments.iter().position(|s| s.rows.contains(&at)).expect("every row belongs to a segment");
+        tail.bytes = self.bytes.split_off(cut_bytes);
+        tail.rows = self.rows.split_off(at);
+        tail.rows.iter_mut().for_each(|row| row.end -= cut_bytes as u32);
+        tail.segments = self.segments.split_off(cut);
+        let dead_before = |d: &DeadLetter| d.segment < cut || (d.segment == cut && d.record < cut_record);
+        let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(dead_before);
+        if let Some(head_segment) = tail.segments[0].split_off_head(at, cut_record as usize, &head_dead, cut) {
+            self.segments.push(head_segment);
+        }
+        for segment in &mut tail.segments {
+            segment.rows = segment.rows.start.saturating_sub(at)..segment.rows.end - at;
+        }
+        tail_dead.iter_mut().for_each(|d| d.segment -= cut);
+        self.dead = head_dead;
+        tail.dead = tail_dead;
+        tail
+    }
+
+    /// Turns rows into dead letters. `bad` is ascending: row, reason, sentence.
+    pub fn set_aside(&mut self, bad: Vec<(usize, Cow<'static, str>, String)>) {
+        for (row, reason, message) in &bad {
+            let segment = self.segments.iter().position(|s| s.rows.contains(row)).expect("every row belongs to a segment");
+            self.segments[segment].counts.rows -= 1;
+            self.segments[segment].counts.dead += 1;
+            let record = self.rows[*row].record;
+            self.dead.push(DeadLetter { segment, record, reason: reason.clone(), message: message.clone() });
+        }
+        self.rebuild(|_| true, |row| bad.binary_search_by_key(&row, |(bad_row, ..)| *bad_row).is_err());
+    }
+
+    /// Drops everything of the segments that `keep` refuses: they were fenced, or are committed.
+    pub fn retain_segments(&mut self, keep: impl Fn(&Segment) -> bool) {
+        if !self.segments.iter().all(&keep) {
+            self.rebuild(keep, |_| true);
+        }
+    }
+
+    fn rebuild(&mut self, keep_segment: impl Fn(&Segment) -> bool, keep_row: impl Fn(usize) -> bool) {
+        let old = std::mem::replace(self, TableBatch::new(self.table));
+        let mut new_index = vec![None; old.segments.len()];
+        for (index, segment) in old.segments.iter().enumerate().filter(|(_, s)| keep_segment(s)) {
+            let first_row = self.rows.len();
+            for row in segment.rows.clone().filter(|row| keep_row(*row)) {
+                self.bytes.extend_from_slice(&old.bytes[old.row_bytes(row)]);
+                self.rows.push(Row { end: self.bytes.len() as u32, record: old.rows[row].record });
+            }
+            new_index[index] = Some(self.segments.len());
+            self.segments.push(Segment { rows: first_row..self.rows.len(), ..segment.clone() });
+        }
+        self.dead = old
+            .dead
+            .into_iter()
+            .filter_map(|d| Some(DeadLetter { segment: new_index[d.segment]?, ..d }))
+            .collect();
+    }
+}
+
+impl Segment {
+    /// Offsets without a record.
+    pub fn holes(&self) -> i64 {
+        self.next - self.first - self.counts.records()
+    }
+
+    /// Cuts off what comes before `record`, which is the record of row `at`; `self` keeps the rest. `None` if no record
+    /// comes before. `dead` holds the dead letters before the cut, of this segment under the index `own`.
+    fn split_off_head(&mut self, at: usize, record: usize, dead: &[DeadLetter], own: usize) -> Option<Segment> {
+        let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
+        let before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.first);
+        let records = before.clone().count() as i64;
+        let last = before.last()?;
+        let mut counts = Counts {
+            rows: (at - self.rows.start) as i64,
+            dead: dead.iter().filter(|d| d.segment == own).count() as i64,
+            skipped: self.skipped.iter().filter(|i| (**i as usize) < record).count() as i64,
+            other: 0,
+        };
+        counts.other = records - counts.records();
+        let cut = raw.offset(record);
+        let head = Segment {
+            claim: self.claim.clone(),
+            lane: self.lane,
+            first: self.first,
+            next: cut,
+            counts,
+            anchor: raw.anchor(&self.claim, last),
+            rows: self.rows.start..at,
+            raw: self.raw.clone(),
+            records: self.records.start..record,
+            skipped: self.skipped.iter().copied().filter(|i| (*i as usize) < record).collect(),
+        };
+        self.first = cut;
+        self.rows.start = at;
+        self.records.start = record;
+        self.skipped.retain(|i| *i as usize >= record);
+        self.counts.rows -= counts.rows;
+        self.counts.dead -= counts.dead;
+        self.counts.skipped -= counts.skipped;
+        self.counts.other -= counts.other;
+        Some(head)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +420,155 @@ mod tests {
         let read: Vec<_> = Headers(&arena).iter().collect();
         assert_eq!(read, [(&b"a"[..], Some(&b"1"[..])), (b"", None), (b"a", Some(b""))]);
         assert_eq!(Headers::default().iter().count(), 0);
+    }
+
+    use crate::ownership::{Lane, Partition};
+
+    fn claim(id: i32) -> Arc<Claim> {
+        Arc::new(Claim::new(Partition { topic: 0, id }, "t".into(), "id".into(), vec![Lane::new(0, 1, 100, None)]))
+    }
+
+    /// Letters name outcomes, one record each: `r` row, `d` dead, `s` skipped, `o` other, `.` a hole. Runs are separated
+    /// by spaces, and alternate between two partitions.
+    fn batch(runs: &str) -> TableBatch {
+        let claims = [claim(0), claim(1)];
+        let mut next = [100, 100];
+        let mut table = TableBatch::new(0);
+        for (number, run) in runs.split_whitespace().enumerate() {
+            let mut raw = RawBatch::new(0);
+            let which = number % 2;
+            let first = next[which];
+            let mut counts = Counts::default();
+            let (first_row, mut skipped) = (table.rows.len(), Vec::new());
+            let mut run_first = first;
+            for (i, letter) in run.chars().enumerate() {
+                if letter == '.' {
+                    continue;
+                }
+                let offset = first + i as i64;
+                let value = [letter as u8];
+                let record = Record {
+                    topic: "t",
+                    partition: which as i32,
+                    offset,
+                    timestamp_ms: None,
+                    key: None,
+                    value: Some(&value),
+                    headers: Headers::default(),
+                };
+                raw.push(&claims[which], run_first, &record);
+                run_first = offset + 1;
+                let index = raw.len() as u32 - 1;
+                match letter {
+                    'r' => {
+                        table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
+                        table.rows.push(Row { end: table.bytes.len() as u32, record: index });
+                        counts.rows += 1;
+                    }
+                    'd' => {
+                        let segment = table.segments.len();
+                        table.dead.push(DeadLetter { segment, record: index, reason: "x".into(), message: String::new() });
+                        counts.dead += 1;
+                    }
+                    's' => {
+                        skipped.push(index);
+                        counts.skipped += 1;
+                    }
+                    _ => counts.other += 1,
+                }
+            }
+            raw.note_anchors();
+            next[which] = raw.runs[0].next;
+            let (run_next, anchor, records) = (raw.runs[0].next, raw.runs[0].anchor, raw.runs[0].records.clone());
+            table.segments.push(Segment {
+                claim: claims[which].clone(),
+                lane: 0,
+                first,
+                next: run_next,
+                counts,
+                anchor,
+                rows: first_row..table.rows.len(),
+                raw: Some(Arc::new(raw)),
+                records,
+                skipped,
+            });
+        }
+        table
+    }
+
+    /// What a batch holds, independent of how it is cut: each outcome with its partition and offset.
+    fn outcomes(batch: &TableBatch) -> Vec<(i32, i64, String)> {
+        let mut all = Vec::new();
+        let mut rows_seen = 0;
+        for (number, segment) in batch.segments.iter().enumerate() {
+            let raw = segment.raw.as_ref().unwrap();
+            let partition = segment.claim.partition.id;
+            assert_eq!(segment.rows.start, rows_seen, "segments follow each other");
+            rows_seen = segment.rows.end;
+            let mut counts = Counts::default();
+            for row in segment.rows.clone() {
+                let text = std::str::from_utf8(&batch.bytes[batch.row_bytes(row)]).unwrap();
+                let offset = raw.offset(batch.rows[row].record as usize);
+                assert_eq!(text, format!("row{offset};"));
+                all.push((partition, offset, "row".to_owned()));
+                counts.rows += 1;
+            }
+            for dead in batch.dead.iter().filter(|d| d.segment == number) {
+                all.push((partition, raw.offset(dead.record as usize), "dead".to_owned()));
+                counts.dead += 1;
+            }
+            for skipped in &segment.skipped {
+                all.push((partition, raw.offset(*skipped as usize), "skipped".to_owned()));
+                counts.skipped += 1;
+            }
+            counts.other = segment.counts.other;
+            assert_eq!(counts, segment.counts);
+            assert!(segment.holes() >= 0 && segment.first < segment.next);
+            assert_eq!(segment.anchor.offset, raw.offset(segment.records.end - 1));
+        }
+        assert_eq!(rows_seen, batch.rows.len());
+        all.sort();
+        all
+    }
+
+    fn totals(batches: &[&TableBatch]) -> (Counts, i64) {
+        let mut counts = Counts::default();
+        let segments = batches.iter().flat_map(|b| &b.segments);
+        segments.clone().for_each(|s| counts += s.counts);
+        (counts, segments.map(Segment::holes).sum())
+    }
+
+    #[test]
+    fn a_batch_can_be_cut_at_every_row_and_nothing_is_lost() {
+        for runs in ["r", "rr", "drsor", "..r.r", "s.rd rr.o dddr", "sd rrr oo r..r", "ddd r", "oor sssr rr"] {
+            let whole = batch(runs);
+            for at in 0..=whole.rows.len() {
+                let mut head = batch(runs);
+                let tail = head.split_off(at);
+                assert_eq!(head.rows.len(), at, "{runs} at {at}");
+                let mut both = outcomes(&head);
+                both.extend(outcomes(&tail));
+                both.sort();
+                assert_eq!(both, outcomes(&whole), "{runs} at {at}");
+                assert_eq!(totals(&[&head, &tail]), totals(&[&whole]), "{runs} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_row_becomes_a_dead_letter_in_its_place() {
+        let mut whole = batch("rrr rr");
+        whole.set_aside(vec![(1, "sqlstate_23505".into(), "again".into()), (3, "x".into(), String::new())]);
+        let kinds: Vec<_> = outcomes(&whole).into_iter().map(|(p, o, kind)| (p, o, kind)).collect();
+        let expected = [(0, 100, "row"), (0, 101, "dead"), (0, 102, "row"), (1, 100, "dead"), (1, 101, "row")];
+        assert_eq!(kinds, expected.map(|(p, o, k)| (p, o, k.to_owned())));
+    }
+
+    #[test]
+    fn a_fenced_partition_takes_only_its_own() {
+        let mut whole = batch("rr drd rr");
+        whole.retain_segments(|s| s.claim.partition.id == 1);
+        let expected = [(1, 100, "dead"), (1, 101, "row"), (1, 102, "dead")];
+        assert_eq!(outcomes(&whole), expected.map(|(p, o, k)| (p, o, k.to_owned())));
     }
 }

@@ -1,3 +1,48 @@
 //! rowmill moves JSON from Kafka into PostgreSQL, each record exactly once.
+//!
+//! ```text
+//!  lease ---- who owns what (one shared table) ----.
+//!  watch ---- what Kafka has, where to start ------+
+//!                                                  v
+//!  poll-N --RawBatch--> decode-N --TableBatch--> write-TABLE-N --COPY + ledger, one transaction--> PostgreSQL
+//! ```
+//!
+//! Data flows to the right only. Progress is an atomic that a writer moves and everybody reads; ownership is a table that
+//! the lease thread writes and everybody reads. The modules below stand in reading order.
 
+// What is configured, and what the catalog makes of it.
+pub mod config;
+pub mod schema;
+pub mod model;
+
+// The nouns.
+pub mod topics;
 pub mod batch;
+pub mod ownership;
+pub mod protocol;
+
+// The plumbing.
+pub mod metrics;
+pub mod queue;
+pub mod budget;
+pub mod cpu;
+pub mod pg;
+pub mod fault;
+
+// The stages, as data passes.
+pub mod source;
+pub mod decode;
+pub mod row;
+pub mod reject;
+pub mod copy;
+pub mod lookup;
+pub mod writer;
+pub mod ledger;
+pub mod dead_letter;
+pub mod lease;
+
+// Holding it together.
+pub mod setup;
+pub mod pipeline;
+pub mod supervisor;
+pub mod command;

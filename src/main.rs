@@ -1,1 +1,81 @@
-fn main() {}
+//! The verbs: arguments to functions, logging, errors to exit codes.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use rowmill::{command, config, supervisor};
+
+/// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
+///
+/// Create the schema with `rowmill init`, see what would go wrong with `rowmill check`, then `rowmill run`.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Move records until SIGTERM or SIGINT.
+    ///
+    /// Several processes with the same configuration share the partitions. Ends with 0 after a signal, once everything in
+    /// hand is committed or rolled back; a second signal ends it at once, which is safe.
+    Run(ConfigFile),
+    /// Create or migrate the rowmill schema: the ledger, the dead letters, the gaps.
+    Init(command::init::Init),
+    /// Say what would go wrong before it does.
+    ///
+    /// Reads the configuration, connects to every server, prints how each column is filled and which guarantee results.
+    /// Ends with 0 only if `run` would work.
+    Check(ConfigFile),
+    /// Show how far each table is, who owns what, and what was set aside.
+    Status(ConfigFile),
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(short, long, default_value = "rowmill.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    #[cfg(feature = "fault-points")]
+    let _scenario = fail::FailScenario::setup();
+    start_log();
+    match dispatch(Arguments::parse().verb) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// False for a check that found something.
+fn dispatch(verb: Verb) -> Result<bool> {
+    match verb {
+        Verb::Run(file) => supervisor::run(&config::read(&file.config)?).map(|()| true),
+        Verb::Init(init) => command::init::run(&init).map(|()| true),
+        Verb::Check(file) => command::check::run(&file.config),
+        Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
+    }
+}
+
+/// One line an event on standard error, with a time in UTC. `RUST_LOG` sets the level.
+fn start_log() {
+    let environment = env_logger::Env::default().default_filter_or("info,rdkafka=warn");
+    env_logger::Builder::from_env(environment)
+        .format(|out, record| {
+            // A level in words; messages of servers may hold line breaks, which would forge lines.
+            let text = record.args().to_string().replace('\n', "\n    ");
+            writeln!(out, "{} {:5} {text}", out.timestamp_millis(), record.level())
+        })
+        .init();
+}

@@ -1,0 +1,55 @@
+# The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench check lint unit integration stack-up stack-down clean
+
+FEATURES := --workspace --features fault-points
+# One test at a time: some measure time, others kill the servers that all share.
+TEST_THREADS ?= 1
+
+help:
+	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
+	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
+	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
+	@echo "make check        lints and unit tests, without servers"
+	@echo "make lint         format, clippy, and shellcheck where it is installed"
+	@echo "make unit         unit tests"
+	@echo "make integration  tests on real servers"
+	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
+	@echo "make stack-down   stop them"
+	@echo "make clean        stop and remove all of it, and what was built"
+
+demo:
+	stack/install
+	STACK_DIR=target/demo-stack stack/with stack/demo
+
+test:
+	stack/install
+	$(MAKE) lint unit integration
+
+bench:
+	stack/install
+	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
+
+check: lint unit
+
+lint:
+	cargo fmt --all --check
+	cargo clippy $(FEATURES) --all-targets -- -D warnings
+	.ci/shellcheck
+
+unit:
+	cargo test $(FEATURES) --lib --bins
+
+integration:
+	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS)
+
+stack-up:
+	stack/up
+
+stack-down:
+	stack/down
+
+clean:
+	for dir in target/*stack; do STACK_DIR="$$dir" stack/down --wipe; done
+	cargo clean

@@ -1,0 +1,576 @@
+//! The bench: how fast rowmill drains a topic into a table, against two references taken in the same rounds, so that a
+//! noisy machine is noisy for all of them: the raw ceiling (COPY from memory) and the naive pipe (COPY from Kafka, no
+//! promise). Writes a directory of results that stays comparable: command, machine, versions, configuration, raw data.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use postgres::{Client, NoTls};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rowmill_bench::kafka;
+use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::usage::{self, Usage};
+use rowmill_bench::visible::{Visible, median};
+use serde::Deserialize;
+
+#[derive(Parser)]
+#[command(about = "Measures rowmill against the raw ceiling and a naive pipe")]
+struct Options {
+    #[arg(long, env = "KAFKA_BROKERS")]
+    brokers: String,
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    redis_url: String,
+    /// Records in the topic, all of which each subject moves.
+    #[arg(long, default_value_t = 3_000_000)]
+    records: u64,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    #[arg(long, default_value_t = 6)]
+    partitions: i32,
+    #[arg(long, default_value_t = 1000)]
+    users: u64,
+    /// Who takes part, in this order in every round.
+    #[arg(long, value_delimiter = ',', default_value = "raw1,raw2,naive,rowmill")]
+    subjects: Vec<Subject>,
+    /// The last part of the result directory's name.
+    #[arg(long, default_value = "drain")]
+    name: String,
+    #[arg(long, default_value = "bench-results")]
+    results: PathBuf,
+    /// Lines appended to the top of rowmill's generated configuration, such as 'memory_max = "32MB"'.
+    #[arg(long)]
+    setting: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Raw COPY, one connection.
+    Raw1,
+    /// Raw COPY, two connections.
+    Raw2,
+    Naive,
+    Rowmill,
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Subject::Raw1 => "raw_copy_1",
+            Subject::Raw2 => "raw_copy_2",
+            Subject::Naive => "naive_pipe",
+            Subject::Rowmill => "rowmill",
+        }
+    }
+}
+
+/// What one subject did in one round.
+struct Outcome {
+    round: usize,
+    subject: Subject,
+    span_rows: u64,
+    seconds: f64,
+    /// The subject's own, from its start to its last row.
+    usage: Usage,
+    /// The machine's, servers included, during the subject's whole run.
+    machine_cpu_seconds: f64,
+    stolen_cpu_seconds: f64,
+    /// Cores that were busy just before, with something else.
+    background_cores: f64,
+}
+
+impl Outcome {
+    fn rows_per_second(&self) -> f64 {
+        self.span_rows as f64 / self.seconds
+    }
+
+    fn rss_peak_mb(&self) -> f64 {
+        self.usage.rss_peak_kb as f64 * 1024.0 / 1e6
+    }
+}
+
+const TOPIC: &str = "metric";
+/// How often rowmill's ledger is read: each look costs the server 0.2 ms.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// More than this many cores busy before a run, and the summary says that the machine was not quiet.
+const QUIET_CORES: f64 = 0.2;
+/// No row for so long means that something is broken.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<()> {
+    let bench = Bench::new(options)?;
+    bench.prefill()?;
+    bench.fill_redis()?;
+    bench.warm_up()?;
+    let mut outcomes = Vec::new();
+    for round in 1..=bench.options.rounds {
+        for &subject in &bench.options.subjects {
+            let outcome = bench.measure(round, subject)?;
+            println!(
+                "round {round}  {:<11} {:>9.0} rows/s  {:.2} CPU-s per million  {:.0} MB",
+                subject.name(),
+                outcome.rows_per_second(),
+                bench.cpu_per_million(&outcome),
+                outcome.rss_peak_mb()
+            );
+            outcomes.push(outcome);
+        }
+    }
+    bench.write_results(&outcomes)
+}
+
+struct Bench {
+    options: Options,
+    programs: PathBuf,
+    directory: PathBuf,
+    configuration: PathBuf,
+}
+
+impl Bench {
+    fn new(options: Options) -> Result<Bench> {
+        let programs =
+            std::env::current_exe()?.parent().context("find the programs beside this one")?.to_path_buf();
+        let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
+        let mut directory = options.results.join(format!("{today}-{}", options.name));
+        let mut number = 2;
+        while directory.exists() {
+            directory = options.results.join(format!("{today}-{}-{number}", options.name));
+            number += 1;
+        }
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let configuration = directory.join("rowmill.toml");
+        let mut text =
+            String::from("# As used in this bench; the servers' addresses came from the environment.\n");
+        for setting in &options.setting {
+            text.push_str(setting);
+            text.push('\n');
+        }
+        text.push_str(CONFIGURATION);
+        fs::write(&configuration, text)?;
+        Ok(Bench { options, programs, directory, configuration })
+    }
+
+    fn postgres(&self) -> Result<Client> {
+        Client::connect(&self.options.database_url, NoTls).context("connect to PostgreSQL")
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.options.brokers);
+        config
+    }
+
+    /// Fills the topic, unless an earlier bench left just what is needed.
+    fn prefill(&self) -> Result<()> {
+        let consumer = kafka::consumer(&self.options.brokers)?;
+        let wanted = self.options.records;
+        if kafka::partitions(&consumer, TOPIC)? == self.options.partitions
+            && kafka::records(&consumer, TOPIC)? == wanted
+        {
+            println!("topic {TOPIC} holds {wanted} records already");
+            return Ok(());
+        }
+        kafka::delete_topic(&self.client(), TOPIC)?;
+        while kafka::partitions(&consumer, TOPIC)? > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        kafka::create_topics(&self.client(), &[TOPIC], self.options.partitions)?;
+
+        let began = Instant::now();
+        let producer: ThreadedProducer<DefaultProducerContext> = self
+            .client()
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "5")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create()
+            .context("create a Kafka producer")?;
+        let mut json = Vec::new();
+        for number in 0..wanted {
+            json.clear();
+            Metric::nth(number, self.options.users).write_json(&mut json);
+            let partition = (number % self.options.partitions as u64) as i32;
+            let mut record = BaseRecord::<(), [u8]>::to(TOPIC).partition(partition).payload(&json);
+            while let Err((error, back)) = producer.send(record) {
+                match error.rdkafka_error_code() {
+                    Some(rdkafka::error::RDKafkaErrorCode::QueueFull) => {
+                        std::thread::sleep(Duration::from_millis(1))
+                    }
+                    _ => bail!("produce record {number}: {error}"),
+                }
+                record = back;
+            }
+            if (number + 1) % 500_000 == 0 {
+                println!("filling the topic: {} of {wanted}", number + 1);
+            }
+        }
+        producer.flush(Duration::from_secs(60)).context("flush the producer")?;
+        let found = kafka::records(&consumer, TOPIC)?;
+        ensure!(found == wanted, "produced {wanted} records, the topic holds {found}");
+        println!(
+            "filled in {:.1} s; a message has about {} bytes",
+            began.elapsed().as_secs_f64(),
+            json.len()
+        );
+        Ok(())
+    }
+
+    fn fill_redis(&self) -> Result<()> {
+        let client = redis::Client::open(self.options.redis_url.as_str()).context("read REDIS_URL")?;
+        let mut connection = client.get_connection().context("connect to Redis")?;
+        let mut pipe = redis::pipe();
+        for user in 0..self.options.users {
+            pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
+        }
+        pipe.query::<()>(&mut connection).context("write users to Redis")
+    }
+
+    /// Makes the WAL files that all rounds will write over, and the code and the page cache warm. Not counted.
+    fn warm_up(&self) -> Result<()> {
+        println!("warming up");
+        for _ in 0..2 {
+            self.fresh_tables()?;
+            self.run_reference(Subject::Raw2)?;
+        }
+        Ok(())
+    }
+
+    fn fresh_tables(&self) -> Result<()> {
+        let mut client = self.postgres()?;
+        // First: a role named rowmill creates its tables in the schema of that name, while there is one.
+        client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
+        client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
+        // So that no subject pays for its predecessor's dirty pages.
+        client.batch_execute("CHECKPOINT").context("checkpoint")
+    }
+
+    fn measure(&self, round: usize, subject: Subject) -> Result<Outcome> {
+        self.fresh_tables()?;
+        let background_cores = background_cores()?;
+        let (busy, stolen) = usage::of_machine()?;
+        let (span_rows, seconds, usage) = match subject {
+            Subject::Rowmill => self.run_rowmill(round)?,
+            reference => self.run_reference(reference)?,
+        };
+        let (busy_after, stolen_after) = usage::of_machine()?;
+        let stored: i64 = self.postgres()?.query_one("SELECT count(*) FROM metric", &[])?.get(0);
+        ensure!(
+            stored as u64 == self.options.records,
+            "{} stored {stored} rows of {}",
+            subject.name(),
+            self.options.records
+        );
+        Ok(Outcome {
+            round,
+            subject,
+            span_rows,
+            seconds,
+            usage,
+            machine_cpu_seconds: busy_after - busy,
+            stolen_cpu_seconds: stolen_after - stolen,
+            background_cores,
+        })
+    }
+
+    /// Raw COPY and the naive pipe report for themselves.
+    fn run_reference(&self, subject: Subject) -> Result<(u64, f64, Usage)> {
+        #[derive(Deserialize)]
+        struct Report {
+            span_rows: u64,
+            seconds: f64,
+            cpu_seconds: f64,
+            rss_peak_kb: u64,
+        }
+        let mut command = match subject {
+            Subject::Naive => Command::new(self.programs.join("naive_pipe")),
+            _ => {
+                let mut command = Command::new(self.programs.join("raw_copy"));
+                command.args(["--records", &self.options.records.to_string()]);
+                command.args(["--users", &self.options.users.to_string()]);
+                command.args(["--connections", if subject == Subject::Raw1 { "1" } else { "2" }]);
+                command
+            }
+        };
+        let output = command
+            .env("KAFKA_BROKERS", &self.options.brokers)
+            .env("DATABASE_URL", &self.options.database_url)
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("run {}", subject.name()))?;
+        ensure!(output.status.success(), "{} failed: {}", subject.name(), output.status);
+        let report: Report = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("read what {} reported", subject.name()))?;
+        let usage = Usage { cpu_seconds: report.cpu_seconds, rss_peak_kb: report.rss_peak_kb };
+        Ok((report.span_rows, report.seconds, usage))
+    }
+
+    /// rowmill from a fresh ledger until it says that all records are stored, then SIGTERM.
+    fn run_rowmill(&self, round: usize) -> Result<(u64, f64, Usage)> {
+        let log_path = self.directory.join(format!("rowmill-{round}.log"));
+        let log = File::create(&log_path)?;
+        let init = self.rowmill("init", &log)?.wait()?;
+        ensure!(init.success(), "rowmill init failed: {init}; see {}", log_path.display());
+        let mut client = self.postgres()?;
+        let mut child = Ending(self.rowmill("run", &log)?);
+        let pid = child.0.id().to_string();
+
+        let mut samples = String::from("milliseconds,rows\n");
+        let began = Instant::now();
+        let mut progress_at = began;
+        let mut visible = Visible::default();
+        while visible.rows() < self.options.records {
+            std::thread::sleep(LOOK_EVERY);
+            if let Some(status) = child.0.try_wait()? {
+                bail!("rowmill ended early: {status}; see {}", log_path.display());
+            }
+            let row = client.query_one(
+                "SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(dead), 0)::bigint FROM rowmill.ledger",
+                &[],
+            )?;
+            let (now, rows, dead) = (Instant::now(), row.get::<_, i64>(0) as u64, row.get::<_, i64>(1));
+            ensure!(
+                dead == 0,
+                "rowmill made {dead} dead letters of good records; see {}",
+                log_path.display()
+            );
+            if rows > visible.rows() {
+                samples.push_str(&format!("{},{rows}\n", (now - began).as_millis()));
+                progress_at = now;
+            }
+            visible.see(now, rows);
+            ensure!(
+                now - progress_at < STALL_MAX,
+                "rowmill stands still at {rows} rows; see {}",
+                log_path.display()
+            );
+        }
+        let usage = usage::of(&pid)?;
+        kill(Pid::from_raw(child.0.id() as i32), Signal::SIGTERM)?;
+        let status = child.0.wait()?;
+        ensure!(
+            status.success(),
+            "rowmill did not end well after SIGTERM: {status}; see {}",
+            log_path.display()
+        );
+        fs::write(self.directory.join(format!("rowmill-{round}.csv")), samples)?;
+        let (rows, seconds) = visible.span();
+        Ok((rows, seconds, usage))
+    }
+
+    fn rowmill(&self, verb: &str, log: &File) -> Result<Child> {
+        Command::new(self.programs.join("rowmill"))
+            .arg(verb)
+            .arg("--config")
+            .arg(&self.configuration)
+            .env("KAFKA_BROKERS", &self.options.brokers)
+            .env("DATABASE_URL", &self.options.database_url)
+            .env("REDIS_URL", &self.options.redis_url)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            .spawn()
+            .with_context(|| format!("run rowmill {verb}"))
+    }
+
+    fn cpu_per_million(&self, outcome: &Outcome) -> f64 {
+        outcome.usage.cpu_seconds * 1e6 / self.options.records as f64
+    }
+
+    fn write_results(&self, outcomes: &[Outcome]) -> Result<()> {
+        let mut csv = String::from(
+            "round,subject,span_rows,seconds,rows_per_second,cpu_seconds,cpu_seconds_per_million,rss_peak_mb,\
+             machine_cpu_seconds,stolen_cpu_seconds,background_cores\n",
+        );
+        for o in outcomes {
+            csv.push_str(&format!(
+                "{},{},{},{:.4},{:.0},{:.2},{:.3},{:.1},{:.2},{:.2},{:.2}\n",
+                o.round,
+                o.subject.name(),
+                o.span_rows,
+                o.seconds,
+                o.rows_per_second(),
+                o.usage.cpu_seconds,
+                self.cpu_per_million(o),
+                o.rss_peak_mb(),
+                o.machine_cpu_seconds,
+                o.stolen_cpu_seconds,
+                o.background_cores
+            ));
+        }
+        fs::write(self.directory.join("runs.csv"), csv)?;
+        let summary = self.summary(outcomes)?;
+        File::create(self.directory.join("summary.md"))?.write_all(summary.as_bytes())?;
+        println!("\n{summary}\nwritten to {}", self.directory.display());
+        Ok(())
+    }
+
+    fn summary(&self, outcomes: &[Outcome]) -> Result<String> {
+        let options = &self.options;
+        let mut text = format!(
+            "# {} of {} records, {} rounds\n\nrows/s from the first visible rows to the last; CPU-seconds are the \
+             program's own, or the whole machine's with the servers; medians of the rounds.\n\n\
+             | subject | rows/s | lowest | highest | own CPU-s per million | machine's | peak MB |\n\
+             |---|---|---|---|---|---|---|\n",
+            options.name, options.records, options.rounds
+        );
+        for &subject in &options.subjects {
+            let of = |f: &dyn Fn(&Outcome) -> f64| -> Vec<f64> {
+                outcomes.iter().filter(|o| o.subject == subject).map(f).collect()
+            };
+            let rates = of(&Outcome::rows_per_second);
+            text.push_str(&format!(
+                "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} |\n",
+                subject.name(),
+                median(&rates),
+                rates.iter().copied().fold(f64::INFINITY, f64::min),
+                rates.iter().copied().fold(0.0, f64::max),
+                median(&of(&|o| self.cpu_per_million(o))),
+                median(&of(&|o| o.machine_cpu_seconds * 1e6 / options.records as f64)),
+                median(&of(&Outcome::rss_peak_mb)),
+            ));
+        }
+        let noise = outcomes.iter().map(|o| o.background_cores).fold(0.0, f64::max);
+        if noise > QUIET_CORES {
+            text.push_str(&format!(
+                "\nNot quiet: before one of the runs, {noise:.1} cores were busy with something else.\n"
+            ));
+        }
+        text.push_str(&self.ratios(outcomes));
+        text.push_str(&environment(&self.options, &mut self.postgres()?)?);
+        Ok(text)
+    }
+
+    /// Each ratio is taken within a round, then the median over the rounds: what disturbs a whole round cancels out.
+    fn ratios(&self, outcomes: &[Outcome]) -> String {
+        let find = |round: usize, subject: Subject| {
+            outcomes.iter().find(|o| o.round == round && o.subject == subject)
+        };
+        let rate = |round, subject| find(round, subject).map(Outcome::rows_per_second);
+        let over_rounds = |ratio: &dyn Fn(usize) -> Option<f64>| {
+            let values: Vec<f64> = (1..=self.options.rounds).filter_map(ratio).collect();
+            (!values.is_empty()).then(|| median(&values))
+        };
+        let ceiling = |round| {
+            let best =
+                rate(round, Subject::Raw1).unwrap_or(0.0).max(rate(round, Subject::Raw2).unwrap_or(0.0));
+            (best > 0.0).then_some(best)
+        };
+        let cpu = |round, subject| find(round, subject).map(|o| o.usage.cpu_seconds);
+        let mut text = String::from("\n| ratio | value | must be | aim |\n|---|---|---|---|\n");
+        for (name, value, limits) in [
+            (
+                "ratio_to_raw_copy, rowmill",
+                over_rounds(&|r| Some(rate(r, Subject::Rowmill)? / ceiling(r)?)),
+                "at least 0.7 | 0.85",
+            ),
+            (
+                "ratio_to_raw_copy, naive pipe",
+                over_rounds(&|r| Some(rate(r, Subject::Naive)? / ceiling(r)?)),
+                "- | -",
+            ),
+            (
+                "own CPU, rowmill to naive pipe",
+                over_rounds(&|r| Some(cpu(r, Subject::Rowmill)? / cpu(r, Subject::Naive)?)),
+                "at most 1.2 | 0.8",
+            ),
+        ] {
+            if let Some(value) = value {
+                text.push_str(&format!("| {name} | {value:.2} | {limits} |\n"));
+            }
+        }
+        text
+    }
+}
+
+/// How many cores are busy while the bench does nothing.
+fn background_cores() -> Result<f64> {
+    let time = Duration::from_millis(300);
+    let (before, _) = usage::of_machine()?;
+    std::thread::sleep(time);
+    let (after, _) = usage::of_machine()?;
+    Ok((after - before) / time.as_secs_f64())
+}
+
+/// A child that does not outlive a failing bench.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Both fail where it has ended already, which is what is wanted.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+const CONFIGURATION: &str = r#"pipeline = "bench"
+
+[kafka]
+start = "earliest"
+
+[lookup.user]
+key = "user:{}"
+
+[[model]]
+topic = "metric"
+table = "metric"
+[model.columns]
+userid = { lookup = "user", field = "token" }
+timestamp = { clock = "write" }
+"#;
+
+/// What one has to know to compare two results.
+fn environment(options: &Options, client: &mut Client) -> Result<String> {
+    let mut show =
+        |name: &str| -> Result<String> { Ok(client.query_one(&format!("SHOW {name}"), &[])?.get(0)) };
+    let mut text = String::from("\n## Conditions\n\n");
+    let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    line("command", &format!("benches/run {}", command.join(" ")));
+    line("commit", &output_of("git", &["describe", "--always", "--dirty"]));
+    line("topic", &format!("{} partitions, one broker, plaintext, no compression", options.partitions));
+    line("PostgreSQL", &show("server_version")?);
+    for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
+        line(setting, &show(setting)?);
+    }
+    line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
+    line("librdkafka", &rdkafka::util::get_rdkafka_version().1);
+    line("rustc", &output_of("rustc", &["--version"]));
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1));
+    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+    line(
+        "machine",
+        &format!("{cores} cores, {}; servers and programs share them", model.unwrap_or("unknown")),
+    );
+    line("kernel", &fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
+    line("memory", fs::read_to_string("/proc/meminfo")?.lines().next().unwrap_or_default());
+    Ok(text)
+}
+
+fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(source_directory()).output();
+    output.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
+}
+
+fn source_directory() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,102 @@
+//! Kafka for the bench's programs: the settings that the pipes share, topics, and offsets.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The consumer as rowmill sets it, so that the naive pipe is not handicapped by librdkafka's defaults.
+pub fn consumer(brokers: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "naive")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
+        .set("socket.keepalive.enable", "true")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.max.messages.kbytes", "8192")
+        .create()
+        .context("create a Kafka consumer")
+}
+
+pub fn assign_from_start(consumer: &BaseConsumer, topic: &str, partitions: i32) -> Result<()> {
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list).with_context(|| format!("assign {topic:?}"))
+}
+
+/// How many partitions a topic has; 0 where there is none.
+pub fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
+    let metadata =
+        consumer.fetch_metadata(Some(topic), WAIT).with_context(|| format!("ask for topic {topic:?}"))?;
+    Ok(metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len() as i32))
+}
+
+/// How many records a topic holds.
+pub fn records(consumer: &BaseConsumer, topic: &str) -> Result<u64> {
+    let mut count = 0;
+    for partition in 0..partitions(consumer, topic)? {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, WAIT)?;
+        count += (high - low) as u64;
+    }
+    Ok(count)
+}
+
+/// Creates topics; one that exists is an error.
+pub fn create_topics(client: &ClientConfig, topics: &[&str], partitions: i32) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client.create().context("create a Kafka admin client")?;
+    let new: Vec<_> =
+        topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
+    let results = block_on(admin.create_topics(&new, &AdminOptions::new().operation_timeout(Some(WAIT))))?;
+    for result in results {
+        if let Err((topic, code)) = result {
+            bail!("create topic {topic:?}: {code}");
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a topic and waits until the broker has forgotten it; one that is not there is fine.
+pub fn delete_topic(client: &ClientConfig, topic: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client.create().context("create a Kafka admin client")?;
+    for result in block_on(admin.delete_topics(&[topic], &AdminOptions::new().operation_timeout(Some(WAIT))))?
+    {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((topic, code)) => bail!("delete topic {topic:?}: {code}"),
+        }
+    }
+    Ok(())
+}
+
+/// The admin client answers with a future that its own thread completes: nothing has to be driven, only awaited.
+fn block_on<F: Future>(future: F) -> F::Output {
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `rowmill check`: what would go wrong, before it does.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use postgres::Client;
+use rdkafka::consumer::Consumer as _;
+
+use crate::config::{self, Config};
+use crate::ledger;
+use crate::lookup;
+use crate::model::Plan;
+use crate::pg::Server;
+use crate::protocol::{Anchor, Log, Opening, Place, opening};
+use crate::source::{self, native};
+use crate::{pg, setup};
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What was found, good and bad.
+#[derive(Default)]
+struct Findings {
+    problems: Vec<String>,
+}
+
+impl Findings {
+    fn good(&self, text: impl std::fmt::Display) {
+        println!("  ok       {text}");
+    }
+
+    fn bad(&mut self, text: impl std::fmt::Display) {
+        println!("  PROBLEM  {text}");
+        self.problems.push(text.to_string());
+    }
+}
+
+/// True if `run` would work.
+pub fn run(path: &Path) -> Result<bool> {
+    let mut findings = Findings::default();
+    println!("configuration {}", path.display());
+    let config = match config::read(path) {
+        Ok(config) => config,
+        Err(error) => {
+            findings.bad(format!("{error:#}"));
+            return Ok(conclude(&findings));
+        }
+    };
+    findings.good(format!("pipeline {:?}, {} models", config.pipeline, config.models.len()));
+    let found = check_postgres(&config, &mut findings);
+    check_redis(&config, &mut findings);
+    check_kafka(&config, found, &mut findings);
+    Ok(conclude(&findings))
+}
+
+fn conclude(findings: &Findings) -> bool {
+    match findings.problems.len() {
+        0 => println!("\n`rowmill run` would work"),
+        1 => println!("\n1 problem: `rowmill run` would not work"),
+        n => println!("\n{n} problems: `rowmill run` would not work"),
+    }
+    findings.problems.is_empty()
+}
+
+fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Client)> {
+    println!("PostgreSQL");
+    let opened = Server::parse(&config.postgres.url).and_then(|server| Ok((server.connect("rowmill check")?, server)));
+    let (mut client, server) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            findings.bad(format!("{error:#}"));
+            return None;
+        }
+    };
+    findings.good(format!("{} over {}", server.address(), server.protection()));
+    if let Err(error) = ledger::check_version(&mut client) {
+        findings.bad(format!("{error:#}"));
+        return None;
+    }
+    check_settings(&mut client, findings);
+    let plan = match setup::plan(config, &mut client) {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(problems)) => {
+            problems.iter().for_each(|problem| findings.bad(problem));
+            return None;
+        }
+        Err(error) => {
+            findings.bad(format!("{error:#}"));
+            return None;
+        }
+    };
+    check_privileges(&mut client, &plan, findings);
+    println!("models");
+    for model in &plan.models {
+        println!("  topic {:?} -> table {}, {}", model.topic, plan.tables[model.table].name, model.when_text());
+        model.explain(&plan).iter().for_each(|line| println!("    {line}"));
+    }
+    Some((plan, client))
+}
+
+/// Settings of the server that weaken the guarantee or stop the pump.
+fn check_settings(client: &mut Client, findings: &mut Findings) {
+    let mut setting = |name: &str| -> String {
+        let row = client.query_typed("SELECT current_setting($1)", &[(&name, postgres::types::Type::TEXT)]);
+        row.ok().and_then(|rows| rows.first().map(|row| row.get(0))).unwrap_or_default()
+    };
+    for name in ["fsync", "full_page_writes"] {
+        if setting(name) == "off" {
+            findings.bad(format!("{name} is off: a crash of the server may lose or damage what it acknowledged"));
+        }
+    }
+    if setting("transaction_read_only") == "on" || setting("default_transaction_read_only") == "on" {
+        findings.bad("the session is read-only: this is a standby, or default_transaction_read_only is on");
+    }
+    println!("guarantee");
+    println!("  each record of a partition from start_offset up to next_offset has exactly one outcome in each table:");
+    println!("  its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together.");
+    if setting("synchronous_commit") == "off" {
+        println!("  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and");
+        println!("  are read again.");
+    }
+}
+
+/// What `run` does with each table, asked of the catalog.
+fn check_privileges(client: &mut Client, plan: &Plan, findings: &mut Findings) {
+    let own = [
+        ("rowmill.member", "SELECT, INSERT, UPDATE, DELETE"),
+        ("rowmill.ledger", "SELECT, INSERT, UPDATE"),
+        ("rowmill.dead_letter", "INSERT"),
+    ];
+    let targets = plan.tables.iter().map(|t| (t.sql_name.as_str(), "INSERT"));
+    for (table, wanted) in own.into_iter().chain(targets) {
+        for privilege in wanted.split(", ") {
+            use postgres::types::Type;
+            let sql = "SELECT has_table_privilege($1, $2)";
+            match client.query_typed(sql, &[(&table, Type::TEXT), (&privilege, Type::TEXT)]) {
+                Ok(rows) if rows[0].get::<_, bool>(0) => {}
+                Ok(_) => findings.bad(format!("the role may not {privilege} on {table}: GRANT {privilege} ON {table} TO it")),
+                Err(error) => findings.bad(format!("cannot read the privileges on {table}: {}", pg::describe(&error))),
+            }
+        }
+    }
+    for table in &plan.tables {
+        findings.good(format!("table {} with {} columns to fill", table.name, table.columns.len()));
+    }
+}
+
+fn check_redis(config: &Config, findings: &mut Findings) {
+    let Some(redis) = &config.redis else { return };
+    println!("Redis");
+    match lookup::ping(redis) {
+        Ok(0) => findings.bad("Redis is empty: every token would be unknown, and `run` would wait"),
+        Ok(keys) => findings.good(format!("{keys} keys")),
+        Err(error) => findings.bad(format!("{error:#}")),
+    }
+}
+
+fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Findings) {
+    println!("Kafka");
+    let names: Vec<String> = {
+        let mut names: Vec<String> = config.models.iter().map(|m| m.topic.clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let described = source::consumer(&config.kafka).and_then(|consumer| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Ok((native::describe_topics(&consumer, &names, KAFKA_TIMEOUT)?, consumer))
+    });
+    let (described, consumer) = match described {
+        Ok(described) => described,
+        Err(error) => {
+            findings.bad(format!("{error:#}; are the brokers {} and the TLS settings right?", config.kafka.brokers));
+            return;
+        }
+    };
+    let cluster = consumer.client().fetch_cluster_id(KAFKA_TIMEOUT).unwrap_or_default();
+    findings.good(format!("cluster {cluster} at {}", config.kafka.brokers));
+    for topic in &described {
+        match &topic.id {
+            Ok(_) => findings.good(format!("topic {:?}", topic.name)),
+            Err(reason) => findings.bad(format!("topic {:?}: {}", topic.name, reason.trim())),
+        }
+    }
+    let Some((plan, mut client)) = found else { return };
+    if let Err(error) = check_ledger(config, &plan, &mut client, &consumer, &described, &cluster, findings) {
+        findings.bad(format!("{error:#}"));
+    }
+}
+
+/// The ledger's positions against the logs, by the same decision that `run` takes.
+fn check_ledger(
+    config: &Config,
+    plan: &Plan,
+    client: &mut Client,
+    consumer: &source::Consumer,
+    described: &[native::Description],
+    cluster: &str,
+    findings: &mut Findings,
+) -> Result<()> {
+    println!("ledger");
+    let topics = setup::topics(plan);
+    let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
+    let (members, entries) = ledger::snapshot(client, &config.pipeline, &names)?;
+    findings.good(format!("{} living members", members.len()));
+    let mut known = 0;
+    for entry in &entries {
+        let Some(topic) = topics.iter().find(|t| *t.name == *entry.topic) else { continue };
+        let place = format!("{}/{} -> {}", entry.topic, entry.partition, entry.target);
+        if entry.pipeline != config.pipeline {
+            if topic.targets.contains(&entry.target) {
+                findings.bad(format!(
+                    "{place} belongs to pipeline {:?}: use that name, or `rowmill init --take-over {}`",
+                    entry.pipeline, entry.pipeline
+                ));
+            }
+            continue;
+        }
+        if entry.cluster_id != cluster {
+            findings.bad(format!("{place} was read from Kafka cluster {} and this is {cluster}", entry.cluster_id));
+            continue;
+        }
+        let Some(Ok(topic_id)) = described.iter().find(|d| *d.name == *entry.topic).map(|d| &d.id) else { continue };
+        let (start, end) = consumer.fetch_watermarks(&entry.topic, entry.partition, KAFKA_TIMEOUT)?;
+        let log = Log { topic_id: topic_id.clone(), start, end, compacted: false };
+        let places = [Place { next: entry.next_offset, anchor: None::<Anchor> }];
+        match opening(&entry.topic_id, &log, &places) {
+            Opening::Read { .. } => known += 1,
+            Opening::Stop(reason) => findings.bad(format!("{place}: {reason}")),
+        }
+    }
+    findings.good(format!("{known} positions inside their logs"));
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! `rowmill init`: the schema, the user's tables, and the two changes to the ledger that only a person may ask for.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use postgres::Transaction;
+
+use crate::ledger::{SCHEMA_SQL, SCHEMA_VERSION};
+use crate::pg::{Server, describe};
+
+/// The five built-in tables, and the same as TimescaleDB hypertables.
+const TABLES_SQL: &str = include_str!("../../sql/tables.sql");
+const TIMESCALEDB_SQL: &str = include_str!("../../sql/tables.timescaledb.sql");
+
+#[derive(Args)]
+pub struct Init {
+    /// The PostgreSQL server; the role must be allowed to create a schema.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    url: Option<String>,
+    /// Take the server's URL from this configuration file.
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+    /// Also create the five built-in tables: state, metric, log, network_trace, network_ping.
+    #[arg(long)]
+    models: bool,
+    /// With --models: make them TimescaleDB hypertables.
+    #[arg(long, requires = "models")]
+    timescaledb: bool,
+    /// Go on after records that Kafka no longer has, for example metric/3:100-250. The gap is recorded in rowmill.gap.
+    #[arg(long, value_name = "TOPIC/PARTITION:FROM-TO")]
+    accept_gap: Vec<Gap>,
+    /// Move the ledger rows of another pipeline, which must not run, to the one in the configuration file.
+    #[arg(long, value_name = "PIPELINE", requires = "config")]
+    take_over: Option<String>,
+}
+
+/// Offsets `[from, to)` of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gap {
+    topic: String,
+    partition: i32,
+    from: i64,
+    to: i64,
+}
+
+impl std::str::FromStr for Gap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Gap, String> {
+        let parse = || {
+            let (place, range) = text.rsplit_once(':')?;
+            let (topic, partition) = place.rsplit_once('/')?;
+            let (from, to) = range.split_once('-')?;
+            let gap = Gap {
+                topic: topic.to_owned(),
+                partition: partition.parse().ok()?,
+                from: from.parse().ok()?,
+                to: to.parse().ok()?,
+            };
+            (gap.from < gap.to && !gap.topic.is_empty()).then_some(gap)
+        };
+        parse().ok_or_else(|| format!("{text:?} is no gap: write it like metric/3:100-250"))
+    }
+}
+
+pub fn run(init: &Init) -> Result<()> {
+    let config = init.config.as_deref().map(crate::config::read).transpose()?;
+    let url = match (&config, &init.url) {
+        (Some(config), _) => config.postgres.url.clone(),
+        (None, Some(url)) => url.clone(),
+        (None, None) => bail!("which server? Give --config, --url or DATABASE_URL"),
+    };
+    let server = Server::parse(&url)?;
+    let mut client = server.connect("rowmill init")?;
+    let mut transaction = client.transaction()?;
+    migrate(&mut transaction)?;
+    println!("schema rowmill, version {SCHEMA_VERSION}, on {}", server.address());
+    if init.models {
+        let sql = if init.timescaledb { TIMESCALEDB_SQL } else { TABLES_SQL };
+        execute(&mut transaction, sql, "create the built-in tables")?;
+        println!("tables state, metric, log, network_trace, network_ping");
+    }
+    if let (Some(other), Some(config)) = (&init.take_over, &config) {
+        take_over(&mut transaction, other, &config.pipeline)?;
+    }
+    for gap in &init.accept_gap {
+        accept(&mut transaction, gap)?;
+    }
+    transaction.commit().context("cannot commit; nothing was changed")
+}
+
+fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
+    let present = transaction.query_one("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])?.get::<_, bool>(0);
+    if present {
+        let version: Option<i32> = transaction.query_opt("SELECT version FROM rowmill.version", &[])?.map(|row| row.get(0));
+        if version.is_some_and(|v| v > SCHEMA_VERSION) {
+            bail!("the schema has a newer version than this program knows ({SCHEMA_VERSION}): use the newer program");
+        }
+    }
+    execute(transaction, SCHEMA_SQL, "create the rowmill schema")?;
+    transaction.execute(
+        "INSERT INTO rowmill.version (version) VALUES ($1) ON CONFLICT (only_row) DO UPDATE SET version = excluded.version",
+        &[&SCHEMA_VERSION],
+    )?;
+    Ok(())
+}
+
+fn execute(transaction: &mut Transaction<'_>, sql: &str, what: &str) -> Result<()> {
+    transaction.batch_execute(sql).map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
+}
+
+fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> Result<()> {
+    let alive = transaction.query_one(
+        "SELECT EXISTS (SELECT FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member))",
+        &[&other],
+    )?;
+    if alive.get(0) {
+        bail!("pipeline {other:?} still runs: stop its processes first");
+    }
+    let moved = transaction.execute(
+        "UPDATE rowmill.ledger SET pipeline = $2, owner = NULL, epoch = epoch + 1 WHERE pipeline = $1",
+        &[&other, &pipeline],
+    )?;
+    println!("{moved} ledger rows moved from pipeline {other:?} to {pipeline:?}");
+    Ok(())
+}
+
+/// Moves the tables that stand inside the gap to its end. Whoever owns the partition is fenced by the new epoch.
+fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
+    let moved = transaction.query(
+        "UPDATE rowmill.ledger
+         SET holes = holes + $4 - next_offset, next_offset = $4, anchor_offset = NULL, anchor_hash = NULL,
+             owner = NULL, epoch = epoch + 1, stopped = NULL
+         WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
+         RETURNING target",
+        &[&gap.topic, &gap.partition, &gap.from, &gap.to],
+    )?;
+    if moved.is_empty() {
+        bail!(
+            "no table stands inside [{}, {}) of {}/{}: see `rowmill status` for where they are",
+            gap.from, gap.to, gap.topic, gap.partition
+        );
+    }
+    for row in moved {
+        let target: String = row.get(0);
+        transaction.execute(
+            "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
+            &[&gap.topic, &gap.partition, &target, &gap.from, &gap.to],
+        )?;
+        println!("gap [{}, {}) of {}/{} accepted for table {target}", gap.from, gap.to, gap.topic, gap.partition);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_written_like_the_stop_says() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<(&str, i32, i64, i64)>) {
+            let parsed = text.parse::<Gap>().ok();
+            assert_eq!(parsed.as_ref().map(|g| (&*g.topic, g.partition, g.from, g.to)), expected, "{text}");
+        }
+        check("", None);
+        check("metric:1-2", None);
+        check("metric/3:100", None);
+        check("metric/3:250-100", None);
+        check("metric/3:100-250", Some(("metric", 3, 100, 250)));
+        check("a:b/c/0:0-1", Some(("a:b/c", 0, 0, 1)));
+    }
+}

@@ -1,0 +1,686 @@
+//! Values -> fields of a COPY BINARY tuple, one function a type, appended to a buffer that the caller keeps.
+//! Pure: no clock, no randomness, no server. What is accepted here is what `docs/message-format.md` promises;
+//! a value that does not fit is refused, never cut, rounded to zero or guessed. (The server itself rounds `numeric(p,s)`
+//! and `timestamptz(p)` to their declared scale, as for any value; that is the table's wish and stays with it.)
+//!
+//! A field is an `int32` length and that many bytes; -1 is NULL. On an error the buffer may end in half a field: the
+//! caller cuts it back to where the row began.
+
+mod decimal;
+mod json;
+mod time;
+
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
+use serde::de::{SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+pub use decimal::Decimal;
+pub use time::{Unit, micros_of_millis};
+
+use crate::reject::Reason;
+use crate::schema::Type;
+
+/// Signature, no flags, no header extension.
+pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// A field count of -1 ends the data.
+pub const TRAILER: [u8; 2] = [0xff, 0xff];
+
+/// PostgreSQL's bound for one value (MaxAllocSize, less its own header).
+const FIELD_BYTES_MAX: usize = 0x3fff_ffff - 64;
+
+/// A jsonb string or container has 28 bits for its size.
+const JSONB_BYTES_MAX: usize = 0x0fff_ffff;
+
+/// A value that its column does not take. The caller adds which column, which field, and an excerpt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub reason: Reason,
+    /// Half a sentence that follows the column's name: "takes at most 10 characters, not 12".
+    pub why: String,
+}
+
+impl Wrong {
+    pub fn new(reason: Reason, why: impl Into<String>) -> Self {
+        Self { reason, why: why.into() }
+    }
+}
+
+pub type Written = Result<(), Wrong>;
+
+/// How a column reads its JSON value where the type alone does not say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Numbers into timestamptz and timestamp count these since 1970; `None` takes RFC 3339 strings only.
+    pub unit: Option<Unit>,
+    pub encoding: Encoding,
+    /// Levels of `[` and `{` in a json, jsonb or array value.
+    pub depth_max: usize,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { unit: None, encoding: Encoding::Postgres, depth_max: 128 }
+    }
+}
+
+/// How a JSON string stands for the bytes of a bytea.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// PostgreSQL's own `\x0aff`. The prefix is required: `"cafe"` alone could be meant as text.
+    #[default]
+    #[serde(skip)]
+    Postgres,
+    /// Pairs of hexadecimal digits, with or without the `\x`.
+    Hex,
+    /// RFC 4648, standard alphabet, with or without padding.
+    Base64,
+    /// The string's own UTF-8 bytes.
+    Utf8,
+}
+
+/// One JSON value that is not null, as scalars read it. A `String` is unescaped and holds no U+0000: both constructors
+/// see to it, so that no type has to look again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    Bool(bool),
+    /// The number's exact text, in JSON's grammar.
+    Number(&'a str),
+    String(&'a str),
+    /// An array or object, as text.
+    Compound(&'a str),
+}
+
+impl<'a> Value<'a> {
+    /// `raw` is the text of one valid JSON value without white space around it, and not `null`.
+    pub fn of_json(raw: &'a str, scratch: &'a mut String) -> Result<Self, Wrong> {
+        Ok(match raw.as_bytes().first() {
+            Some(b'"') => Value::String(json::unescape(raw, scratch)?),
+            Some(b't') => Value::Bool(true),
+            Some(b'f') => Value::Bool(false),
+            Some(b'[' | b'{') => Value::Compound(raw),
+            _ => Value::Number(raw),
+        })
+    }
+
+    /// Text from outside JSON: what a lookup found, a record's key. For a type that takes numbers or booleans, text
+    /// that looks like one is one.
+    pub fn of_text(text: &'a str, ty: &Type) -> Result<Self, Wrong> {
+        if text.as_bytes().contains(&0) {
+            return Err(nul());
+        }
+        let numeric = matches!(
+            ty,
+            Type::Int2 | Type::Int4 | Type::Int8 | Type::Float4 | Type::Float8 | Type::Numeric(_)
+        );
+        Ok(match text {
+            _ if numeric && Decimal::parse(text).is_some() => Value::Number(text),
+            "true" if *ty == Type::Bool => Value::Bool(true),
+            "false" if *ty == Type::Bool => Value::Bool(false),
+            _ => Value::String(text),
+        })
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Compound(raw) if raw.starts_with('[') => "an array",
+            Value::Compound(_) => "an object",
+        }
+    }
+}
+
+/// Appends the field of any type from the text of a JSON value that is not null.
+pub fn from_json(ty: &Type, reading: Reading, raw: &str, scratch: &mut String, out: &mut Vec<u8>) -> Written {
+    match ty {
+        Type::Json => json(raw, reading.depth_max, out),
+        Type::Jsonb => jsonb(raw, reading.depth_max, out),
+        Type::Array { element, element_oid } => array(element, *element_oid, reading, raw, scratch, out),
+        scalar => from_value(scalar, reading, Value::of_json(raw, scratch)?, out),
+    }
+}
+
+/// Appends the field of a type that is neither json, jsonb nor an array.
+pub fn from_value(ty: &Type, reading: Reading, value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    match ty {
+        Type::Text => text(value, None, out),
+        Type::Varchar(length) | Type::Char(length) => text(value, *length, out),
+        Type::Float8 => float8(value, out),
+        Type::Timestamptz => timestamptz(value, reading.unit, out),
+        Type::Int4 => int4(value, out),
+        Type::Int8 => int8(value, out),
+        Type::Int2 => int2(value, out),
+        Type::Bool => bool(value, out),
+        Type::Float4 => float4(value, out),
+        Type::Numeric(limit) => decimal::numeric(value, *limit, out),
+        Type::Timestamp => timestamp(value, reading.unit, out),
+        Type::Date => date(value, out),
+        Type::Time => time_of_day(value, out),
+        Type::Uuid => uuid(value, out),
+        Type::Bytea => bytea(value, reading.encoding, out),
+        Type::Inet => inet(value, out),
+        Type::Enum { labels, .. } => enum_label(value, labels, out),
+        Type::Json | Type::Jsonb | Type::Array { .. } | Type::Unsupported(_) => {
+            Err(Wrong::new(Reason::WrongType, format!("{ty} takes no single value")))
+        }
+    }
+}
+
+pub fn null(out: &mut Vec<u8>) {
+    out.extend_from_slice(&(-1i32).to_be_bytes());
+}
+
+/// `true` and `false` only: 0, 1, "yes" and "t" mean something else elsewhere.
+pub fn bool(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let Value::Bool(value) = value else { return Err(wrong_type("true or false", value)) };
+    fixed(&[u8::from(value)], out);
+    Ok(())
+}
+
+/// A JSON number with an integral value: `1.0` and `1e3` are integers (JSON knows one kind of number, and some
+/// producers print every number as a double), `1.5` is not.
+pub fn int2(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let n = integer(value, false)?;
+    let n = i16::try_from(n).map_err(|_| out_of_range("smallint holds -32768 to 32767"))?;
+    fixed(&n.to_be_bytes(), out);
+    Ok(())
+}
+
+/// As [`int2`].
+pub fn int4(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let n = integer(value, false)?;
+    let n = i32::try_from(n).map_err(|_| out_of_range("integer holds -2147483648 to 2147483647"))?;
+    fixed(&n.to_be_bytes(), out);
+    Ok(())
+}
+
+/// As [`int2`], and also a string that holds an integer: a producer whose numbers are doubles (JavaScript) has no other
+/// way to send 64 bits, and protobuf's JSON form prescribes it.
+pub fn int8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    fixed(&integer(value, true)?.to_be_bytes(), out);
+    Ok(())
+}
+
+/// A JSON number, or one of the strings "NaN", "Infinity", "-Infinity", for which JSON has no number. A number too large
+/// is refused, and so is one so small that nothing would be left of it.
+pub fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let n: f64 = match value {
+        Value::Number(text) => {
+            let n: f64 = text.parse().map_err(|_| wrong_type("a number", value))?;
+            if n.is_infinite() || (n == 0.0 && has_nonzero_digit(text)) {
+                return Err(out_of_range("double precision cannot hold this number"));
+            }
+            n
+        }
+        _ => special_float(value)?,
+    };
+    fixed(&n.to_be_bytes(), out);
+    Ok(())
+}
+
+/// As [`float8`], with the range of real.
+pub fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let n: f32 = match value {
+        // Straight from the text: by way of a double it would be rounded twice.
+        Value::Number(text) => {
+            let n: f32 = text.parse().map_err(|_| wrong_type("a number", value))?;
+            if n.is_infinite() || (n == 0.0 && has_nonzero_digit(text)) {
+                return Err(out_of_range("real cannot hold this number"));
+            }
+            n
+        }
+        _ => special_float(value)? as f32,
+    };
+    fixed(&n.to_be_bytes(), out);
+    Ok(())
+}
+
+/// Strings as they are; numbers and booleans by their exact JSON text, because a field that is sometimes a number and
+/// sometimes a word is common. Arrays and objects are refused: a text column is seldom meant to hold them. `length` is
+/// varchar(n)'s or char(n)'s, in characters; spaces at the end count, where the server would cut them silently.
+pub fn text(value: Value<'_>, length: Option<u32>, out: &mut Vec<u8>) -> Written {
+    let text = match value {
+        Value::String(text) | Value::Number(text) => text,
+        Value::Bool(true) => "true",
+        Value::Bool(false) => "false",
+        Value::Compound(_) => return Err(wrong_type("a string, number or boolean", value)),
+    };
+    checked_text(text, length, out)
+}
+
+/// A string in RFC 3339, offset required; or, with a unit, a number since 1970.
+pub fn timestamptz(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Written {
+    let micros = match (value, unit) {
+        (Value::String(text), None) => time::parse_timestamptz(text)?,
+        (_, None) => return Err(wrong_type("a string in RFC 3339", value)),
+        (_, Some(unit)) => epoch(value, unit)?,
+    };
+    fixed(&micros.to_be_bytes(), out);
+    Ok(())
+}
+
+/// As [`timestamptz`], and the offset may be missing or be UTC's. Any other offset is refused: the server would drop it
+/// without a word and store an hour that never was. Numbers become UTC.
+pub fn timestamp(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Written {
+    let micros = match (value, unit) {
+        (Value::String(text), None) => time::parse_timestamp(text)?,
+        (_, None) => return Err(wrong_type("a string like 2024-05-01T12:00:00", value)),
+        (_, Some(unit)) => epoch(value, unit)?,
+    };
+    fixed(&micros.to_be_bytes(), out);
+    Ok(())
+}
+
+/// An integer that is known to fit: an offset or timestamp into a bigint, a partition into either.
+pub fn int(ty: &Type, n: i64, out: &mut Vec<u8>) {
+    match i32::try_from(n) {
+        Ok(n) if *ty == Type::Int4 => fixed(&n.to_be_bytes(), out),
+        _ => fixed(&n.to_be_bytes(), out),
+    }
+}
+
+/// A timestamptz or timestamp that is known already, in microseconds since 2000.
+pub fn micros(micros_since_2000: i64, out: &mut Vec<u8>) {
+    fixed(&micros_since_2000.to_be_bytes(), out);
+}
+
+/// `YYYY-MM-DD`. A whole timestamp is refused: storing its date only would lose the rest.
+pub fn date(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let Value::String(text) = value else { return Err(wrong_type("a string like 2024-05-01", value)) };
+    fixed(&time::parse_date(text)?.to_be_bytes(), out);
+    Ok(())
+}
+
+/// `HH:MM:SS` with an optional fraction, no offset.
+pub fn time_of_day(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let Value::String(text) = value else { return Err(wrong_type("a string like 12:30:00", value)) };
+    fixed(&time::parse_time(text)?.to_be_bytes(), out);
+    Ok(())
+}
+
+/// 32 hexadecimal digits in either case, with the four usual hyphens or with none.
+pub fn uuid(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    let Value::String(text) = value else { return Err(wrong_type("a string with a UUID", value)) };
+    let wrong = || {
+        Wrong::new(Reason::WrongType, "takes 32 hexadecimal digits, hyphens after 8, 12, 16 and 20 or none")
+    };
+    let digits = text.as_bytes();
+    let hyphens: &[usize] = match digits.len() {
+        32 => &[],
+        36 => &[8, 13, 18, 23],
+        _ => return Err(wrong()),
+    };
+    let mut bytes = [0u8; 16];
+    let mut count = 0;
+    for (index, &c) in digits.iter().enumerate() {
+        if hyphens.contains(&index) {
+            if c != b'-' {
+                return Err(wrong());
+            }
+            continue;
+        }
+        let nibble = hex_digit(c).ok_or_else(wrong)?;
+        bytes[count / 2] = bytes[count / 2] << 4 | nibble;
+        count += 1;
+    }
+    fixed(&bytes, out);
+    Ok(())
+}
+
+/// The value's own text, as the type stores it.
+pub fn json(raw: &str, depth_max: usize, out: &mut Vec<u8>) -> Written {
+    json::check_depth(raw, depth_max)?;
+    checked_bytes(raw.as_bytes(), out)
+}
+
+/// Refuses what jsonb cannot hold although JSON can: U+0000, half surrogate pairs, numbers beyond numeric.
+pub fn jsonb(raw: &str, depth_max: usize, out: &mut Vec<u8>) -> Written {
+    if raw.len() > JSONB_BYTES_MAX {
+        return Err(Wrong::new(Reason::TooLarge, "jsonb holds at most 256 MB"));
+    }
+    json::check_jsonb(raw, depth_max)?;
+    out.extend_from_slice(&(raw.len() as i32 + 1).to_be_bytes());
+    out.push(1);
+    out.extend_from_slice(raw.as_bytes());
+    Ok(())
+}
+
+/// A string; see [`Encoding`] for how it stands for bytes.
+pub fn bytea(value: Value<'_>, encoding: Encoding, out: &mut Vec<u8>) -> Written {
+    let Value::String(text) = value else { return Err(wrong_type("a string", value)) };
+    let start = begin(out);
+    match encoding {
+        Encoding::Utf8 => out.extend_from_slice(text.as_bytes()),
+        Encoding::Base64 => BASE64
+            .decode_vec(text, out)
+            .map_err(|_| Wrong::new(Reason::WrongType, "takes base64 with the standard alphabet"))?,
+        Encoding::Postgres | Encoding::Hex => {
+            let wrong = || Wrong::new(Reason::WrongType, "takes \\x and pairs of hexadecimal digits");
+            let digits = match (text.strip_prefix("\\x"), encoding) {
+                (Some(digits), _) => digits.as_bytes(),
+                (None, Encoding::Hex) => text.as_bytes(),
+                (None, _) => return Err(wrong()),
+            };
+            let (pairs, odd) = digits.as_chunks::<2>();
+            if !odd.is_empty() {
+                return Err(wrong());
+            }
+            for &[high, low] in pairs {
+                out.push(hex_digit(high).ok_or_else(wrong)? << 4 | hex_digit(low).ok_or_else(wrong)?);
+            }
+        }
+    }
+    finish(start, out)
+}
+
+/// A bytea that is bytes already.
+pub fn bytes(bytes: &[u8], out: &mut Vec<u8>) -> Written {
+    checked_bytes(bytes, out)
+}
+
+/// An IPv4 or IPv6 address, with or without a prefix length; no names, no zones, no octal.
+pub fn inet(value: Value<'_>, out: &mut Vec<u8>) -> Written {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 3; // PostgreSQL's own number, not the system's
+    let Value::String(text) = value else { return Err(wrong_type("a string with an IP address", value)) };
+    let wrong = || Wrong::new(Reason::WrongType, "takes an IPv4 or IPv6 address with an optional /prefix");
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let bits_max = if address.is_ipv4() { 32 } else { 128 };
+    let bits = match prefix {
+        None => bits_max,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(wrong)?
+        }
+        Some(_) => return Err(wrong()),
+    };
+    let start = begin(out);
+    match address {
+        IpAddr::V4(v4) => {
+            out.extend_from_slice(&[AF_INET, bits, 0, 4]);
+            out.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            out.extend_from_slice(&[AF_INET6, bits, 0, 16]);
+            out.extend_from_slice(&v6.octets());
+        }
+    }
+    finish(start, out)
+}
+
+/// A string that is one of the labels, letter for letter.
+pub fn enum_label(value: Value<'_>, labels: &[String], out: &mut Vec<u8>) -> Written {
+    let Value::String(text) = value else { return Err(wrong_type("a string", value)) };
+    if !labels.iter().any(|label| label == text) {
+        return Err(Wrong::new(Reason::UnknownEnumLabel, "the type has no such label"));
+    }
+    checked_bytes(text.as_bytes(), out)
+}
+
+/// A JSON array; null elements are NULLs. Arrays in arrays are the further dimensions, up to the server's six, and must
+/// be rectangular. With json and jsonb elements there is one dimension: what is inside belongs to the element.
+fn array(
+    element: &Type,
+    element_oid: u32,
+    reading: Reading,
+    raw: &str,
+    scratch: &mut String,
+    out: &mut Vec<u8>,
+) -> Written {
+    if !raw.starts_with('[') {
+        return Err(wrong_type("an array", Value::of_json(raw, scratch)?));
+    }
+    let single = matches!(element, Type::Json | Type::Jsonb);
+    let dimensions = if single { 1 } else { leading_brackets(raw) };
+    if dimensions > ARRAY_DIMENSIONS_MAX {
+        return Err(Wrong::new(Reason::TooDeep, "an array has at most 6 dimensions"));
+    }
+    let start = begin(out);
+    let head = out.len();
+    out.extend_from_slice(&(dimensions as i32).to_be_bytes());
+    out.extend_from_slice(&0i32.to_be_bytes());
+    out.extend_from_slice(&element_oid.to_be_bytes());
+    for _ in 0..dimensions {
+        out.extend_from_slice(&(-1i32).to_be_bytes());
+        out.extend_from_slice(&1i32.to_be_bytes());
+    }
+    let mut walk = Elements { element, reading, head, dimensions, scratch, out, error: None };
+    walk.dimension(raw, 0)?;
+    if dimension_size(out, head, 0) == 0 {
+        // Empty is a form of its own: no dimensions at all.
+        out.truncate(head + 12);
+        out[head..head + 4].fill(0);
+    }
+    finish(start, out)
+}
+
+const ARRAY_DIMENSIONS_MAX: usize = 6;
+
+struct Elements<'a> {
+    element: &'a Type,
+    reading: Reading,
+    /// Where the array's head stands in `out`: dimensions, null flag, oid, then size and lower bound of each dimension.
+    head: usize,
+    dimensions: usize,
+    scratch: &'a mut String,
+    out: &'a mut Vec<u8>,
+    /// The first element that was refused; the JSON reader cannot carry it.
+    error: Option<Wrong>,
+}
+
+impl Elements<'_> {
+    fn dimension(&mut self, raw: &str, level: usize) -> Written {
+        let mut reader = serde_json::Deserializer::from_str(raw);
+        let count = serde::Deserializer::deserialize_seq(&mut reader, ElementVisitor { walk: self, level });
+        if let Some(wrong) = self.error.take() {
+            return Err(wrong);
+        }
+        let count = count.map_err(|error| Wrong::new(Reason::InvalidJson, error.to_string()))?;
+        let known = dimension_size(self.out, self.head, level);
+        if known == -1 && (level == 0 || count > 0) {
+            let at = self.head + 12 + 8 * level;
+            self.out[at..at + 4].copy_from_slice(&count.to_be_bytes());
+        } else if known != count {
+            return Err(Wrong::new(
+                Reason::WrongType,
+                "arrays inside an array must all have the same length, not 0",
+            ));
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, raw: &str, level: usize) -> Written {
+        if level + 1 < self.dimensions {
+            if !raw.starts_with('[') {
+                return Err(Wrong::new(Reason::WrongType, "arrays and single values are mixed in one array"));
+            }
+            return self.dimension(raw, level + 1);
+        }
+        if raw == "null" {
+            self.out[self.head + 7] = 1;
+            null(self.out);
+            return Ok(());
+        }
+        from_json(self.element, self.reading, raw, self.scratch, self.out)
+    }
+}
+
+struct ElementVisitor<'w, 'a> {
+    walk: &'w mut Elements<'a>,
+    level: usize,
+}
+
+impl<'de> Visitor<'de> for ElementVisitor<'_, '_> {
+    type Value = i32;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<i32, A::Error> {
+        let mut count = 0;
+        while let Some(raw) = items.next_element::<&RawValue>()? {
+            if let Err(wrong) = self.walk.item(raw.get(), self.level) {
+                self.walk.error = Some(wrong);
+                return Err(serde::de::Error::custom("an element was refused"));
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+fn dimension_size(out: &[u8], head: usize, level: usize) -> i32 {
+    let at = head + 12 + 8 * level;
+    i32::from_be_bytes(out[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn leading_brackets(raw: &str) -> usize {
+    raw.bytes().filter(|b| !b.is_ascii_whitespace()).take_while(|b| *b == b'[').count()
+}
+
+fn fixed(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+pub(crate) fn checked_text(text: &str, length: Option<u32>, out: &mut Vec<u8>) -> Written {
+    if let Some(length) = length {
+        // A character is at least a byte: most values need no count.
+        if text.len() > length as usize {
+            let count = text.chars().count();
+            if count > length as usize {
+                let why = format!("takes at most {length} characters, not {count}");
+                return Err(Wrong::new(Reason::TooLong, why));
+            }
+        }
+    }
+    checked_bytes(text.as_bytes(), out)
+}
+
+fn checked_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Written {
+    if bytes.len() > FIELD_BYTES_MAX {
+        return Err(too_large());
+    }
+    fixed(bytes, out);
+    Ok(())
+}
+
+/// Leaves room for a length that is known later.
+fn begin(out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&[0; 4]);
+    out.len()
+}
+
+fn finish(start: usize, out: &mut [u8]) -> Written {
+    let length = out.len() - start;
+    if length > FIELD_BYTES_MAX {
+        return Err(too_large());
+    }
+    out[start - 4..start].copy_from_slice(&(length as i32).to_be_bytes());
+    Ok(())
+}
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Bytes as base64 text, for the places where JSON has to carry them.
+pub fn base64_text(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+fn hex_digit(c: u8) -> Option<u8> {
+    (c as char).to_digit(16).map(|digit| digit as u8)
+}
+
+fn integer(value: Value<'_>, from_string: bool) -> Result<i64, Wrong> {
+    const RANGE: &str = "bigint holds -9223372036854775808 to 9223372036854775807";
+    let text = match value {
+        Value::Number(text) => text,
+        Value::String(text) if from_string => text,
+        _ => {
+            return Err(wrong_type(
+                if from_string { "an integer, or a string with one" } else { "an integer" },
+                value,
+            ));
+        }
+    };
+    if let Some(n) = small_integer(text.as_bytes()) {
+        return Ok(n);
+    }
+    let number = Decimal::parse(text).ok_or_else(|| wrong_type("an integer", value))?;
+    match number.shifted(0) {
+        Some(n) if n.is_exact() => i64::try_from(n.whole()).map_err(|_| out_of_range(RANGE)),
+        Some(_) => Err(Wrong::new(Reason::WrongType, "takes an integer, not a fraction")),
+        None => Err(out_of_range(RANGE)),
+    }
+}
+
+/// Up to 18 plain digits, which cannot overflow: nearly every integer there is.
+fn small_integer(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 18 || (digits.len() > 1 && digits[0] == b'0') {
+        return None;
+    }
+    let mut n = 0i64;
+    for &c in digits {
+        if !c.is_ascii_digit() {
+            return None;
+        }
+        n = n * 10 + i64::from(c - b'0');
+    }
+    Some(if negative { -n } else { n })
+}
+
+/// A number of `unit`s since 1970, or a string that holds one, to microseconds since 2000.
+fn epoch(value: Value<'_>, unit: Unit) -> Result<i64, Wrong> {
+    let (Value::Number(text) | Value::String(text)) = value else {
+        return Err(wrong_type("a number, or a string with one", value));
+    };
+    let number = Decimal::parse(text).ok_or_else(|| wrong_type("a number, or a string with one", value))?;
+    time::from_epoch(number, unit)
+}
+
+fn special_float(value: Value<'_>) -> Result<f64, Wrong> {
+    match value {
+        Value::String("NaN") => Ok(f64::NAN),
+        Value::String("Infinity") => Ok(f64::INFINITY),
+        Value::String("-Infinity") => Ok(f64::NEG_INFINITY),
+        _ => Err(wrong_type("a number (or \"NaN\", \"Infinity\", \"-Infinity\")", value)),
+    }
+}
+
+fn has_nonzero_digit(number: &str) -> bool {
+    number.bytes().take_while(|c| !matches!(c, b'e' | b'E')).any(|c| matches!(c, b'1'..=b'9'))
+}
+
+fn wrong_type(takes: &str, found: Value<'_>) -> Wrong {
+    Wrong::new(Reason::WrongType, format!("takes {takes}, not {}", found.kind()))
+}
+
+fn out_of_range(why: &str) -> Wrong {
+    Wrong::new(Reason::OutOfRange, why)
+}
+
+fn too_large() -> Wrong {
+    Wrong::new(Reason::TooLarge, "PostgreSQL holds at most 1 GB in one value")
+}
+
+fn nul() -> Wrong {
+    Wrong::new(Reason::NulCharacter, "PostgreSQL cannot hold the character U+0000")
+}

@@ -1,0 +1,236 @@
+//! Numbers by their exact text: numeric without a detour through a double, and integers from any way of writing them.
+
+use super::{Value, Written, out_of_range, wrong_type};
+use crate::schema::NumericLimit;
+
+/// PostgreSQL's own bounds of numeric.
+const DIGITS_BEFORE_POINT_MAX: i64 = 131_072;
+const DIGITS_AFTER_POINT_MAX: i64 = 16_383;
+
+/// Far beyond every bound above; keeps sums of exponents and lengths within `i64`.
+const EXPONENT_MAX: i64 = 1_000_000_000;
+
+/// A JSON number taken apart, borrowed from its text. Its value is `digits × 10^-(after)` with the sign.
+#[derive(Clone, Copy, Debug)]
+pub struct Decimal<'a> {
+    negative: bool,
+    whole: &'a [u8],
+    fraction: &'a [u8],
+    /// Clamped to ±`EXPONENT_MAX`.
+    exponent: i64,
+}
+
+impl<'a> Decimal<'a> {
+    /// JSON's grammar and nothing else: no `+`, no leading zeros, no bare point.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let text = text.as_bytes();
+        let (negative, rest) = match text {
+            [b'-', rest @ ..] => (true, rest),
+            rest => (false, rest),
+        };
+        let (whole, rest) = digits(rest);
+        if whole.is_empty() || (whole.len() > 1 && whole[0] == b'0') {
+            return None;
+        }
+        let (fraction, rest) = match rest {
+            [b'.', rest @ ..] => match digits(rest) {
+                ([], _) => return None,
+                split => split,
+            },
+            rest => (&[][..], rest),
+        };
+        let exponent = match rest {
+            [] => 0,
+            [b'e' | b'E', b'-', rest @ ..] => -exponent(rest)?,
+            [b'e' | b'E', b'+', rest @ ..] | [b'e' | b'E', rest @ ..] => exponent(rest)?,
+            _ => return None,
+        };
+        Some(Self { negative, whole, fraction, exponent })
+    }
+
+    fn len(&self) -> i64 {
+        (self.whole.len() + self.fraction.len()) as i64
+    }
+
+    fn digit(&self, index: i64) -> u8 {
+        let index = index as usize;
+        let c = if index < self.whole.len() {
+            self.whole[index]
+        } else {
+            self.fraction[index - self.whole.len()]
+        };
+        c - b'0'
+    }
+
+    /// The first digit that counts and the place after the last one; both the length for zero.
+    fn significant(&self) -> (i64, i64) {
+        let all = self.whole.iter().chain(self.fraction);
+        let first = all.clone().take_while(|c| **c == b'0').count() as i64;
+        if first == self.len() {
+            return (first, first);
+        }
+        let zeros = all.rev().take_while(|c| **c == b'0').count() as i64;
+        (first, self.len() - zeros)
+    }
+
+    /// Where the decimal point stands in the row of digits; may lie outside of it.
+    fn point(&self) -> i64 {
+        self.whole.len() as i64 + self.exponent
+    }
+
+    /// The value times `10^places`, cut to an integer, with what was cut. `None` when it has more than 30 digits.
+    pub fn shifted(&self, places: i64) -> Option<Shifted> {
+        let (first, last) = self.significant();
+        let point = self.point() + places;
+        if first == last {
+            return Some(Shifted { magnitude: 0, rest: Rest::Zero, negative: self.negative });
+        }
+        if point - first > 30 {
+            return None;
+        }
+        let magnitude = (first..point)
+            .fold(0i128, |n, at| n * 10 + if at < last { i128::from(self.digit(at)) } else { 0 });
+        let rest = if last <= point {
+            Rest::Zero
+        } else if point < first {
+            Rest::BelowHalf
+        } else {
+            match (self.digit(point), last > point + 1) {
+                (5, false) => Rest::Half,
+                (digit, _) if digit >= 5 => Rest::AboveHalf,
+                _ => Rest::BelowHalf,
+            }
+        };
+        Some(Shifted { magnitude, rest, negative: self.negative })
+    }
+
+    /// Whether numeric can hold the number at all; jsonb numbers are numerics, too.
+    pub(super) fn fits_numeric(&self) -> bool {
+        let (first, last) = self.significant();
+        // The server gives up on such exponents even before a mantissa of zero.
+        if self.exponent.abs() > DIGITS_BEFORE_POINT_MAX + DIGITS_AFTER_POINT_MAX + self.len() {
+            return false;
+        }
+        (first == last || self.point() - first <= DIGITS_BEFORE_POINT_MAX)
+            && self.scale() <= DIGITS_AFTER_POINT_MAX
+    }
+
+    /// Digits after the point as written, which is what numeric shows.
+    fn scale(&self) -> i64 {
+        (self.fraction.len() as i64 - self.exponent).max(0)
+    }
+
+    /// Whether the number, once the server has rounded it to the scale (half away from zero), has too many digits
+    /// before the point.
+    fn overflows(&self, limit: NumericLimit) -> bool {
+        let (first, last) = self.significant();
+        let room = i64::from(limit.precision) - i64::from(limit.scale);
+        let before_point = self.point() - first;
+        if first == last || before_point < room {
+            return false;
+        }
+        // Just as many digits as there is room for: rounding needs one more when all of them are nines.
+        before_point > room || {
+            let at = |index: i64| if index < last { self.digit(index) } else { 0 };
+            let kept = first + i64::from(limit.precision);
+            (first..kept).all(|index| at(index) == 9) && at(kept) >= 5
+        }
+    }
+}
+
+/// See [`Decimal::shifted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shifted {
+    magnitude: i128,
+    rest: Rest,
+    negative: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Zero,
+    BelowHalf,
+    Half,
+    AboveHalf,
+}
+
+impl Shifted {
+    pub fn is_exact(&self) -> bool {
+        self.rest == Rest::Zero
+    }
+
+    /// What stands before the cut.
+    pub fn whole(&self) -> i128 {
+        if self.negative { -self.magnitude } else { self.magnitude }
+    }
+
+    /// To the nearest integer, ties to the even one.
+    pub fn nearest(&self) -> i128 {
+        let up = match self.rest {
+            Rest::Zero | Rest::BelowHalf => false,
+            Rest::Half => self.magnitude % 2 == 1,
+            Rest::AboveHalf => true,
+        };
+        let magnitude = self.magnitude + i128::from(up);
+        if self.negative { -magnitude } else { magnitude }
+    }
+}
+
+fn digits(text: &[u8]) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().take_while(|c| c.is_ascii_digit()).count())
+}
+
+fn exponent(text: &[u8]) -> Option<i64> {
+    match digits(text) {
+        ([], _) => None,
+        (all, []) => Some(all.iter().fold(0, |n, c| (n * 10 + i64::from(c - b'0')).min(EXPONENT_MAX))),
+        _ => None,
+    }
+}
+
+/// A JSON number, or a string that holds one: decimals are often sent as strings so that no double can touch them. The
+/// digits travel as written; the server rounds to the column's scale (half away from zero), and a number that has too
+/// many digits before the point after that is refused here.
+pub(super) fn numeric(value: Value<'_>, limit: Option<NumericLimit>, out: &mut Vec<u8>) -> Written {
+    const TAKES: &str = "a number, or a string with one";
+    let (Value::Number(text) | Value::String(text)) = value else { return Err(wrong_type(TAKES, value)) };
+    let number = Decimal::parse(text).ok_or_else(|| wrong_type(TAKES, value))?;
+    if !number.fits_numeric() {
+        return Err(out_of_range("numeric holds 131072 digits before and 16383 after the point"));
+    }
+    if let Some(limit) = limit
+        && number.overflows(limit)
+    {
+        let why = format!("numeric({},{}) has too few digits before the point", limit.precision, limit.scale);
+        return Err(out_of_range(&why));
+    }
+    append(&number, out);
+    Ok(())
+}
+
+/// Digits in groups of four around the point, most significant first; zero has none.
+fn append(number: &Decimal<'_>, out: &mut Vec<u8>) {
+    const NEGATIVE: u16 = 0x4000;
+    let (first, last) = number.significant();
+    let point = number.point();
+    let (top, bottom) = if first == last {
+        (0, 1)
+    } else {
+        ((point - 1 - first).div_euclid(4), (point - last).div_euclid(4))
+    };
+    let groups = top - bottom + 1;
+    let sign = if number.negative && groups > 0 { NEGATIVE } else { 0 };
+    out.extend_from_slice(&(8 + 2 * groups as i32).to_be_bytes());
+    out.extend_from_slice(&(groups as u16).to_be_bytes());
+    out.extend_from_slice(&(top as i16).to_be_bytes());
+    out.extend_from_slice(&sign.to_be_bytes());
+    out.extend_from_slice(&(number.scale() as u16).to_be_bytes());
+    for group in (bottom..=top).rev() {
+        // The group's four places are 10^(4 group + 3) down to 10^(4 group).
+        let start = point - 4 * group - 4;
+        let value = (start..start + 4).fold(0u16, |n, index| {
+            n * 10 + if index >= first && index < last { u16::from(number.digit(index)) } else { 0 }
+        });
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+}

@@ -1,0 +1,173 @@
+//! The core plan, and the one place where threads start: each has a name, a core where pinning is on, and a guard that
+//! tells the supervisor how it ended.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use core_affinity::CoreId;
+use crossbeam_channel::Sender;
+
+/// How threads are tied to cores.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Pin {
+    /// One core each, when there are at least two cores more than busy threads.
+    #[default]
+    Auto,
+    Off,
+    /// Busy threads take these cores in turn: pollers, decoders, writers.
+    Cores(Vec<usize>),
+}
+
+/// Which core each busy thread gets, in the order of the pipeline; `None` where it may run anywhere.
+pub fn plan(pin: &Pin, busy_threads: usize, cores: &[usize]) -> Vec<Option<usize>> {
+    match pin {
+        Pin::Off => vec![None; busy_threads],
+        Pin::Auto if cores.len() < busy_threads + 2 => vec![None; busy_threads],
+        // The last cores: interrupts and other programs tend to live on the first.
+        Pin::Auto => cores.iter().rev().map(|core| Some(*core)).take(busy_threads).collect(),
+        Pin::Cores(chosen) => chosen.iter().cycle().map(|core| Some(*core)).take(busy_threads).collect(),
+    }
+}
+
+/// The cores that this process may use.
+pub fn cores() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect()
+}
+
+/// How a thread ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub thread: String,
+    pub result: Result<()>,
+}
+
+/// When a thread last entered a wait for something outside, so that the watchdog can see one that never returns.
+#[derive(Debug)]
+pub struct Pulse {
+    name: String,
+    start: Instant,
+    /// Milliseconds since `start` at which the present call began; -1 while none is under way.
+    since_ms: AtomicI64,
+    doing: Mutex<&'static str>,
+}
+
+impl Pulse {
+    /// Marks a call that must end: the watchdog ends the process if it does not.
+    pub fn during<T>(&self, doing: &'static str, call: impl FnOnce() -> T) -> T {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        self.since_ms.store(self.start.elapsed().as_millis() as i64, SeqCst);
+        let result = call();
+        self.since_ms.store(-1, SeqCst);
+        result
+    }
+
+    /// The call under way, if it lasts longer than `limit_ms`: thread, call, milliseconds.
+    pub fn overdue(&self, limit_ms: i64) -> Option<(&str, &'static str, i64)> {
+        let since = self.since_ms.load(SeqCst);
+        let lasts = self.start.elapsed().as_millis() as i64 - since;
+        (since >= 0 && lasts > limit_ms)
+            .then(|| (self.name.as_str(), *self.doing.lock().unwrap_or_else(PoisonError::into_inner), lasts))
+    }
+}
+
+/// Starts the threads of one pipeline.
+#[derive(Debug)]
+pub struct Threads {
+    exits: Sender<Exit>,
+    pulses: Mutex<Vec<Arc<Pulse>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    pub fn new(exits: Sender<Exit>) -> Threads {
+        Threads { exits, pulses: Mutex::default(), handles: Mutex::default() }
+    }
+
+    /// A pulse for a thread that is about to start.
+    pub fn pulse(&self, name: &str) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse {
+            name: name.to_owned(),
+            start: Instant::now(),
+            since_ms: AtomicI64::new(-1),
+            doing: Mutex::new(""),
+        });
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+        pulse
+    }
+
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts a thread. However it ends, by return, error or panic, the supervisor is told its name and why. Pinning is
+    /// the first thing that the thread does after `prepare`, because threads that librdkafka starts inherit the affinity.
+    pub fn spawn<P: Send + 'static>(
+        &self,
+        name: impl Into<String>,
+        core: Option<usize>,
+        prepare: impl FnOnce() -> Result<P> + Send + 'static,
+        run: impl FnOnce(P) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let name = name.into();
+        let (exits, thread) = (self.exits.clone(), name.clone());
+        let body = move || {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                let prepared = prepare()?;
+                if let Some(id) = core
+                    && !core_affinity::set_for_current(CoreId { id })
+                {
+                    log::warn!("thread {thread} could not be pinned to core {id}: is sched_setaffinity allowed here?");
+                }
+                run(prepared)
+            }))
+            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
+            // The supervisor may be gone already when the process ends; then nobody needs to know.
+            drop(exits.send(Exit { thread, result }));
+        };
+        // Linux shows 15 characters of a thread's name.
+        let handle = Builder::new().name(name.chars().take(15).collect()).spawn(body);
+        let handle = handle.with_context(|| format!("cannot start thread {name}"))?;
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        Ok(())
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plan_pins_only_where_there_is_room() {
+        #[track_caller]
+        fn check(pin: Pin, busy: usize, cores: usize, expected: &[Option<usize>]) {
+            assert_eq!(plan(&pin, busy, &(0..cores).collect::<Vec<_>>()), expected);
+        }
+        check(Pin::Off, 2, 64, &[None, None]);
+        check(Pin::Auto, 3, 1, &[None; 3]);
+        check(Pin::Auto, 3, 4, &[None; 3]);
+        check(Pin::Auto, 3, 5, &[Some(4), Some(3), Some(2)]);
+        check(Pin::Cores(vec![0, 1]), 3, 2, &[Some(0), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn a_thread_that_panics_says_so() {
+        let (sender, receiver) = crate::queue::bounded(1);
+        let threads = Threads::new(sender);
+        threads.spawn("unlucky", None, || Ok(()), |()| panic!("out of luck")).unwrap();
+        let exit = receiver.recv().unwrap();
+        assert_eq!(exit.thread, "unlucky");
+        assert!(exit.result.unwrap_err().to_string().contains("out of luck"));
+    }
+}

@@ -1,0 +1,313 @@
+//! decode-N: raw batches in, rows for each table out.
+//!
+//! Place in the flow: second. It parses each record once ([`crate::row`]), looks tokens up ([`crate::lookup`]), and sets
+//! aside what is no row. It never waits for a writer: a batch that finds no room is filled further, and the byte budget
+//! bounds how far.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
+
+use crate::batch::{Counts, DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
+use crate::lookup::{LookupCache, Wanted};
+use crate::model::Plan;
+use crate::ownership::{Claim, Ownership};
+use crate::row::{Encoded, Limits, Parsed, Reject, TopicDecoder};
+use crate::topics::Topic;
+
+/// What a decoder needs.
+pub struct Decode {
+    pub plan: Arc<Plan>,
+    pub topics: Arc<[Topic]>,
+    pub ownership: Arc<Ownership>,
+    pub limits: Limits,
+    pub inlet: Receiver<RawBatch>,
+    /// For each table, one for each of its writers.
+    pub outlets: Vec<Vec<Sender<TableBatch>>>,
+}
+
+/// Runs until the pollers are gone and everything is passed on.
+pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
+    let mut decoder = Decoder::new(decode.plan, &decode.topics, decode.limits, lookups);
+    let ownership = decode.ownership;
+    let mut outlets = Vec::new();
+    let mut senders = Vec::new();
+    for (table, writers) in decode.outlets.into_iter().enumerate() {
+        outlets.extend((0..writers.len()).map(|number| Outlet { table, number, writers: writers.len(), open: None }));
+        senders.extend(writers);
+    }
+    loop {
+        match next_event(&decode.inlet, &senders, &mut outlets) {
+            Event::Batch(batch) => {
+                let batch = Arc::new(batch);
+                if !decoder.decode(&batch, &mut outlets, || !ownership.is_closing()) {
+                    return Ok(());
+                }
+                outlets.iter_mut().zip(&senders).for_each(|(outlet, sender)| outlet.try_send(sender));
+            }
+            Event::Sent => {}
+            Event::End => {
+                for (outlet, sender) in outlets.iter_mut().zip(&senders) {
+                    if let Some(batch) = outlet.open.take() {
+                        // A writer that is gone takes the process down by itself.
+                        drop(sender.send(batch));
+                    }
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+enum Event {
+    Batch(RawBatch),
+    /// An open batch found room.
+    Sent,
+    /// The pollers are gone.
+    End,
+}
+
+/// Waits in one place: for the next raw batch, or for room at a writer that an open batch is for.
+fn next_event(inlet: &Receiver<RawBatch>, senders: &[Sender<TableBatch>], outlets: &mut [Outlet]) -> Event {
+    let mut select = Select::new();
+    let inlet_index = select.recv(inlet);
+    let waiting: Vec<usize> = (0..outlets.len()).filter(|i| outlets[*i].open.is_some()).collect();
+    for index in &waiting {
+        select.send(&senders[*index]);
+    }
+    let operation = select.select();
+    if operation.index() == inlet_index {
+        return operation.recv(inlet).map_or(Event::End, Event::Batch);
+    }
+    let index = waiting[operation.index() - inlet_index - 1];
+    let batch = outlets[index].open.take().expect("only outlets with an open batch wait");
+    drop(operation.send(&senders[index], batch));
+    Event::Sent
+}
+
+/// One writer, and the batch that is being filled for it.
+struct Outlet {
+    table: usize,
+    /// Among the table's writers.
+    number: usize,
+    writers: usize,
+    open: Option<TableBatch>,
+}
+
+impl Outlet {
+    fn try_send(&mut self, sender: &Sender<TableBatch>) {
+        if let Some(batch) = self.open.take()
+            && let Err(TrySendError::Full(batch)) = sender.try_send(batch)
+        {
+            self.open = Some(batch);
+        }
+    }
+
+    fn batch(&mut self) -> &mut TableBatch {
+        self.open.get_or_insert_with(|| TableBatch::new(self.table))
+    }
+}
+
+/// The step: records to rows.
+struct Decoder {
+    plan: Arc<Plan>,
+    /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
+    topics: Vec<(TopicDecoder, Vec<usize>)>,
+    lookups: LookupCache,
+    /// The models of the record in work; kept so that it is not allocated for each.
+    models: Vec<usize>,
+}
+
+/// What one run becomes in one table, while it is decoded.
+struct Lane {
+    outlet: usize,
+    table: usize,
+    /// Records below are not for this table any more.
+    from: i64,
+    first_row: usize,
+    first_dead: usize,
+    skipped: Vec<u32>,
+    seen: i64,
+}
+
+impl Decoder {
+    fn new(plan: Arc<Plan>, topics: &[Topic], limits: Limits, lookups: LookupCache) -> Decoder {
+        let topics = topics
+            .iter()
+            .enumerate()
+            .map(|(index, topic)| (TopicDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
+            .collect();
+        Decoder { plan, topics, lookups, models: Vec::new() }
+    }
+
+    /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
+    fn decode(&mut self, batch: &Arc<RawBatch>, outlets: &mut [Outlet], mut keep_going: impl FnMut() -> bool) -> bool {
+        self.lookups.begin_batch();
+        for run in batch.runs.iter().filter(|run| run.claim.is_current()) {
+            if !self.decode_run(batch, run, outlets, &mut keep_going) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn decode_run(
+        &mut self,
+        batch: &Arc<RawBatch>,
+        run: &Run,
+        outlets: &mut [Outlet],
+        keep_going: &mut impl FnMut() -> bool,
+    ) -> bool {
+        let tables = self.topics[batch.topic].1.clone();
+        let mut lanes: Vec<Lane> = tables
+            .iter()
+            .zip(&run.claim.lanes)
+            .map(|(table, lane)| open_lane(outlets, *table, &run.claim, lane.first))
+            .collect();
+        for index in run.records.clone() {
+            while !self.decode_record(batch, &run.claim, index, &mut lanes, outlets) {
+                let wanted = self.wanted(batch, run, index);
+                if !self.lookups.resolve(&wanted, &mut *keep_going) {
+                    return false;
+                }
+            }
+        }
+        for (number, lane) in lanes.into_iter().enumerate() {
+            close_lane(batch, run, number, lane, outlets);
+        }
+        true
+    }
+
+    /// False if a token must be looked up first; nothing was written then.
+    fn decode_record(
+        &mut self,
+        batch: &RawBatch,
+        claim: &Claim,
+        index: usize,
+        lanes: &mut [Lane],
+        outlets: &mut [Outlet],
+    ) -> bool {
+        let record = batch.record(claim, index);
+        let (decoder, _) = &mut self.topics[batch.topic];
+        let parsed = decoder.parse(&record);
+        self.models.clear();
+        self.models.extend(decoder.models());
+        // A token may be missing for the second table: nothing may be written for the first one before that is known.
+        if self.models.len() > 1 && !all_cached(decoder, &record, &self.lookups) {
+            return false;
+        }
+        let offset = record.offset;
+        match parsed {
+            Ok(Parsed::Message) if self.models.is_empty() => {
+                let reject = decoder.unroutable(&record);
+                set_aside(&mut lanes[0], offset, index, reject, outlets);
+            }
+            Ok(Parsed::Message) => {
+                for model in &self.models {
+                    let table = self.plan.models[*model].table;
+                    let lane = lanes.iter_mut().find(|l| l.table == table).expect("a topic has a lane for each table");
+                    if offset < lane.from {
+                        continue;
+                    }
+                    let open = outlets[lane.outlet].batch();
+                    match decoder.encode(*model, &record, &self.lookups, &mut open.bytes) {
+                        Ok(Encoded::Row) => open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 }),
+                        Ok(Encoded::NeedsLookup) => return false,
+                        Err(reject) => set_aside(lane, offset, index, reject, outlets),
+                    }
+                }
+            }
+            Ok(Parsed::Tombstone) => {
+                lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
+            }
+            // Nobody can say whose it is: the home table sets it aside, once.
+            Err(reject) => set_aside(&mut lanes[0], offset, index, reject, outlets),
+        }
+        lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.seen += 1);
+        true
+    }
+
+    /// The unknown tokens of this record and of those that come after it in the run, so that one question serves all.
+    fn wanted(&mut self, batch: &RawBatch, run: &Run, from: usize) -> Vec<Wanted> {
+        let most = self.lookups.wanted_max();
+        let lookups = &self.lookups;
+        let (decoder, _) = &mut self.topics[batch.topic];
+        let mut wanted: HashMap<(usize, Box<str>), Option<i64>> = HashMap::new();
+        for index in from..run.records.end {
+            let record = batch.record(&run.claim, index);
+            if wanted.len() >= most || !matches!(decoder.parse(&record), Ok(Parsed::Message)) {
+                continue;
+            }
+            decoder.tokens(&record, |lookup, token| {
+                if is_cached(lookups, lookup, token) {
+                    return;
+                }
+                let newest = wanted.entry((lookup, token.into())).or_insert(record.timestamp_ms);
+                // One record without a timestamp makes the token wait for its whole grace time.
+                *newest = newest.and_then(|n| record.timestamp_ms.map(|r| n.max(r)));
+            });
+        }
+        wanted.into_iter().map(|((lookup, token), newest_ms)| Wanted { lookup, token, newest_ms }).collect()
+    }
+}
+
+fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
+    use crate::row::{Found, Lookups as _};
+    !matches!(lookups.find(lookup, token), Found::NotCached)
+}
+
+fn all_cached(decoder: &mut TopicDecoder, record: &Record<'_>, lookups: &LookupCache) -> bool {
+    let mut all = true;
+    decoder.tokens(record, |lookup, token| all &= is_cached(lookups, lookup, token));
+    all
+}
+
+/// Finds the table's writer for this partition: always the same one.
+fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64) -> Lane {
+    let wanted = |o: &Outlet| o.table == table && claim.partition.id as usize % o.writers == o.number;
+    let outlet = outlets.iter().position(wanted).expect("every table has a writer for every partition");
+    let open = outlets[outlet].batch();
+    Lane { outlet, table, from, first_row: open.rows.len(), first_dead: open.dead.len(), skipped: Vec::new(), seen: 0 }
+}
+
+fn set_aside(lane: &mut Lane, offset: i64, index: usize, reject: Reject, outlets: &mut [Outlet]) {
+    if offset < lane.from {
+        return;
+    }
+    let open = outlets[lane.outlet].batch();
+    let segment = open.segments.len();
+    open.dead.push(DeadLetter {
+        segment,
+        record: index as u32,
+        reason: reject.reason.code().into(),
+        message: reject.message,
+    });
+}
+
+/// Writes down what became of the run in one table.
+fn close_lane(batch: &Arc<RawBatch>, run: &Run, number: usize, lane: Lane, outlets: &mut [Outlet]) {
+    let first = run.first.max(lane.from);
+    if first >= run.next {
+        return;
+    }
+    let open = outlets[lane.outlet].batch();
+    let rows = lane.first_row..open.rows.len();
+    let dead = open.dead.len() - lane.first_dead;
+    let mut counts = Counts { rows: rows.len() as i64, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
+    counts.other = lane.seen - counts.records();
+    let raw = (counts.rows + counts.dead > 0).then(|| batch.clone());
+    open.segments.push(Segment {
+        claim: run.claim.clone(),
+        lane: number,
+        first,
+        next: run.next,
+        counts,
+        anchor: run.anchor,
+        rows,
+        raw,
+        records: run.records.clone(),
+        skipped: lane.skipped,
+    });
+}

@@ -1,0 +1,400 @@
+//! The ledger's only SQL: register, heartbeat, snapshot, claim, advance, resolve, release.
+//!
+//! Every statement is unnamed or simple, so that a pooler in transaction mode may stand in between.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use postgres::Client;
+use postgres::types::Type;
+use postgres_protocol::escape::escape_literal;
+use serde::Serialize;
+
+use crate::pg::describe;
+use crate::protocol::Anchor;
+
+/// The schema as `rowmill init` creates it, safe to apply again.
+pub const SCHEMA_SQL: &str = include_str!("../sql/rowmill.sql");
+
+/// Raised whenever the schema changes in a way that an older program must not run on.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// First key of all our advisory locks: "rowm" as an integer. Also written out in sql/rowmill.sql.
+pub const LOCK_CLASS: i32 = 1_919_907_693;
+
+/// This process, as the ledger knows it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub pipeline: String,
+    pub name: String,
+    pub lease: Duration,
+}
+
+impl Member {
+    /// What our sessions are called: a take-over ends the sessions that carry the name of a dead member.
+    pub fn application_name(&self) -> String {
+        format!("rowmill {}", self.name)
+    }
+}
+
+/// One ledger row, as a snapshot shows it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub topic: String,
+    pub partition: i32,
+    pub target: String,
+    pub owner: Option<String>,
+    /// False where the owner's lease ran out, or its session is gone.
+    pub owner_alive: bool,
+    pub epoch: i64,
+    pub next_offset: i64,
+    pub routing_hash: i64,
+    pub pipeline: String,
+    pub topic_id: String,
+    pub cluster_id: String,
+}
+
+/// What a CLAIM got for one target.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub target: String,
+    pub epoch: i64,
+    pub next_offset: i64,
+    pub anchor: Option<Anchor>,
+    pub topic_id: String,
+}
+
+/// Where a new partition could start.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
+pub struct NewPartition {
+    pub partition: i32,
+    /// The log's first offset.
+    pub log_start: i64,
+    /// Where the configuration wants a topic to begin that the ledger does not know.
+    pub start: i64,
+}
+
+/// One partition's move of a batch.
+#[derive(Clone, Debug, Serialize)]
+pub struct SpanMove<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub epoch: i64,
+    pub first: i64,
+    pub next: i64,
+    pub rows: i64,
+    pub dead: i64,
+    pub skipped: i64,
+    pub other: i64,
+    pub holes: i64,
+    pub anchor_offset: i64,
+    pub anchor_hash: i64,
+}
+
+/// Refuses to run on a schema that is missing, older than this program needs, or newer than it knows.
+pub fn check_version(client: &mut Client) -> Result<()> {
+    let exists = client
+        .query_typed("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])
+        .context("cannot look for the rowmill schema")?[0]
+        .get::<_, bool>(0);
+    if !exists {
+        bail!("the database has no rowmill schema yet: run `rowmill init` first");
+    }
+    let rows = client.query_typed("SELECT version FROM rowmill.version", &[]).context("cannot read rowmill.version")?;
+    match rows.first().map(|row| row.get::<_, i32>(0)) {
+        Some(SCHEMA_VERSION) => Ok(()),
+        Some(newer) if newer > SCHEMA_VERSION => bail!(
+            "the rowmill schema has version {newer} and this program knows {SCHEMA_VERSION}: a newer program migrated it; run \
+             that one"
+        ),
+        _ => bail!("the rowmill schema is older than this program needs: run `rowmill init`"),
+    }
+}
+
+/// Takes the session lock that shows others at once when this process dies. Held until the session ends.
+pub fn begin_session(client: &mut Client) -> Result<i32> {
+    let sql = "SELECT nextval('rowmill.session')::INTEGER";
+    let session: i32 = client.query_typed(sql, &[]).context("cannot number the lease session")?[0].get(0);
+    client
+        .query_typed("SELECT pg_advisory_lock($1, $2)", &[(&LOCK_CLASS, Type::INT4), (&session, Type::INT4)])
+        .context("cannot take the session lock")?;
+    Ok(session)
+}
+
+/// HEARTBEAT: after a failover the row may be gone, so it is written whole.
+pub fn heartbeat(client: &mut Client, me: &Member, session: Option<i32>) -> Result<()> {
+    client.execute_typed(
+        "INSERT INTO rowmill.member (pipeline, member, lease, session) VALUES ($1, $2, make_interval(secs => $3), $4)
+         ON CONFLICT (pipeline, member) DO UPDATE
+         SET heartbeat_at = clock_timestamp(), lease = excluded.lease, session = excluded.session",
+        &[
+            (&me.pipeline, Type::TEXT),
+            (&me.name, Type::TEXT),
+            (&me.lease.as_secs_f64(), Type::FLOAT8),
+            (&session, Type::INT4),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The living members of the pipeline, and the rows of all topics that it uses, whoever owns them.
+pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Result<(Vec<String>, Vec<Entry>)> {
+    let rows = client.query_typed(
+        "SELECT member FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member)",
+        &[(&pipeline, Type::TEXT)],
+    )?;
+    let members = rows.iter().map(|row| row.get(0)).collect();
+    let rows = client.query_typed(
+        "WITH alive AS MATERIALIZED (
+             SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive
+             FROM (SELECT DISTINCT pipeline, owner FROM rowmill.ledger WHERE owner IS NOT NULL) AS owners)
+         SELECT l.topic, l.partition, l.target, l.owner, coalesce(a.alive, false), l.epoch, l.next_offset,
+                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id
+         FROM rowmill.ledger l LEFT JOIN alive a USING (pipeline, owner)
+         WHERE l.topic = ANY ($1)
+         ORDER BY l.topic, l.partition, l.target",
+        &[(&topics, Type::TEXT_ARRAY)],
+    )?;
+    let entries = rows
+        .iter()
+        .map(|row| Entry {
+            topic: row.get(0),
+            partition: row.get(1),
+            target: row.get(2),
+            owner: row.get(3),
+            owner_alive: row.get(4),
+            epoch: row.get(5),
+            next_offset: row.get(6),
+            routing_hash: row.get(7),
+            pipeline: row.get(8),
+            topic_id: row.get(9),
+            cluster_id: row.get(10),
+        })
+        .collect();
+    Ok((members, entries))
+}
+
+/// What REGISTER needs to know of a topic.
+#[derive(Debug)]
+pub struct Registration<'a> {
+    pub pipeline: &'a str,
+    pub cluster_id: &'a str,
+    pub topic_id: &'a str,
+    pub routing_hash: i64,
+    pub topic: &'a str,
+    pub targets: &'a [String],
+}
+
+/// REGISTER: inserts the rows that are missing for these partitions; returns how many.
+pub fn register(client: &mut Client, what: &Registration<'_>, partitions: &[NewPartition]) -> Result<i32> {
+    let partitions = serde_json::to_string(partitions).expect("numbers always serialize");
+    let row = client.query_typed(
+        "SELECT rowmill.register($1, $2, $3, $4, $5, $6, $7::TEXT::JSONB)",
+        &[
+            (&what.pipeline, Type::TEXT),
+            (&what.cluster_id, Type::TEXT),
+            (&what.topic_id, Type::TEXT),
+            (&what.routing_hash, Type::INT8),
+            (&what.topic, Type::TEXT),
+            (&what.targets, Type::TEXT_ARRAY),
+            (&partitions, Type::TEXT),
+        ],
+    )?;
+    Ok(row[0].get(0))
+}
+
+/// Adopts a changed routing, which is possible only while nobody owns the topic and the tables of each partition are
+/// level. Returns how many rows were changed.
+pub fn adopt_routing(client: &mut Client, pipeline: &str, topic: &str, routing_hash: i64) -> Result<u64> {
+    Ok(client.execute_typed(
+        "UPDATE rowmill.ledger l SET routing_hash = $3
+         WHERE l.pipeline = $1 AND l.topic = $2 AND l.routing_hash <> $3
+           AND NOT EXISTS (SELECT FROM rowmill.ledger o WHERE o.topic = $2 AND o.owner IS NOT NULL
+                             AND rowmill.alive(o.pipeline, o.owner))
+           AND NOT EXISTS (SELECT FROM rowmill.ledger o WHERE o.topic = $2
+                           GROUP BY o.partition HAVING min(o.next_offset) <> max(o.next_offset))",
+        &[(&pipeline, Type::TEXT), (&topic, Type::TEXT), (&routing_hash, Type::INT8)],
+    )?)
+}
+
+/// CLAIM: all targets of the partition, or none (an empty list).
+pub fn claim(
+    client: &mut Client,
+    me: &Member,
+    topic: &str,
+    partition: i32,
+    routing_hash: i64,
+    targets: &[String],
+) -> Result<Vec<Claimed>> {
+    let rows = client.query_typed(
+        "SELECT target, epoch, next_offset, anchor_offset, anchor_hash, topic_id
+         FROM rowmill.claim($1, $2, $3, $4, $5, $6)",
+        &[
+            (&me.name, Type::TEXT),
+            (&me.pipeline, Type::TEXT),
+            (&topic, Type::TEXT),
+            (&partition, Type::INT4),
+            (&routing_hash, Type::INT8),
+            (&targets, Type::TEXT_ARRAY),
+        ],
+    )?;
+    let anchor = |row: &postgres::Row| {
+        Some(Anchor { offset: row.get::<_, Option<i64>>(3)?, hash: row.get::<_, Option<i64>>(4)? })
+    };
+    Ok(rows
+        .iter()
+        .map(|row| Claimed {
+            target: row.get(0),
+            epoch: row.get(1),
+            next_offset: row.get(2),
+            anchor: anchor(row),
+            topic_id: row.get(5),
+        })
+        .collect())
+}
+
+/// RELEASE: gives up one target of a partition if it is still ours.
+pub fn release(client: &mut Client, me: &str, topic: &str, partition: i32, target: &str, epoch: i64) -> Result<()> {
+    client.execute_typed(
+        "UPDATE rowmill.ledger SET owner = NULL
+         WHERE topic = $1 AND partition = $2 AND target = $3 AND owner = $4 AND epoch = $5",
+        &[
+            (&topic, Type::TEXT),
+            (&partition, Type::INT4),
+            (&target, Type::TEXT),
+            (&me, Type::TEXT),
+            (&epoch, Type::INT8),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Leaves the reason of a stop where `rowmill status` finds it.
+pub fn mark_stopped(client: &mut Client, me: &str, topic: &str, partition: i32, reason: &str) -> Result<()> {
+    client.execute_typed(
+        "UPDATE rowmill.ledger SET stopped = $4 WHERE topic = $1 AND partition = $2 AND owner = $3",
+        &[(&topic, Type::TEXT), (&partition, Type::INT4), (&me, Type::TEXT), (&reason, Type::TEXT)],
+    )?;
+    Ok(())
+}
+
+/// The member is gone in good order.
+pub fn leave(client: &mut Client, me: &Member) -> Result<()> {
+    client.execute_typed(
+        "DELETE FROM rowmill.member WHERE pipeline = $1 AND member = $2",
+        &[(&me.pipeline, Type::TEXT), (&me.name, Type::TEXT)],
+    )?;
+    Ok(())
+}
+
+/// Ends the sessions of members whose lease ran out: a process frozen in mid-COPY would otherwise hold its locks for
+/// ever. Members that own nothing any more are then forgotten. Returns how many sessions were ended.
+pub fn end_dead_members(client: &mut Client, me: &Member) -> Result<u64> {
+    let ended = client.execute_typed(
+        "SELECT pg_terminate_backend(a.pid)
+         FROM rowmill.member m JOIN pg_catalog.pg_stat_activity a ON a.application_name = 'rowmill ' || m.member
+         WHERE m.pipeline = $1 AND m.member <> $2 AND a.usename = current_user
+           AND NOT rowmill.alive(m.pipeline, m.member)",
+        &[(&me.pipeline, Type::TEXT), (&me.name, Type::TEXT)],
+    )?;
+    client.execute_typed(
+        "DELETE FROM rowmill.member m
+         WHERE m.pipeline = $1 AND m.member <> $2 AND m.heartbeat_at < clock_timestamp() - 10 * m.lease
+           AND NOT EXISTS (SELECT FROM rowmill.ledger l WHERE l.pipeline = m.pipeline AND l.owner = m.member)",
+        &[(&me.pipeline, Type::TEXT), (&me.name, Type::TEXT)],
+    )?;
+    Ok(ended)
+}
+
+/// What a writer needs to advance its table.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// As the ledger's key has it: schema and table.
+    pub name: String,
+    pub oid: u32,
+    pub fingerprint: String,
+}
+
+/// ADVANCE and COMMIT as one message: no ledger row is ever locked while the server waits for the client, and if the
+/// advance raises, the server skips the COMMIT.
+pub fn advance_and_commit(me: &str, target: &Target, spans: &[SpanMove<'_>]) -> String {
+    let spans = serde_json::to_string(spans).expect("numbers and strings always serialize");
+    format!(
+        "SELECT rowmill.advance({}, {}, {}, {}, {}::JSONB); COMMIT",
+        escape_literal(me),
+        escape_literal(&target.name),
+        target.oid,
+        escape_literal(&target.fingerprint),
+        escape_literal(&spans)
+    )
+}
+
+/// Where the ledger stands for one span that is still ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub epoch: i64,
+    pub next_offset: i64,
+}
+
+/// RESOLVE, after a commit with an unknown outcome: waits for the old backend, fences it, and tells where the ledger
+/// stands. `None`: not ours any more. In key order, one transaction.
+pub fn resolve(client: &mut Client, me: &str, target: &str, spans: &[SpanMove<'_>]) -> Result<Vec<Option<Standing>>, postgres::Error> {
+    let mut transaction = client.transaction()?;
+    let mut order: Vec<usize> = (0..spans.len()).collect();
+    order.sort_unstable_by_key(|i| (spans[*i].topic, spans[*i].partition));
+    let mut standings = vec![None; spans.len()];
+    for i in order {
+        let span = &spans[i];
+        let row = transaction.query_typed_opt(
+            "UPDATE rowmill.ledger SET epoch = epoch + 1
+             WHERE topic = $1 AND partition = $2 AND target = $3 AND owner = $4 AND epoch = $5
+             RETURNING epoch, next_offset",
+            &[
+                (&span.topic, Type::TEXT),
+                (&span.partition, Type::INT4),
+                (&target, Type::TEXT),
+                (&me, Type::TEXT),
+                (&span.epoch, Type::INT8),
+            ],
+        )?;
+        standings[i] = row.map(|row| Standing { epoch: row.get(0), next_offset: row.get(1) });
+    }
+    transaction.commit()?;
+    Ok(standings)
+}
+
+/// Adds what was attempted to an error of the ledger.
+pub fn context(error: anyhow::Error, attempted: &str) -> anyhow::Error {
+    match error.downcast_ref::<postgres::Error>() {
+        Some(cause) => anyhow::anyhow!("cannot {attempted}: {}", describe(cause)),
+        None => error.context(format!("cannot {attempted}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_quotes_stay_names() {
+        let target = Target { name: "public.o'brien\\".into(), oid: 7, fingerprint: "f".into() };
+        let span = SpanMove {
+            topic: "t'\"; DROP TABLE x --",
+            partition: 0,
+            epoch: 1,
+            first: 0,
+            next: 1,
+            rows: 1,
+            dead: 0,
+            skipped: 0,
+            other: 0,
+            holes: 0,
+            anchor_offset: 0,
+            anchor_hash: -1,
+        };
+        let sql = advance_and_commit("me", &target, &[span]);
+        assert!(sql.contains("t''"), "{sql}");
+        assert!(sql.contains("o''brien"), "{sql}");
+        assert!(sql.ends_with("; COMMIT"), "{sql}");
+    }
+}

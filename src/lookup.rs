@@ -1,0 +1,313 @@
+//! Tokens to values through Redis, cached: at most one round trip a batch, and only when a token is not in the cache.
+//!
+//! Redis is spoken to here only. Its absence is waited out; what it does not know becomes a dead letter only after the
+//! grace time, and never while Redis seems to have lost its data.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use redis::{Client, ClientTlsConfig, Connection, TlsCertificates};
+
+use crate::config;
+use crate::cpu::Pulse;
+use crate::row::{Found, Lookups};
+
+/// For a connection and for each reply. A healthy Redis answers in a millisecond.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two tries while Redis is away: from the first to the last value, doubling.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Between two questions for a token within its grace time.
+const GRACE_LOOK: Duration = Duration::from_millis(100);
+
+/// Known tokens that are asked again beside unknown ones, to see whether Redis still has its data.
+const SAMPLE: usize = 16;
+
+/// Tokens of one MGET; a batch of 10,000 records may have as many.
+const KEYS_MAX: usize = 10_000;
+
+/// All lookups of one decoder, each with a cache of its own.
+pub struct LookupCache {
+    client: Option<Client>,
+    connection: Option<Connection>,
+    caches: Vec<Cache>,
+    pulse: Arc<Pulse>,
+}
+
+struct Cache {
+    config: config::Lookup,
+    known: HashMap<Box<str>, Entry>,
+    /// When the present batch began: an answer cannot expire between asking and encoding.
+    now: Instant,
+}
+
+struct Entry {
+    /// `None`: Redis did not have it when last asked.
+    value: Option<Box<str>>,
+    asked_at: Instant,
+    /// When it was first asked for and not there.
+    missing_since: Instant,
+}
+
+/// A token that a batch needs and the cache does not have, with the age of its youngest record.
+pub struct Wanted {
+    pub lookup: usize,
+    pub token: Box<str>,
+    /// Milliseconds since 1970; `None` if a record has no timestamp.
+    pub newest_ms: Option<i64>,
+}
+
+impl LookupCache {
+    pub fn new(redis: Option<&config::Redis>, lookups: &[config::Lookup], pulse: Arc<Pulse>) -> Result<LookupCache> {
+        let client = redis.map(client).transpose()?;
+        let caches = lookups
+            .iter()
+            .map(|config| Cache { config: config.clone(), known: HashMap::new(), now: Instant::now() })
+            .collect();
+        Ok(LookupCache { client, connection: None, caches, pulse })
+    }
+
+    /// Ages the caches: what is found from now on is good for the whole batch.
+    pub fn begin_batch(&mut self) {
+        let now = Instant::now();
+        self.caches.iter_mut().for_each(|cache| cache.now = now);
+    }
+
+    /// How many tokens may be asked for at once: what is learned must not push itself out of a cache.
+    pub fn wanted_max(&self) -> usize {
+        self.caches.iter().map(|c| c.config.cache_max / 2).min().unwrap_or(KEYS_MAX).min(KEYS_MAX)
+    }
+
+    /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
+    /// said so first.
+    pub fn resolve(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
+        let mut pause = BACK_OFF.0;
+        let mut complained = false;
+        for chunk in wanted.chunks(KEYS_MAX) {
+            loop {
+                if !keep_going() {
+                    return false;
+                }
+                match self.ask(chunk) {
+                    Ok(Answer::Settled) => break,
+                    Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
+                    Ok(Answer::Emptied(words)) => {
+                        if !std::mem::replace(&mut complained, true) {
+                            log::error!("waiting, nothing is set aside: {words}");
+                        }
+                        std::thread::sleep(BACK_OFF.1);
+                    }
+                    Err(error) => {
+                        self.connection = None;
+                        if !std::mem::replace(&mut complained, true) {
+                            log::warn!("waiting for Redis: {error:#}");
+                        }
+                        std::thread::sleep(pause);
+                        pause = (pause * 2).min(BACK_OFF.1);
+                    }
+                }
+            }
+        }
+        if complained {
+            log::info!("Redis answers again");
+        }
+        true
+    }
+
+    /// One round trip for each lookup among `wanted`.
+    fn ask(&mut self, wanted: &[Wanted]) -> Result<Answer> {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let mut answer = Answer::Settled;
+        for lookup in 0..self.caches.len() {
+            let mine: Vec<&Wanted> = wanted.iter().filter(|w| w.lookup == lookup).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let sample = self.caches[lookup].sample();
+            let keys: Vec<String> =
+                mine.iter().map(|w| &*w.token).chain(sample.iter().map(|s| &**s)).map(|t| self.caches[lookup].key(t)).collect();
+            let (values, size) = self.mget(&keys)?;
+            let (values, sampled) = values.split_at(mine.len());
+            let gone = sampled.iter().filter(|v| v.is_none()).count();
+            if values.iter().any(Option::is_none)
+                && let Some(words) = emptied(sample.len(), gone, size)
+            {
+                return Ok(Answer::Emptied(words));
+            }
+            let cache = &mut self.caches[lookup];
+            for (want, value) in mine.into_iter().zip(values) {
+                if !cache.learn(want, value.as_deref(), now_ms) {
+                    answer = Answer::Grace;
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The values of the keys, and how many keys Redis has in all.
+    fn mget(&mut self, keys: &[String]) -> Result<(Vec<Option<String>>, u64)> {
+        let client = self.client.as_ref().context("a lookup needs [redis]")?;
+        let connection = &mut self.connection;
+        self.pulse.during("asking Redis", || {
+            if connection.is_none() {
+                let new = client.get_connection_with_timeout(TIMEOUT).context("cannot connect")?;
+                new.set_read_timeout(Some(TIMEOUT))?;
+                new.set_write_timeout(Some(TIMEOUT))?;
+                *connection = Some(new);
+            }
+            let connection = connection.as_mut().expect("just made");
+            let (values, size): (Vec<Option<Vec<u8>>>, u64) =
+                redis::pipe().cmd("MGET").arg(keys).cmd("DBSIZE").query(connection).context("MGET failed")?;
+            // A value that is no text cannot be a user's id.
+            Ok((values.into_iter().map(|v| String::from_utf8(v?).ok()).collect(), size))
+        })
+    }
+}
+
+/// Says why nothing should be set aside now, if Redis seems to have lost its data.
+fn emptied(sampled: usize, gone: usize, keys_in_all: u64) -> Option<String> {
+    if keys_in_all == 0 {
+        return Some("Redis is empty: was it restarted without its data, or is this another database?".to_owned());
+    }
+    (sampled > 0 && gone * 2 > sampled).then(|| {
+        format!("Redis lost its data: of {sampled} tokens that it knew a moment ago it has forgotten {gone}")
+    })
+}
+
+enum Answer {
+    /// Every token is known, or known to be unknown.
+    Settled,
+    /// Some are unknown and may still come.
+    Grace,
+    Emptied(String),
+}
+
+impl Cache {
+    fn key(&self, token: &str) -> String {
+        format!("{}{token}{}", self.config.key_prefix, self.config.key_suffix)
+    }
+
+    /// Some tokens that had a value when last asked.
+    fn sample(&self) -> Vec<Box<str>> {
+        self.known.iter().filter(|(_, e)| e.value.is_some()).take(SAMPLE).map(|(token, _)| token.clone()).collect()
+    }
+
+    /// Keeps an answer. False while the token is unknown and within its grace time.
+    fn learn(&mut self, want: &Wanted, value: Option<&str>, now_ms: i64) -> bool {
+        if self.known.len() >= self.config.cache_max && !self.known.contains_key(&want.token) {
+            self.make_room();
+        }
+        let now = Instant::now();
+        let missing_since = self.known.get(&want.token).filter(|e| e.value.is_none()).map_or(now, |e| e.missing_since);
+        let entry = Entry { value: value.map(Into::into), asked_at: now, missing_since };
+        let in_grace = value.is_none()
+            && now.duration_since(missing_since) < self.config.grace
+            // A record that is older than the grace time was asked for late enough.
+            && want.newest_ms.is_none_or(|ms| now_ms.saturating_sub(ms) < self.config.grace.as_millis() as i64);
+        self.known.insert(want.token.clone(), entry);
+        !in_grace
+    }
+
+    /// Forgets the older half.
+    fn make_room(&mut self) {
+        let mut ages: Vec<Instant> = self.known.values().map(|e| e.asked_at).collect();
+        let middle = ages.len() / 2;
+        let (_, median, _) = ages.select_nth_unstable(middle);
+        let median = *median;
+        self.known.retain(|_, e| e.asked_at > median);
+    }
+}
+
+impl Lookups for LookupCache {
+    /// An unknown token is good for this batch only: the next one asks again, so that a new user is seen at once.
+    fn find(&self, lookup: usize, token: &str) -> Found<'_> {
+        let cache = &self.caches[lookup];
+        match cache.known.get(token) {
+            Some(Entry { value: Some(value), asked_at, .. }) if cache.now.duration_since(*asked_at) < cache.config.ttl => {
+                Found::Value(value)
+            }
+            Some(Entry { value: None, asked_at, .. }) if *asked_at >= cache.now => Found::Unknown,
+            _ => Found::NotCached,
+        }
+    }
+}
+
+/// How many keys Redis has, for `rowmill check`.
+pub fn ping(redis: &config::Redis) -> Result<u64> {
+    let mut connection = client(redis)?.get_connection_with_timeout(TIMEOUT).context("cannot connect to Redis")?;
+    redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
+}
+
+fn client(redis: &config::Redis) -> Result<Client> {
+    let open = || match &redis.ca {
+        None => Client::open(redis.url.as_str()),
+        Some(ca) => {
+            let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
+            let client_tls = match (&redis.cert, &redis.key) {
+                (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+                _ => None,
+            };
+            Client::build_with_tls(redis.url.as_str(), TlsCertificates { client_tls, root_cert: Some(read(ca)?) })
+        }
+    };
+    // The URL may hold a password, and the error could quote it.
+    open().map_err(|error| anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(max: usize) -> Cache {
+        let config = config::Lookup {
+            name: "user".into(),
+            key_prefix: "user:".into(),
+            key_suffix: ":id".into(),
+            ttl: Duration::from_secs(60),
+            cache_max: max,
+            grace: Duration::from_secs(1),
+        };
+        Cache { config, known: HashMap::new(), now: Instant::now() }
+    }
+
+    fn want(token: &str, newest_ms: Option<i64>) -> Wanted {
+        Wanted { lookup: 0, token: token.into(), newest_ms }
+    }
+
+    #[test]
+    fn an_unknown_token_waits_only_for_a_young_record() {
+        let mut cache = cache(1000);
+        assert_eq!(cache.key("t"), "user:t:id");
+        assert!(cache.learn(&want("known", Some(0)), Some("7"), 0));
+        assert!(!cache.learn(&want("young", Some(10_000)), None, 10_500));
+        assert!(!cache.learn(&want("no time", None), None, 10_500));
+        assert!(cache.learn(&want("old", Some(10_000)), None, 11_000));
+    }
+
+    #[test]
+    fn a_full_cache_forgets_its_older_half() {
+        let mut cache = cache(1000);
+        for i in 0..1001 {
+            cache.learn(&want(&i.to_string(), None), Some("v"), 0);
+        }
+        assert!(cache.known.len() <= 501, "{}", cache.known.len());
+        assert!(cache.known.contains_key("1000"));
+    }
+
+    #[test]
+    fn an_emptied_redis_is_no_reason_to_set_records_aside() {
+        #[track_caller]
+        fn check(sampled: usize, gone: usize, keys: u64, expected: bool) {
+            assert_eq!(emptied(sampled, gone, keys).is_some(), expected);
+        }
+        check(0, 0, 0, true);
+        check(0, 0, 5, false);
+        check(16, 0, 5, false);
+        check(16, 8, 5, false);
+        check(16, 9, 5, true);
+        check(1, 1, 5, true);
+    }
+}

@@ -1,0 +1,716 @@
+//! A data model is data, not code: which topic fills which table, and how each column gets its value.
+//! Two steps: `RawModel` as written in TOML, and `Plan` as used, checked against the catalog. Nothing here sees a record.
+//!
+//! Which columns a model fills: every column of the table from the JSON field of its own name, except
+//! - what `[model.columns]` says otherwise,
+//! - generated, identity and serial columns, which fill themselves (an identity "by default" or serial column may be named),
+//! - columns of a type that rowmill does not write, if they have a default.
+//!
+//! A column with an ordinary default is filled like any other: whether an absent field means the default or an error is
+//! for the model's author to say, with `{ default = true }`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::copy::{Encoding, Unit};
+use crate::schema::{Column, Table, Type};
+
+/// One `[[model]]` as written.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RawModel {
+    pub topic: String,
+    /// `table` or `schema.table`, as in SQL.
+    pub table: String,
+    /// JSON fields (dots lead into objects) that must have these values; all of them.
+    #[serde(default)]
+    pub when: BTreeMap<String, Scalar>,
+    #[serde(default)]
+    pub tombstones: Tombstones,
+    #[serde(default)]
+    pub columns: BTreeMap<String, RawSource>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged, expecting = "a string, an integer or a boolean")]
+pub enum Scalar {
+    Bool(bool),
+    Integer(i64),
+    Text(String),
+}
+
+/// What happens to a record without a value, which Kafka calls a tombstone.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Tombstones {
+    #[default]
+    DeadLetter,
+    Skip,
+}
+
+/// The right side of one line of `[model.columns]`. Which settings go together is checked by [`compile`], whose
+/// sentences are better than a parser's.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RawSource {
+    pub field: Option<RawPath>,
+    pub unit: Option<Unit>,
+    pub encoding: Option<Encoding>,
+    pub lookup: Option<String>,
+    pub unknown: Option<OnUnknown>,
+    pub clock: Option<Clock>,
+    pub message: Option<bool>,
+    pub kafka: Option<Kafka>,
+    pub default: Option<bool>,
+}
+
+/// `"a.b"` leads into objects; `["a.b"]` is one field whose name has a dot.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged, expecting = "a field name like \"a.b\", or a list of names like [\"a\", \"b\"]")]
+pub enum RawPath {
+    Dotted(String),
+    Parts(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    #[default]
+    DeadLetter,
+    Null,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Clock {
+    /// The moment just before the row is sent to the server, and again when it is sent again.
+    Write,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Kafka {
+    Key,
+    Offset,
+    Partition,
+    Timestamp,
+    Headers,
+    Topic,
+}
+
+/// Everything that decoding and writing need to know, fixed at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub tables: Vec<TablePlan>,
+    pub models: Vec<Model>,
+    pub topics: Vec<TopicPlan>,
+}
+
+/// One target table with the column list of its COPY: the union over the models that feed it, clocks first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TablePlan {
+    pub oid: u32,
+    /// `schema.table`, as the ledger and people call it.
+    pub name: String,
+    /// `"schema"."table"`.
+    pub sql_name: String,
+    pub fingerprint: String,
+    pub columns: Vec<PlanColumn>,
+    /// How many of the first columns are stamped by the writer.
+    pub clock_columns: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanColumn {
+    pub name: String,
+    pub ty: Type,
+    pub not_null: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub topic: String,
+    /// Index into [`Plan::tables`].
+    pub table: usize,
+    pub when: Vec<Condition>,
+    pub tombstones: Tombstones,
+    /// One for each of the table's COPY columns, in their order.
+    pub sources: Vec<Source>,
+    /// Columns that the server fills, with the reason.
+    pub left_out: Vec<(String, &'static str)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicPlan {
+    pub name: String,
+    /// Indexes into [`Plan::models`], in the order of the configuration.
+    pub models: Vec<usize>,
+    pub tombstones: Tombstones,
+    /// One line for each model, sorted.
+    routes: Vec<String>,
+}
+
+/// The way to a JSON field: one name for each object to enter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path(pub Vec<String>);
+
+/// A JSON field that must have a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub path: Path,
+    pub equals: Expected,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A JSON string with this content.
+    Text(String),
+    /// A number or boolean with this very text.
+    Literal(String),
+}
+
+/// Where a column's value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    Field {
+        path: Path,
+        unit: Option<Unit>,
+        encoding: Encoding,
+    },
+    Lookup {
+        path: Path,
+        lookup: usize,
+        name: String,
+        unknown: OnUnknown,
+    },
+    Clock,
+    Message,
+    Kafka(Kafka),
+    /// Another model of the same table fills the column.
+    Null,
+}
+
+/// A sentence about what is wrong with the configuration, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(pub String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.equals {
+            Expected::Text(text) => write!(f, "{} = {text:?}", self.path),
+            Expected::Literal(text) => write!(f, "{} = {text}", self.path),
+        }
+    }
+}
+
+impl TablePlan {
+    /// The table without its schema, for thread names.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    /// `COPY "s"."t" ("a", "b") FROM STDIN (FORMAT binary)`.
+    pub fn copy_statement(&self) -> String {
+        let names: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.sql_name, names.join(", "))
+    }
+}
+
+impl TopicPlan {
+    /// Which tables the topic feeds, and which records go to each: the same text for the same routing, whatever the
+    /// order of the models. A change means that stored progress may not describe what was written.
+    pub fn routing_text(&self) -> String {
+        self.routes.join("\n")
+    }
+}
+
+impl Model {
+    /// For `rowmill check`: one line a column, how it is filled.
+    pub fn explain(&self, plan: &Plan) -> Vec<String> {
+        let columns = &plan.tables[self.table].columns;
+        let filled = columns.iter().zip(&self.sources).map(|(column, source)| {
+            format!("{} {}: {}", quoted(&column.name), column.ty, source.explain(column))
+        });
+        let left_out = self.left_out.iter().map(|(name, why)| format!("{}: {why}", quoted(name)));
+        filled.chain(left_out).collect()
+    }
+
+    /// `always`, or its conditions.
+    pub fn when_text(&self) -> String {
+        when_text(&self.when)
+    }
+}
+
+impl Source {
+    fn explain(&self, column: &PlanColumn) -> String {
+        let absent = if column.not_null { "must be there" } else { "NULL when absent" };
+        match self {
+            Source::Field { path, unit: Some(unit), .. } => {
+                format!("field {:?}, {} since 1970; {absent}", path.to_string(), unit.name())
+            }
+            Source::Field { path, .. } => format!("field {:?}; {absent}", path.to_string()),
+            Source::Lookup { path, name, unknown, .. } => {
+                let unknown = match unknown {
+                    OnUnknown::DeadLetter => "an unknown token makes a dead letter",
+                    OnUnknown::Null => "NULL for an unknown token",
+                };
+                format!(
+                    "what lookup {name:?} has for the token in field {:?}; {absent}; {unknown}",
+                    path.to_string()
+                )
+            }
+            Source::Clock => "stamped by the writer just before the row is sent".into(),
+            Source::Message => "the whole message".into(),
+            Source::Kafka(part) => format!("the record's {}", part.name()),
+            Source::Null => "NULL: only other models of this table fill it".into(),
+        }
+    }
+}
+
+impl Kafka {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kafka::Key => "key",
+            Kafka::Offset => "offset",
+            Kafka::Partition => "partition",
+            Kafka::Timestamp => "timestamp",
+            Kafka::Headers => "headers",
+            Kafka::Topic => "topic",
+        }
+    }
+}
+
+/// Stamps the clock columns of one encoded row: they stand at fixed places at its head, after the field count, each
+/// with its length of 8 in front. `row` is one tuple as the decoder wrote it, `clock_columns` its table's.
+pub fn patch_clocks(row: &mut [u8], clock_columns: usize, micros_since_2000: i64) {
+    const COUNT: usize = 2;
+    const LENGTH: usize = 4;
+    const STAMP: usize = 8;
+    for clock in row[COUNT..].chunks_exact_mut(LENGTH + STAMP).take(clock_columns) {
+        clock[LENGTH..].copy_from_slice(&micros_since_2000.to_be_bytes());
+    }
+}
+
+/// Checks all models against the catalog. `tables` is keyed by [`RawModel::table`]; `lookups` are the configured names,
+/// whose indexes the plan uses. All problems are reported, not only the first.
+pub fn compile(
+    models: &[RawModel],
+    tables: &HashMap<String, Table>,
+    lookups: &[String],
+) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let drafts: Vec<Draft<'_>> = models
+        .iter()
+        .enumerate()
+        .filter_map(|(index, raw)| draft(index, raw, tables, lookups, &mut problems))
+        .collect();
+    check_pairs(&drafts, &mut problems);
+    let plan = assemble(drafts, &mut problems);
+    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+}
+
+/// One model by itself, before the models that share its table are known.
+struct Draft<'a> {
+    label: String,
+    raw: &'a RawModel,
+    table: &'a Table,
+    when: Vec<Condition>,
+    /// One for each column of the table.
+    columns: Vec<Filled>,
+}
+
+enum Filled {
+    By(Source),
+    /// Left to the server, with the reason.
+    Server(&'static str),
+}
+
+fn draft<'a>(
+    index: usize,
+    raw: &'a RawModel,
+    tables: &'a HashMap<String, Table>,
+    lookups: &[String],
+    problems: &mut Vec<Problem>,
+) -> Option<Draft<'a>> {
+    let label = format!("model {} (topic {:?}, table {:?})", index + 1, raw.topic, raw.table);
+    let mut problem = |text: String| problems.push(Problem(format!("{label}: {text}")));
+    if raw.topic.is_empty() {
+        problem("the topic has no name".into());
+    }
+    let Some(table) = tables.get(&raw.table) else {
+        problem("the table could not be read".into());
+        return None;
+    };
+    for name in raw.columns.keys().filter(|name| table.columns.iter().all(|column| column.name != **name)) {
+        let names = table.columns.iter().map(|column| column.name.as_str());
+        problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
+    }
+    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value)).collect();
+    let mut columns = Vec::new();
+    for column in &table.columns {
+        let written = raw.columns.get(&column.name);
+        match fill(column, written, lookups) {
+            Ok(filled) => columns.push(filled),
+            Err(text) => problem(format!("column {:?}: {text}", column.name)),
+        }
+    }
+    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, when, columns })
+}
+
+/// How one model fills one column; the error is half a sentence with its remedy.
+fn fill(column: &Column, written: Option<&RawSource>, lookups: &[String]) -> Result<Filled, String> {
+    let Some(written) = written else {
+        return match &column.ty {
+            _ if column.fills_itself => Ok(Filled::Server("filled by the server")),
+            Type::Unsupported(_) if column.has_default => Ok(Filled::Server("left to its default")),
+            Type::Unsupported(ty) => Err(format!(
+                "rowmill cannot write the type {ty}; leave the column to the server with {{ default = true }}{}",
+                if column.not_null { " and give it a default, or allow NULL" } else { "" }
+            )),
+            _ => Ok(Filled::By(Source::Field {
+                path: Path(vec![column.name.clone()]),
+                unit: None,
+                encoding: Encoding::default(),
+            })),
+        };
+    };
+    if written.default == Some(true) {
+        return fill_by_default(column, written);
+    }
+    if column.generated_or_identity_always {
+        return Err("the server fills this column itself; remove the line".into());
+    }
+    if let Type::Unsupported(ty) = &column.ty {
+        return Err(format!("rowmill cannot write the type {ty}; use {{ default = true }}"));
+    }
+    let source = source(column, written, lookups)?;
+    check_type(column, &source)?;
+    Ok(Filled::By(source))
+}
+
+fn fill_by_default(column: &Column, written: &RawSource) -> Result<Filled, String> {
+    let alone = RawSource { default: Some(true), ..RawSource::default() };
+    if *written != alone {
+        return Err("default = true goes with no other setting".into());
+    }
+    if column.not_null && !column.has_default {
+        return Err(
+            "has no default and takes no NULL; map it to a field, or give it a default in the table".into()
+        );
+    }
+    Ok(Filled::Server(if column.has_default { "left to its default" } else { "left NULL" }))
+}
+
+/// Sorts out which settings stand together.
+fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<Source, String> {
+    if written.default == Some(false) || written.message == Some(false) {
+        return Err("a setting of false has no meaning; remove it".into());
+    }
+    let kinds = [
+        written.lookup.is_some(),
+        written.clock.is_some(),
+        written.message.is_some(),
+        written.kafka.is_some(),
+    ];
+    if kinds.iter().filter(|is| **is).count() > 1 {
+        return Err("takes one of lookup, clock, message, kafka, not several".into());
+    }
+    let is_field = kinds.iter().all(|is| !is);
+    if written.field.is_some() && !is_field && written.lookup.is_none() {
+        return Err("field goes with a plain field or a lookup only".into());
+    }
+    if (written.unit.is_some() || written.encoding.is_some()) && !is_field {
+        return Err("unit and encoding go with a plain field only".into());
+    }
+    if written.unknown.is_some() && written.lookup.is_none() {
+        return Err("unknown goes with a lookup only".into());
+    }
+    let path = match &written.field {
+        None => Path(vec![column.name.clone()]),
+        Some(raw) => Path::new(raw)?,
+    };
+    Ok(if let Some(name) = &written.lookup {
+        let Some(lookup) = lookups.iter().position(|known| known == name) else {
+            let hint = did_you_mean(name, lookups.iter().map(String::as_str));
+            return Err(format!("there is no lookup {name:?}{hint}"));
+        };
+        let unknown = written.unknown.unwrap_or_default();
+        if unknown == OnUnknown::Null && column.not_null {
+            return Err("takes no NULL, so unknown = \"null\" cannot be; use \"dead_letter\"".into());
+        }
+        Source::Lookup { path, lookup, name: name.clone(), unknown }
+    } else if written.clock.is_some() {
+        Source::Clock
+    } else if written.message.is_some() {
+        Source::Message
+    } else if let Some(part) = written.kafka {
+        Source::Kafka(part)
+    } else {
+        Source::Field { path, unit: written.unit, encoding: written.encoding.unwrap_or_default() }
+    })
+}
+
+/// Whether the column's type can take what the source gives.
+fn check_type(column: &Column, source: &Source) -> Result<(), String> {
+    let ty = &column.ty;
+    let is_time = matches!(ty, Type::Timestamptz | Type::Timestamp);
+    let is_compound = matches!(ty, Type::Json | Type::Jsonb | Type::Array { .. });
+    let (fits, takers) = match source {
+        Source::Field { unit: Some(_), .. } => (
+            matches!(ty.scalar(), Type::Timestamptz | Type::Timestamp),
+            "a unit is for timestamptz and timestamp columns",
+        ),
+        Source::Field { encoding, .. } if *encoding != Encoding::default() => {
+            (*ty.scalar() == Type::Bytea, "an encoding is for bytea columns")
+        }
+        Source::Field { .. } | Source::Null => (true, ""),
+        Source::Lookup { .. } => {
+            (!is_compound && *ty != Type::Bytea, "a lookup gives text, for a column of a single value")
+        }
+        Source::Clock => (is_time, "a clock is for timestamptz and timestamp columns"),
+        Source::Message => (
+            ty.is_text() || matches!(ty, Type::Json | Type::Jsonb),
+            "a message is for jsonb, json and text columns",
+        ),
+        Source::Kafka(Kafka::Key) => (
+            !matches!(ty, Type::Array { .. } | Type::Date | Type::Time) && !is_time,
+            "a key is for text, bytea, jsonb and other columns of a single value, not for times",
+        ),
+        Source::Kafka(Kafka::Offset) => (*ty == Type::Int8, "an offset is for bigint columns"),
+        Source::Kafka(Kafka::Partition) => {
+            (matches!(ty, Type::Int4 | Type::Int8), "a partition is for integer and bigint columns")
+        }
+        Source::Kafka(Kafka::Timestamp) => (
+            is_time || *ty == Type::Int8,
+            "a record's timestamp is for timestamptz, timestamp and bigint columns",
+        ),
+        Source::Kafka(Kafka::Headers) => {
+            (matches!(ty, Type::Json | Type::Jsonb), "headers are for jsonb and json columns")
+        }
+        Source::Kafka(Kafka::Topic) => (ty.is_text(), "a topic's name is for text columns"),
+    };
+    if fits { Ok(()) } else { Err(format!("is of type {ty}, but {takers}")) }
+}
+
+/// What two models can do to each other: take one record twice, or disagree about tombstones.
+fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
+    for (index, one) in drafts.iter().enumerate() {
+        for other in &drafts[index + 1..] {
+            if one.raw.topic != other.raw.topic {
+                continue;
+            }
+            if one.table.oid == other.table.oid && !exclusive(&one.when, &other.when) {
+                problems.push(Problem(format!(
+                    "{} and {} could put one record twice into the same table; give both a `when` on the same field \
+                     with different values",
+                    one.label, other.label
+                )));
+            }
+            if one.raw.tombstones != other.raw.tombstones {
+                problems.push(Problem(format!(
+                    "{} and {} differ in `tombstones`, and a record without a value belongs to both; say the same in \
+                     each model of the topic",
+                    one.label, other.label
+                )));
+            }
+        }
+    }
+}
+
+/// No record can meet both: some field would need two values at once.
+fn exclusive(one: &[Condition], other: &[Condition]) -> bool {
+    one.iter().any(|a| other.iter().any(|b| a.path == b.path && a.equals != b.equals))
+}
+
+/// Models of one table agree on one column list; topics get their models.
+fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
+    let mut plan = Plan { tables: Vec::new(), models: Vec::new(), topics: Vec::new() };
+    // For each plan table: the places of its COPY columns in the catalog's list.
+    let mut places: Vec<Vec<usize>> = Vec::new();
+    for draft in &drafts {
+        if plan.tables.iter().all(|table| table.oid != draft.table.oid) {
+            let feeders: Vec<_> = drafts.iter().filter(|other| other.table.oid == draft.table.oid).collect();
+            let (table, of_table) = merge(draft.table, &feeders, problems);
+            plan.tables.push(table);
+            places.push(of_table);
+        }
+    }
+    for draft in drafts {
+        let table = plan.tables.iter().position(|table| table.oid == draft.table.oid).expect("just added");
+        let model = finish(draft, table, &places[table]);
+        let route = format!("{} {}", plan.tables[table].sql_name, model.when_text());
+        let index = plan.models.len();
+        match plan.topics.iter_mut().find(|topic| topic.name == model.topic) {
+            Some(topic) => {
+                topic.models.push(index);
+                topic.routes.push(route);
+                topic.routes.sort_unstable();
+            }
+            None => plan.topics.push(TopicPlan {
+                name: model.topic.clone(),
+                models: vec![index],
+                tombstones: model.tombstones,
+                routes: vec![route],
+            }),
+        }
+        plan.models.push(model);
+    }
+    plan
+}
+
+/// The union of what the models fill, clocks first, each group in the catalog's order.
+fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> (TablePlan, Vec<usize>) {
+    let mut problem = |column: &Column, text: &str| {
+        problems.push(Problem(format!("table {}, column {:?}: {text}", table.sql_name, column.name)));
+    };
+    let (mut clocks, mut others) = (Vec::new(), Vec::new());
+    for (place, column) in table.columns.iter().enumerate() {
+        let filled = feeders.iter().filter(|draft| matches!(draft.columns[place], Filled::By(_))).count();
+        let clocked =
+            feeders.iter().filter(|draft| matches!(draft.columns[place], Filled::By(Source::Clock))).count();
+        if clocked > 0 && clocked < feeders.len() {
+            problem(
+                column,
+                "some models stamp it by a clock and some do not; all must, since all rows are stamped alike",
+            );
+        } else if filled > 0 && filled < feeders.len() && (column.not_null || column.has_default) {
+            problem(
+                column,
+                "some models fill it and some leave it to the server, but one COPY serves them all and would write NULL \
+                 for the others; fill it in all models or in none",
+            );
+        }
+        match (clocked, filled) {
+            (_, 0) => {}
+            (0, _) => others.push(place),
+            _ => clocks.push(place),
+        }
+    }
+    let clock_columns = clocks.len();
+    let places: Vec<_> = clocks.into_iter().chain(others).collect();
+    if places.is_empty() {
+        problems.push(Problem(format!("table {}: no model fills any column of it", table.sql_name)));
+    }
+    // The tuple's field count is an int16; the server's own bound is 1600.
+    assert!(places.len() <= 1600, "PostgreSQL tables have at most 1600 columns");
+    let columns = places.iter().map(|place| {
+        let column = &table.columns[*place];
+        PlanColumn { name: column.name.clone(), ty: column.ty.clone(), not_null: column.not_null }
+    });
+    let plan = TablePlan {
+        oid: table.oid,
+        name: plain_name(table),
+        sql_name: table.sql_name.clone(),
+        fingerprint: table.fingerprint.clone(),
+        columns: columns.collect(),
+        clock_columns,
+    };
+    (plan, places)
+}
+
+fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
+    let sources = places.iter().map(|place| match &draft.columns[*place] {
+        Filled::By(source) => source.clone(),
+        Filled::Server(_) => Source::Null,
+    });
+    let left_out =
+        draft.columns.iter().zip(&draft.table.columns).enumerate().filter_map(|(place, (filled, column))| {
+            match filled {
+                Filled::Server(why) if !places.contains(&place) => Some((column.name.clone(), *why)),
+                _ => None,
+            }
+        });
+    Model {
+        topic: draft.raw.topic.clone(),
+        table,
+        sources: sources.collect(),
+        left_out: left_out.collect(),
+        tombstones: draft.raw.tombstones,
+        when: draft.when,
+    }
+}
+
+impl Condition {
+    fn new(path: &str, value: &Scalar) -> Self {
+        let equals = match value {
+            Scalar::Bool(b) => Expected::Literal(b.to_string()),
+            Scalar::Integer(n) => Expected::Literal(n.to_string()),
+            Scalar::Text(text) => Expected::Text(text.clone()),
+        };
+        Self { path: Path(path.split('.').map(str::to_owned).collect()), equals }
+    }
+}
+
+impl Path {
+    fn new(raw: &RawPath) -> Result<Self, String> {
+        let parts: Vec<String> = match raw {
+            RawPath::Dotted(text) => text.split('.').map(str::to_owned).collect(),
+            RawPath::Parts(parts) => parts.clone(),
+        };
+        let broken =
+            parts.is_empty() || (matches!(raw, RawPath::Dotted(_)) && parts.iter().any(String::is_empty));
+        if broken { Err("the field's path has an empty name".into()) } else { Ok(Self(parts)) }
+    }
+}
+
+fn when_text(when: &[Condition]) -> String {
+    if when.is_empty() {
+        return "always".into();
+    }
+    let conditions: Vec<_> = when.iter().map(Condition::to_string).collect();
+    format!("when {}", conditions.join(" and "))
+}
+
+/// `schema.table` where that needs no quotes, so that no two tables have the same name.
+fn plain_name(table: &Table) -> String {
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain(&table.schema) && plain(&table.name) {
+        format!("{}.{}", table.schema, table.name)
+    } else {
+        table.sql_name.clone()
+    }
+}
+
+/// An identifier as SQL wants it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `; did you mean "x"?`, when one of the names is near enough.
+fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let nearest = names.map(|name| (distance(wrong, name), name)).min();
+    match nearest {
+        Some((far, name)) if far <= 1 + wrong.chars().count() / 3 => format!("; did you mean {name:?}?"),
+        _ => String::new(),
+    }
+}
+
+/// Letters to change, add or drop, upper and lower case being the same.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

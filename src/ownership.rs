@@ -1,0 +1,295 @@
+//! Who owns what, as one shared table: the lease thread writes it, every stage reads it.
+//!
+//! Data carries the [`Claim`] under which it was read. When a claim ends, its data is recognized everywhere at once and
+//! dropped, so nothing ever has to be sent through a full queue to stop.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::protocol::{Anchor, Gate, Place};
+
+/// A partition of a topic, by the topic's index in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    pub topic: usize,
+    pub id: i32,
+}
+
+/// One stretch of ownership of one partition, from a CLAIM to its end. A partition that is claimed again gets a new one.
+#[derive(Debug)]
+pub struct Claim {
+    pub partition: Partition,
+    /// The topic's name, for SQL and for people.
+    pub topic: Arc<str>,
+    /// The topic's id as the ledger has it.
+    pub topic_id: String,
+    /// One lane for each table that the topic feeds, in the plan's order.
+    pub lanes: Vec<Lane>,
+    state: AtomicU8,
+    /// True until the topics thread has found out where to start.
+    wants_start: AtomicBool,
+    /// Set by the topics thread, taken by the poller.
+    start: Mutex<Option<Start>>,
+    is_stopped: AtomicBool,
+    stop_reason: Mutex<Option<String>>,
+    /// The offset after the last record that the poller passed on.
+    polled: AtomicI64,
+    /// The log's end as last seen; -1 while unknown.
+    log_end: AtomicI64,
+}
+
+/// Where the poller begins with a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    pub at: i64,
+    pub gate: Gate,
+    /// See [`crate::protocol::Opening::Read`].
+    pub fresh: bool,
+}
+
+/// One table's progress in a claimed partition.
+#[derive(Debug)]
+pub struct Lane {
+    /// Index of the table in the plan.
+    pub table: usize,
+    /// The place that the claim found; records below are not for this table any more.
+    pub first: i64,
+    /// The last committed record at the claim.
+    pub anchor: Option<Anchor>,
+    epoch: AtomicI64,
+    committed: AtomicI64,
+}
+
+/// Order matters: a claim only ever moves forward.
+const LIVE: u8 = 0;
+const DRAINING: u8 = 1;
+const ENDED: u8 = 2;
+
+impl Claim {
+    pub fn new(partition: Partition, topic: Arc<str>, topic_id: String, lanes: Vec<Lane>) -> Claim {
+        let first = lanes.iter().map(|lane| lane.first).min().expect("a topic feeds at least one table");
+        Claim {
+            partition,
+            topic,
+            topic_id,
+            lanes,
+            state: AtomicU8::new(LIVE),
+            wants_start: AtomicBool::new(true),
+            start: Mutex::new(None),
+            is_stopped: AtomicBool::new(false),
+            stop_reason: Mutex::new(None),
+            polled: AtomicI64::new(first),
+            log_end: AtomicI64::new(-1),
+        }
+    }
+
+    /// The ledger's places at the claim, for the decision where to start.
+    pub fn places(&self) -> Vec<Place> {
+        self.lanes.iter().map(|lane| Place { next: lane.committed().max(lane.first), anchor: lane.anchor }).collect()
+    }
+
+    /// True until the claim is fenced or released: its data may be written.
+    pub fn is_current(&self) -> bool {
+        self.state.load(SeqCst) < ENDED
+    }
+
+    /// True while its records should be read: neither ending nor stopped.
+    pub fn is_read(&self) -> bool {
+        self.state.load(SeqCst) == LIVE && !self.is_stopped.load(SeqCst)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.state.load(SeqCst) == DRAINING
+    }
+
+    /// Stops reading; what is in hand may still be committed.
+    pub fn drain(&self) {
+        self.state.fetch_max(DRAINING, SeqCst);
+    }
+
+    /// Everything that was read under this claim is void from now on.
+    pub fn end(&self) {
+        self.state.fetch_max(ENDED, SeqCst);
+    }
+
+    /// Fails closed: the partition is not read any more, and a person must act. Said once.
+    pub fn stop(&self, reason: String) {
+        if !self.is_stopped.swap(true, SeqCst) {
+            log::error!("partition {}/{} stopped: {reason}", self.topic, self.partition.id);
+            *lock(&self.stop_reason) = Some(reason);
+        }
+    }
+
+    pub fn stop_reason(&self) -> Option<String> {
+        lock(&self.stop_reason).clone()
+    }
+
+    /// Says where to begin; the next look of the poller takes it.
+    pub fn open(&self, start: Start) {
+        *lock(&self.start) = Some(start);
+        self.wants_start.store(false, SeqCst);
+    }
+
+    pub fn wants_start(&self) -> bool {
+        self.wants_start.load(SeqCst) && self.is_read()
+    }
+
+    pub fn take_start(&self) -> Option<Start> {
+        lock(&self.start).take()
+    }
+
+    pub fn set_polled(&self, next: i64) {
+        self.polled.store(next, SeqCst);
+    }
+
+    /// True when every table committed all that was read.
+    pub fn is_drained(&self) -> bool {
+        let polled = self.polled.load(SeqCst);
+        self.lanes.iter().all(|lane| lane.committed() >= polled)
+    }
+
+    pub fn set_log_end(&self, end: i64) {
+        self.log_end.store(end, Relaxed);
+    }
+
+    /// Records between the slowest table and the log's end; `None` until the end is known.
+    pub fn lag(&self) -> Option<i64> {
+        let end = self.log_end.load(Relaxed);
+        (end >= 0).then(|| (end - self.committed()).max(0))
+    }
+
+    /// The slowest table's next offset.
+    pub fn committed(&self) -> i64 {
+        self.lanes.iter().map(Lane::committed).min().expect("a topic feeds at least one table")
+    }
+}
+
+impl Lane {
+    pub fn new(table: usize, epoch: i64, next: i64, anchor: Option<Anchor>) -> Lane {
+        Lane { table, first: next, anchor, epoch: AtomicI64::new(epoch), committed: AtomicI64::new(next) }
+    }
+
+    /// The fence that an advance must show. Moved only by the lane's writer, when it resolves an unknown commit.
+    pub fn epoch(&self) -> i64 {
+        self.epoch.load(SeqCst)
+    }
+
+    pub fn set_epoch(&self, epoch: i64) {
+        self.epoch.store(epoch, SeqCst);
+    }
+
+    /// The next offset, as the database has it for certain.
+    pub fn committed(&self) -> i64 {
+        self.committed.load(SeqCst)
+    }
+
+    pub fn set_committed(&self, next: i64) {
+        self.committed.store(next, SeqCst);
+    }
+}
+
+/// The claims that this process holds.
+#[derive(Debug, Default)]
+pub struct Ownership {
+    /// Moves with every change, so that a poller need not take the lock to see that nothing happened.
+    version: AtomicU64,
+    claims: Mutex<BTreeMap<Partition, Arc<Claim>>>,
+    /// No more claims are taken, and pollers return.
+    closing: AtomicBool,
+}
+
+impl Ownership {
+    pub fn version(&self) -> u64 {
+        self.version.load(SeqCst)
+    }
+
+    /// Says that a claim changed its state.
+    pub fn touch(&self) {
+        self.version.fetch_add(1, SeqCst);
+    }
+
+    pub fn insert(&self, claim: Arc<Claim>) {
+        lock(&self.claims).insert(claim.partition, claim);
+        self.touch();
+    }
+
+    /// Ends the claim everywhere.
+    pub fn remove(&self, claim: &Arc<Claim>) {
+        claim.end();
+        let mut claims = lock(&self.claims);
+        if claims.get(&claim.partition).is_some_and(|held| Arc::ptr_eq(held, claim)) {
+            claims.remove(&claim.partition);
+        }
+        drop(claims);
+        self.touch();
+    }
+
+    pub fn get(&self, partition: Partition) -> Option<Arc<Claim>> {
+        lock(&self.claims).get(&partition).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Claim>> {
+        lock(&self.claims).values().cloned().collect()
+    }
+
+    /// The first step of an orderly end: pollers return, nothing new is claimed.
+    pub fn close(&self) {
+        self.closing.store(true, SeqCst);
+        self.touch();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+}
+
+/// A panic elsewhere ends the process anyway; the data behind these locks is whole at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim() -> Claim {
+        let lanes = vec![Lane::new(0, 1, 10, None), Lane::new(1, 1, 20, None)];
+        Claim::new(Partition { topic: 0, id: 3 }, "t".into(), "id".into(), lanes)
+    }
+
+    #[test]
+    fn a_claim_only_moves_forward() {
+        let claim = claim();
+        assert!(claim.is_read() && claim.is_current());
+        claim.drain();
+        assert!(!claim.is_read() && claim.is_current());
+        claim.end();
+        claim.drain();
+        assert!(!claim.is_current());
+    }
+
+    #[test]
+    fn drained_means_that_the_slowest_table_has_all() {
+        let claim = claim();
+        assert!(claim.is_drained(), "nothing was read");
+        claim.set_polled(30);
+        claim.lanes[1].set_committed(30);
+        assert!(!claim.is_drained());
+        claim.lanes[0].set_committed(30);
+        assert!(claim.is_drained());
+        claim.set_log_end(35);
+        assert_eq!(claim.lag(), Some(5));
+    }
+
+    #[test]
+    fn removing_an_old_claim_leaves_its_successor() {
+        let ownership = Ownership::default();
+        let (old, new) = (Arc::new(claim()), Arc::new(claim()));
+        ownership.insert(old.clone());
+        ownership.insert(new.clone());
+        ownership.remove(&old);
+        assert!(!old.is_current() && new.is_current());
+        assert_eq!(ownership.all().len(), 1);
+    }
+}

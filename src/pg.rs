@@ -1,0 +1,304 @@
+//! PostgreSQL connections: the URL, TLS, session settings, and SQLSTATE sorted into what the caller does with it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use postgres::config::Host;
+use postgres::error::{Severity, SqlState};
+use postgres::{Client, NoTls};
+use postgres_openssl::MakeTlsConnector;
+
+/// How long a TCP connection, TLS included, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A peer that is gone without a word is noticed after about this long.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+
+/// A server and how to reach it; connects as often as needed.
+#[derive(Clone)]
+pub struct Server {
+    config: postgres::Config,
+    tls: Option<MakeTlsConnector>,
+}
+
+/// How far the server's certificate is checked; libpq's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SslMode {
+    Disable,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// What libpq's TLS parameters of a URL ask for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct TlsParameters {
+    mode: Option<String>,
+    root_cert: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+impl Server {
+    /// Reads a `postgresql://` URL with libpq's parameters `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
+    ///
+    /// Without `sslmode`, a server on this machine is spoken to in plaintext and any other with `verify-full`. `prefer`
+    /// and `allow` are refused: they fall back to plaintext when somebody in the middle says no to TLS.
+    pub fn parse(url: &str) -> Result<Server> {
+        let (plain_url, parameters) = split_tls_parameters(url);
+        // The parser's own message may quote the URL, and with it the password.
+        let mut config: postgres::Config = plain_url.parse().map_err(|_| {
+            anyhow::anyhow!("cannot read the PostgreSQL URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=...")
+        })?;
+        let local = config.get_hosts().iter().all(|host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        });
+        let mode = match parameters.mode.as_deref() {
+            None if local => SslMode::Disable,
+            None | Some("verify-full") => SslMode::VerifyFull,
+            Some("verify-ca") => SslMode::VerifyCa,
+            Some("require") => SslMode::Require,
+            Some("disable") => SslMode::Disable,
+            Some(weak @ ("prefer" | "allow")) => bail!(
+                "sslmode={weak} is refused: it falls back to plaintext without a word; use verify-full, or disable where that \
+                 is meant"
+            ),
+            Some(other) => bail!("unknown sslmode {other:?}: use verify-full, verify-ca, require or disable"),
+        };
+        let tls = (mode != SslMode::Disable).then(|| connector(mode, &parameters)).transpose()?;
+        config.ssl_mode(if tls.is_some() { postgres::config::SslMode::Require } else { postgres::config::SslMode::Disable });
+        config
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .target_session_attrs(postgres::config::TargetSessionAttrs::ReadWrite);
+        Ok(Server { config, tls })
+    }
+
+    /// Opens one session. `application_name` shows in `pg_stat_activity` and says who may be ended at a take-over.
+    pub fn connect(&self, application_name: &str) -> Result<Client> {
+        let mut config = self.config.clone();
+        config.application_name(application_name);
+        let client = match &self.tls {
+            Some(tls) => config.connect(tls.clone()),
+            None => config.connect(NoTls),
+        };
+        client.with_context(|| format!("cannot connect to PostgreSQL at {}", self.address()))
+    }
+
+    /// Host, port and database, without secrets.
+    pub fn address(&self) -> String {
+        let hosts: Vec<String> = self
+            .config
+            .get_hosts()
+            .iter()
+            .map(|host| match host {
+                Host::Tcp(name) => name.clone(),
+                Host::Unix(path) => path.display().to_string(),
+            })
+            .collect();
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        format!("{}:{port}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+    }
+
+    /// How the connection is protected, for `rowmill check`.
+    pub fn protection(&self) -> &'static str {
+        if self.tls.is_some() { "TLS" } else { "plaintext" }
+    }
+}
+
+fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnector> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    if let Some(path) = &parameters.root_cert {
+        builder.set_ca_file(path).with_context(|| format!("cannot read sslrootcert {path:?}"))?;
+    }
+    if let Some(path) = &parameters.cert {
+        builder.set_certificate_chain_file(path).with_context(|| format!("cannot read sslcert {path:?}"))?;
+        let key = parameters.key.as_ref().context("sslcert needs sslkey beside it")?;
+        builder.set_private_key_file(key, SslFiletype::PEM).with_context(|| format!("cannot read sslkey {key:?}"))?;
+    }
+    if mode == SslMode::Require {
+        builder.set_verify(SslVerifyMode::NONE);
+    }
+    let mut connector = MakeTlsConnector::new(builder.build());
+    if mode != SslMode::VerifyFull {
+        connector.set_callback(|ssl, _| {
+            ssl.set_verify_hostname(false);
+            Ok(())
+        });
+    }
+    Ok(connector)
+}
+
+/// Takes libpq's TLS parameters out of a URL: the client library knows only a part of them.
+fn split_tls_parameters(url: &str) -> (String, TlsParameters) {
+    let mut found = TlsParameters::default();
+    let Some((base, query)) = url.split_once('?') else {
+        return (url.to_owned(), found);
+    };
+    let mut rest = Vec::new();
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = Some(percent_decode(value));
+        match name {
+            "sslmode" => found.mode = value,
+            "sslrootcert" => found.root_cert = value,
+            "sslcert" => found.cert = value,
+            "sslkey" => found.key = value,
+            _ => rest.push(pair),
+        }
+    }
+    let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+    (url, found)
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = (byte == b'%').then(|| tail.get(..2)).flatten();
+        match hex.and_then(|h| u8::from_str_radix(std::str::from_utf8(h).ok()?, 16).ok()) {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a failed statement calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// One of the rows is bad: find it and set it aside.
+    Row,
+    /// The world is bad: wait and send the same again.
+    World,
+    /// Somebody else owns a span.
+    Fenced,
+    /// The table is not the one that the rows were encoded for.
+    TableChanged,
+    /// The setup is bad: stop, a person must act.
+    Setup,
+    /// No answer: for a commit, its outcome is unknown.
+    Lost,
+}
+
+/// Sorts an error into what follows. SQLSTATE classes as in the table of docs/reliability.md.
+pub fn classify(error: &postgres::Error) -> Class {
+    match error.as_db_error() {
+        Some(db) => classify_sqlstate(db.code(), db.parsed_severity()),
+        None => Class::Lost,
+    }
+}
+
+fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
+    if matches!(severity, Some(Severity::Fatal | Severity::Panic)) && !matches!(&code.code()[..2], "28" | "3D") {
+        return Class::Lost;
+    }
+    match code.code() {
+        "RM001" => Class::Fenced,
+        "RM002" => Class::TableChanged,
+        // Binary COPY with bytes of another type: never a matter of one row.
+        "22P03" => Class::TableChanged,
+        "P0001" => Class::Row,
+        // A failed-over server that is not yet, or no longer, the primary.
+        "25006" => Class::World,
+        other => match &other[..2] {
+            "22" | "23" | "54" => Class::Row,
+            "08" | "40" | "53" | "55" | "57" | "58" => Class::World,
+            _ => Class::Setup,
+        },
+    }
+}
+
+/// The error's own words, with SQLSTATE, detail and place: what a person needs to see.
+pub fn describe(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => {
+            let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+            for part in [db.detail(), db.hint()].into_iter().flatten() {
+                text.push_str(": ");
+                text.push_str(part);
+            }
+            text
+        }
+        None => {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                text.push_str(": ");
+                text.push_str(&cause.to_string());
+                source = cause.source();
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_are_sorted_by_what_follows() {
+        #[track_caller]
+        fn check(code: &str, expected: Class) {
+            assert_eq!(classify_sqlstate(&SqlState::from_code(code), Some(Severity::Error)), expected, "{code}");
+        }
+        check("RM001", Class::Fenced);
+        check("RM002", Class::TableChanged);
+        check("22P03", Class::TableChanged);
+        check("22001", Class::Row);
+        check("23505", Class::Row);
+        check("54001", Class::Row);
+        check("P0001", Class::Row);
+        check("40P01", Class::World);
+        check("53100", Class::World);
+        check("55P03", Class::World);
+        check("57014", Class::World);
+        check("25006", Class::World);
+        check("42501", Class::Setup);
+        check("42P01", Class::Setup);
+        check("0A000", Class::Setup);
+        check("XX000", Class::Setup);
+        // The backend was ended: nobody can say what became of its commit.
+        assert_eq!(classify_sqlstate(&SqlState::from_code("57P01"), Some(Severity::Fatal)), Class::Lost);
+        assert_eq!(classify_sqlstate(&SqlState::from_code("28P01"), Some(Severity::Fatal)), Class::Setup);
+    }
+
+    #[test]
+    fn tls_parameters_leave_the_url() {
+        let (url, tls) = split_tls_parameters("postgresql://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem");
+        assert_eq!(url, "postgresql://u@h/d?connect_timeout=3");
+        assert_eq!(tls.mode.as_deref(), Some("verify-ca"));
+        assert_eq!(tls.root_cert.as_deref(), Some("/etc/ca.pem"));
+    }
+
+    #[test]
+    fn a_remote_server_is_never_spoken_to_in_plaintext_by_default() {
+        #[track_caller]
+        fn check(url: &str, expected: Result<&str, &str>) {
+            match (Server::parse(url), expected) {
+                (Ok(server), Ok(protection)) => assert_eq!(server.protection(), protection, "{url}"),
+                (Err(error), Err(words)) => assert!(format!("{error:#}").contains(words), "{error:#}"),
+                (Ok(_), Err(words)) => panic!("{url} was accepted, expected: {words}"),
+                (Err(error), Ok(_)) => panic!("{url}: {error:#}"),
+            }
+        }
+        check("postgresql://u@db.example/d?sslmode=prefer", Err("refused"));
+        check("postgresql://u@db.example/d?sslmode=yes", Err("unknown sslmode"));
+        check("postgresql://u:s3cret@[broken", Err("cannot read the PostgreSQL URL"));
+        check("postgresql://u@db.example/d", Ok("TLS"));
+        check("postgresql://u@db.example/d?sslmode=disable", Ok("plaintext"));
+        check("postgresql://u@127.0.0.1/d", Ok("plaintext"));
+        check("postgresql://u@127.0.0.1/d?sslmode=verify-full", Ok("TLS"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Catalog -> tables: columns with the types rowmill can write, and a fingerprint that changes when they do.
+//! This file reads the catalog and nothing else; it never changes anything on the server.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use postgres::GenericClient;
+
+/// One line for each live column; the ledger compares the same expression inside the transaction, so that a row is
+/// never encoded for one shape of the table and stored in another. `$1` is the table's oid or regclass.
+/// Labels added to an enum do not change it: a label that appears later is known after a restart.
+pub const FINGERPRINT_SQL: &str = "\
+SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
+FROM pg_catalog.pg_attribute
+WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped";
+
+/// A target table as the catalog described it at the time of reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// `"schema"."table"`, safe to paste into SQL.
+    pub sql_name: String,
+    /// Live columns by attribute number.
+    pub columns: Vec<Column>,
+    /// What [`FINGERPRINT_SQL`] said, in the same statement snapshot as the columns or a later one.
+    pub fingerprint: String,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Ordinary,
+    Partitioned,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub attnum: i16,
+    pub ty: Type,
+    /// The column's own NOT NULL or its domain's.
+    pub not_null: bool,
+    pub has_default: bool,
+    /// The server refuses (generated) or should not be given (identity always) a value.
+    pub generated_or_identity_always: bool,
+    /// Identity, generated or serial: left out of the COPY unless a model names the column.
+    pub fills_itself: bool,
+}
+
+/// The types rowmill writes. Domains appear as what they are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Type {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Float4,
+    Float8,
+    /// `None` where the column is a plain `numeric`.
+    Numeric(Option<NumericLimit>),
+    Text,
+    /// Length in characters.
+    Varchar(Option<u32>),
+    Char(Option<u32>),
+    Timestamptz,
+    Timestamp,
+    Date,
+    Time,
+    Uuid,
+    Json,
+    Jsonb,
+    Bytea,
+    Inet,
+    Enum {
+        name: String,
+        labels: Vec<String>,
+    },
+    Array {
+        element: Box<Type>,
+        /// The server compares it with the array's own (for a domain or enum: the domain's or enum's).
+        element_oid: u32,
+    },
+    /// The type's name as the server prints it.
+    Unsupported(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumericLimit {
+    pub precision: u16,
+    /// May be negative, and larger than the precision, since PostgreSQL 15.
+    pub scale: i16,
+}
+
+impl Type {
+    /// Text of any kind, where a JSON string is stored as it is.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Type::Text | Type::Varchar(_) | Type::Char(_))
+    }
+
+    /// The innermost element's type of an array, or the type itself.
+    pub fn scalar(&self) -> &Type {
+        match self {
+            Type::Array { element, .. } => element.scalar(),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Type::Bool => "boolean",
+            Type::Int2 => "smallint",
+            Type::Int4 => "integer",
+            Type::Int8 => "bigint",
+            Type::Float4 => "real",
+            Type::Float8 => "double precision",
+            Type::Numeric(None) => "numeric",
+            Type::Numeric(Some(limit)) => return write!(f, "numeric({},{})", limit.precision, limit.scale),
+            Type::Text => "text",
+            Type::Varchar(None) => "varchar",
+            Type::Varchar(Some(n)) => return write!(f, "varchar({n})"),
+            Type::Char(None) => "bpchar",
+            Type::Char(Some(n)) => return write!(f, "char({n})"),
+            Type::Timestamptz => "timestamptz",
+            Type::Timestamp => "timestamp",
+            Type::Date => "date",
+            Type::Time => "time",
+            Type::Uuid => "uuid",
+            Type::Json => "json",
+            Type::Jsonb => "jsonb",
+            Type::Bytea => "bytea",
+            Type::Inet => "inet",
+            Type::Enum { name, .. } | Type::Unsupported(name) => name,
+            Type::Array { element, .. } => return write!(f, "{element}[]"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// Reads one table. `name` is written as in SQL: `ping`, `public.ping`, `"Odd name"."x.y"`; an unqualified name is
+/// searched in the session's search_path.
+pub fn read_table(client: &mut impl GenericClient, name: &str) -> Result<Table> {
+    let row = client
+        .query_one("SELECT pg_catalog.to_regclass($1::text)::oid", &[&name])
+        .with_context(|| format!("read the name of table {name:?}"))?;
+    let Some(oid) = row.get::<_, Option<u32>>(0) else {
+        bail!(
+            "table {name:?} does not exist, or its schema is not in this role's search_path (write schema.table)"
+        );
+    };
+    let relation = client.query_one(
+        "SELECT n.nspname::text, c.relname::text, c.relkind::text,
+                format('%I.%I', n.nspname, c.relname) AS shown,
+                concat('\"', replace(n.nspname, '\"', '\"\"'), '\".\"', replace(c.relname, '\"', '\"\"'), '\"')
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = $1",
+        &[&oid],
+    )?;
+    let kind = match relation.get::<_, &str>(2) {
+        "r" => Kind::Ordinary,
+        "p" => Kind::Partitioned,
+        other => bail!(
+            "{} is {}, and rowmill writes only to ordinary and partitioned tables: name the table behind it",
+            relation.get::<_, &str>(3),
+            relation_kind(other)
+        ),
+    };
+    let columns = read_columns(client, oid).with_context(|| format!("read the columns of {name:?}"))?;
+    let fingerprint: Option<String> = client.query_one(FINGERPRINT_SQL, &[&oid])?.get(0);
+    Ok(Table {
+        oid,
+        schema: relation.get(0),
+        name: relation.get(1),
+        sql_name: relation.get(4),
+        columns,
+        fingerprint: fingerprint.with_context(|| format!("table {name:?} has no columns"))?,
+        kind,
+    })
+}
+
+fn relation_kind(relkind: &str) -> &'static str {
+    match relkind {
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        "c" => "a composite type",
+        _ => "not a table",
+    }
+}
+
+fn read_columns(client: &mut impl GenericClient, table: u32) -> Result<Vec<Column>> {
+    // attgenerated exists since PostgreSQL 12; asking the row as JSON works before, too.
+    let rows = client.query(
+        "SELECT a.attnum, a.attname::text, a.attnotnull, a.atthasdef, a.attidentity::text,
+                coalesce(to_jsonb(a) ->> 'attgenerated', ''), a.atttypid, a.atttypmod,
+                coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '')
+         FROM pg_catalog.pg_attribute a
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+         ORDER BY a.attnum",
+        &[&table],
+    )?;
+    let mut columns = Vec::with_capacity(rows.len());
+    for row in rows {
+        let identity: &str = row.get(4);
+        let generated = !row.get::<_, &str>(5).is_empty();
+        let serial = row.get::<_, &str>(8).starts_with("nextval(");
+        let (ty, domain) = read_type(client, row.get(6), row.get(7))?;
+        columns.push(Column {
+            attnum: row.get(0),
+            name: row.get(1),
+            not_null: row.get::<_, bool>(2) || domain.not_null,
+            has_default: row.get::<_, bool>(3) || !identity.is_empty() || domain.has_default,
+            generated_or_identity_always: generated || identity == "a",
+            fills_itself: generated || !identity.is_empty() || serial,
+            ty,
+        });
+    }
+    Ok(columns)
+}
+
+/// What the domains on the way to the base type add to a column.
+#[derive(Default)]
+struct DomainRules {
+    not_null: bool,
+    has_default: bool,
+}
+
+/// Follows domains and arrays down to a type that rowmill knows, or that it does not.
+fn read_type(client: &mut impl GenericClient, mut oid: u32, mut typmod: i32) -> Result<(Type, DomainRules)> {
+    let mut rules = DomainRules::default();
+    loop {
+        if let Some(ty) = builtin(oid, typmod) {
+            return Ok((ty, rules));
+        }
+        let row = client.query_one(
+            "SELECT t.typtype::text, t.typbasetype, t.typtypmod, t.typnotnull, t.typdefault IS NOT NULL,
+                    pg_catalog.format_type(t.oid, NULL),
+                    (SELECT e.oid FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid)
+             FROM pg_catalog.pg_type t
+             WHERE t.oid = $1",
+            &[&oid],
+        )?;
+        let name: String = row.get(5);
+        match (row.get::<_, &str>(0), row.get::<_, Option<u32>>(6)) {
+            ("d", _) => {
+                rules.not_null |= row.get::<_, bool>(3);
+                rules.has_default |= row.get::<_, bool>(4);
+                typmod = row.get(2);
+                oid = row.get(1);
+            }
+            ("e", _) => return Ok((Type::Enum { name, labels: read_labels(client, oid)? }, rules)),
+            (_, Some(element_oid)) => {
+                let element = match read_type(client, element_oid, typmod)?.0 {
+                    Type::Unsupported(_) => return Ok((Type::Unsupported(name), rules)),
+                    // A domain over an array, inside an array: JSON cannot tell its levels apart.
+                    Type::Array { .. } => return Ok((Type::Unsupported(name), rules)),
+                    element => Box::new(element),
+                };
+                return Ok((Type::Array { element, element_oid }, rules));
+            }
+            _ => return Ok((Type::Unsupported(name), rules)),
+        }
+    }
+}
+
+fn read_labels(client: &mut impl GenericClient, oid: u32) -> Result<Vec<String>> {
+    let rows = client.query(
+        "SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = $1 ORDER BY enumsortorder",
+        &[&oid],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The types of the server itself, whose oids are the same everywhere.
+fn builtin(oid: u32, typmod: i32) -> Option<Type> {
+    // varchar and char count the four bytes of a header in their typmod.
+    let length = u32::try_from(typmod - 4).ok().filter(|_| typmod >= 4);
+    Some(match oid {
+        16 => Type::Bool,
+        21 => Type::Int2,
+        23 => Type::Int4,
+        20 => Type::Int8,
+        700 => Type::Float4,
+        701 => Type::Float8,
+        1700 => Type::Numeric(numeric_limit(typmod)),
+        25 => Type::Text,
+        1043 => Type::Varchar(length),
+        1042 => Type::Char(length),
+        1184 => Type::Timestamptz,
+        1114 => Type::Timestamp,
+        1082 => Type::Date,
+        1083 => Type::Time,
+        2950 => Type::Uuid,
+        114 => Type::Json,
+        3802 => Type::Jsonb,
+        17 => Type::Bytea,
+        869 => Type::Inet,
+        _ => return None,
+    })
+}
+
+/// Precision in the upper half, scale in the lower eleven bits with its sign (ten bits and no sign before 15).
+fn numeric_limit(typmod: i32) -> Option<NumericLimit> {
+    let packed = typmod.checked_sub(4).filter(|packed| *packed >= 0)?;
+    let scale = ((packed & 0x7ff) ^ 1024) - 1024;
+    Some(NumericLimit { precision: (packed >> 16) as u16, scale: scale as i16 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typmods_are_read_as_the_server_writes_them() {
+        fn check(oid: u32, typmod: i32, expected: &str) {
+            let ty = builtin(oid, typmod).expect("a type of the server");
+            assert_eq!(ty.to_string(), expected, "{oid} {typmod}");
+        }
+        check(1700, -1, "numeric");
+        check(1700, 327686, "numeric(5,2)");
+        check(1700, (2 << 16 | (-3i32 & 0x7ff)) + 4, "numeric(2,-3)");
+        check(1700, (1000 << 16 | 1000) + 4, "numeric(1000,1000)");
+        check(1043, -1, "varchar");
+        check(1043, 24, "varchar(20)");
+        check(1042, 5, "char(1)");
+        check(1042, -1, "bpchar");
+        assert_eq!(builtin(600, -1), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! The configuration against the servers: everything that is known before the first thread starts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use postgres::Client;
+
+use crate::config::Config;
+use crate::ledger::{self, Entry, Member};
+use crate::model::{self, Plan, Problem};
+use crate::pg::Server;
+use crate::schema::{self, Table};
+use crate::topics::Topic;
+
+/// What every verb that works on a pipeline needs.
+pub struct Setup {
+    pub server: Server,
+    pub plan: Arc<Plan>,
+    pub topics: Arc<[Topic]>,
+}
+
+/// Connects, checks the schema's version, reads the tables and compiles the models.
+///
+/// # Errors
+/// With every problem of the models in one message, so that they can be mended together.
+pub fn read(config: &Config) -> Result<Setup> {
+    let server = Server::parse(&config.postgres.url)?;
+    let mut client = server.connect("rowmill setup")?;
+    ledger::check_version(&mut client)?;
+    let plan = match plan(config, &mut client)? {
+        Ok(plan) => plan,
+        Err(problems) => {
+            let list: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
+            bail!("the models do not fit the tables:{}", list.concat());
+        }
+    };
+    let topics = topics(&plan);
+    settle_routing(&mut client, config, &topics)?;
+    Ok(Setup { server, plan: Arc::new(plan), topics })
+}
+
+/// Reads the catalog and compiles the models; the inner error lists what is wrong with them.
+pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Problem>>> {
+    let mut tables: HashMap<String, Table> = HashMap::new();
+    let mut problems = Vec::new();
+    for name in config.models.iter().map(|m| &m.table) {
+        if tables.contains_key(name) {
+            continue;
+        }
+        match schema::read_table(client, name) {
+            Ok(table) => drop(tables.insert(name.clone(), table)),
+            Err(error) if error.downcast_ref::<postgres::Error>().is_some() => return Err(error),
+            Err(error) => problems.push(Problem(format!("{error:#}"))),
+        }
+    }
+    if !problems.is_empty() {
+        return Ok(Err(problems));
+    }
+    let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
+    Ok(model::compile(&config.models, &tables, &lookups))
+}
+
+/// The plan's topics with their tables, each table once, in the order of the models.
+pub fn topics(plan: &Plan) -> Arc<[Topic]> {
+    plan.topics
+        .iter()
+        .map(|topic| {
+            let mut tables: Vec<usize> = Vec::new();
+            for model in &topic.models {
+                let table = plan.models[*model].table;
+                if !tables.contains(&table) {
+                    tables.push(table);
+                }
+            }
+            let targets = tables.iter().map(|t| plan.tables[*t].name.clone()).collect();
+            Topic::new(&topic.name, tables, targets, &topic.routing_text())
+        })
+        .collect()
+}
+
+/// Adopts a changed routing where that is safe, and refuses it where stored progress would no longer say what was written.
+fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Result<()> {
+    let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
+    for topic in topics {
+        let stale = |entries: &[Entry]| entries.iter().any(|e| is_stale(e, &config.pipeline, topic));
+        let read = |client: &mut Client| ledger::snapshot(client, &config.pipeline, &names).context("cannot read the ledger");
+        if !stale(&read(client)?.1) {
+            continue;
+        }
+        let adopted = ledger::adopt_routing(client, &config.pipeline, &topic.name, topic.routing_hash)
+            .context("cannot adopt the changed routing")?;
+        if stale(&read(client)?.1) {
+            bail!(
+                "which table takes which records of topic {:?} changed, and its tables are not level or another process still \
+                 runs with the old models: stop all processes of pipeline {:?} with SIGTERM first, which levels them",
+                topic.name, config.pipeline
+            );
+        }
+        log::info!("topic {:?}: the changed routing was adopted for {adopted} ledger rows", topic.name);
+    }
+    Ok(())
+}
+
+fn is_stale(entry: &Entry, pipeline: &str, topic: &Topic) -> bool {
+    entry.pipeline == pipeline && *entry.topic == *topic.name && entry.routing_hash != topic.routing_hash
+}
+
+/// A name for this process that no other has had: host, process id, and a random number.
+pub fn member(config: &Config) -> Member {
+    use std::hash::{BuildHasher, RandomState};
+    let host = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
+    // Session names hold 63 bytes.
+    let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(24).collect();
+    let random = RandomState::new().hash_one(std::process::id()) as u32;
+    Member {
+        pipeline: config.pipeline.clone(),
+        name: format!("{host}-{}-{random:08x}", std::process::id()),
+        lease: config.lease.duration,
+    }
+}

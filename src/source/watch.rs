@@ -1,0 +1,180 @@
+//! The topics thread: what Kafka has. It finds partitions and topic ids, decides where a claimed partition starts, and
+//! commits offsets to the group for Kafka's own lag tools.
+//!
+//! Place in the flow: beside it, with a Kafka client of its own, so that a broker that does not answer holds up neither
+//! heartbeats nor records.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use crossbeam_channel::Sender;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Consumer, native};
+use crate::config::{self, StartPosition};
+use crate::cpu::Pulse;
+use crate::lease::Wake;
+use crate::ledger::NewPartition;
+use crate::ownership::{Claim, Ownership, Start};
+use crate::protocol::{Log, Opening, opening};
+use crate::topics::{Seen, Topic};
+
+/// A re-created topic must be noticed within 10 s.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Between two looks for claims that need a start.
+const OPEN_LOOK: Duration = Duration::from_millis(20);
+
+/// Kafka's lag tools need no more.
+const COMMIT: Duration = Duration::from_secs(5);
+
+/// For one request. Long enough for a controller change.
+const REQUEST: Duration = Duration::from_secs(5);
+
+pub struct Watch {
+    pub kafka: config::Kafka,
+    pub topics: Arc<[Topic]>,
+    pub ownership: Arc<Ownership>,
+    pub wake: Sender<Wake>,
+    pub pulse: Arc<Pulse>,
+}
+
+/// Runs until the ownership closes. Kafka's absence is waited out and said once.
+pub fn run(watch: Watch, consumer: Consumer) -> Result<()> {
+    let mut next_look = Instant::now();
+    let mut next_commit = Instant::now() + COMMIT;
+    let mut failing = false;
+    while !watch.ownership.is_closing() {
+        let step = || -> Result<()> {
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + LOOK;
+                watch.look(&consumer)?;
+            }
+            for claim in watch.ownership.all().iter().filter(|c| c.wants_start()) {
+                watch.open(&consumer, claim)?;
+            }
+            if Instant::now() >= next_commit {
+                next_commit = Instant::now() + COMMIT;
+                watch.commit(&consumer)?;
+            }
+            Ok(())
+        };
+        match watch.pulse.during("a request to Kafka", step) {
+            Ok(()) => {
+                if std::mem::take(&mut failing) {
+                    log::info!("Kafka answers again");
+                }
+                std::thread::sleep(OPEN_LOOK);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    log::warn!("{error:#}; trying again every second");
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+    // The last positions, so that the lag tools show the truth while the service is down.
+    watch.commit(&consumer).unwrap_or_else(|error| log::debug!("{error:#}"));
+    Ok(())
+}
+
+impl Watch {
+    /// Reads partition counts, topic ids, and the offsets of partitions that are new.
+    fn look(&self, consumer: &Consumer) -> Result<()> {
+        let names: Vec<&str> = self.topics.iter().map(|t| &*t.name).collect();
+        let cluster_id = consumer.client().fetch_cluster_id(REQUEST).context("the brokers do not tell their cluster id")?;
+        let described = native::describe_topics(consumer, &names, REQUEST)?;
+        let mut problem = None;
+        let mut news = false;
+        for topic in self.topics.iter() {
+            let Some(id) = described.iter().find(|d| *d.name == *topic.name).map(|d| &d.id) else { continue };
+            match id {
+                Ok(id) => news |= self.look_at(consumer, topic, &cluster_id, id)?,
+                Err(reason) => {
+                    problem = Some(anyhow!("topic {:?} cannot be described: {}; does it exist?", topic.name, reason.trim()));
+                }
+            }
+        }
+        if news {
+            // A full channel already holds a wake-up.
+            self.wake.try_send(Wake::Look).ok();
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// True if there is something that the ledger does not know.
+    fn look_at(&self, consumer: &Consumer, topic: &Topic, cluster_id: &str, topic_id: &str) -> Result<bool> {
+        for claim in self.ownership.all().iter().filter(|c| *c.topic == *topic.name && c.topic_id != *topic_id) {
+            claim.stop(format!(
+                "the topic was deleted and created again (its id was {} and is {topic_id}): offsets from {} on mean other \
+                 records now",
+                claim.topic_id,
+                claim.committed()
+            ));
+            self.ownership.touch();
+        }
+        let metadata = consumer.fetch_metadata(Some(&topic.name), REQUEST).with_context(|| format!("cannot list the partitions of topic {:?}", topic.name))?;
+        let partition_count = metadata.topics().first().map_or(0, |t| t.partitions().len()) as i32;
+        let mut new = Vec::new();
+        for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
+            let (log_start, log_end) = consumer
+                .fetch_watermarks(&topic.name, partition, REQUEST)
+                .with_context(|| format!("cannot read the log's ends of partition {}/{partition}", topic.name))?;
+            let start = match self.kafka.start {
+                StartPosition::Earliest => log_start,
+                StartPosition::Latest => log_end,
+                StartPosition::At(ms) => offset_at(consumer, &topic.name, partition, ms)?.unwrap_or(log_end),
+            };
+            new.push(NewPartition { partition, log_start, start });
+        }
+        let news = !new.is_empty();
+        let compacted = match topic.seen() {
+            Some(seen) if seen.topic_id == topic_id => seen.compacted,
+            // Without the right to ask, a record that compaction took stops the partition: the safe side.
+            _ => native::is_compacted(consumer, &topic.name, REQUEST).unwrap_or(false),
+        };
+        topic.set_seen(Seen { cluster_id: cluster_id.to_owned(), topic_id: topic_id.to_owned(), partition_count, new, compacted });
+        Ok(news)
+    }
+
+    /// Decides where a claim starts, and tells the poller.
+    fn open(&self, consumer: &Consumer, claim: &Claim) -> Result<()> {
+        let Some(seen) = self.topics[claim.partition.topic].seen() else { return Ok(()) };
+        let (start, end) = consumer
+            .fetch_watermarks(&claim.topic, claim.partition.id, REQUEST)
+            .with_context(|| format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id))?;
+        claim.set_log_end(end);
+        let log = Log { topic_id: seen.topic_id, start, end, compacted: seen.compacted };
+        match opening(&claim.topic_id, &log, &claim.places()) {
+            Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
+            Opening::Stop(reason) => claim.stop(reason),
+        }
+        self.ownership.touch();
+        Ok(())
+    }
+
+    fn commit(&self, consumer: &Consumer) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        for claim in self.ownership.all() {
+            offsets.add_partition_offset(&claim.topic, claim.partition.id, Offset::Offset(claim.committed()))?;
+        }
+        if offsets.count() == 0 {
+            return Ok(());
+        }
+        consumer.commit(&offsets, CommitMode::Sync).context("cannot commit offsets for Kafka's lag tools")
+    }
+}
+
+/// The first offset at or after a time; `None` if there is none yet.
+fn offset_at(consumer: &Consumer, topic: &str, partition: i32, ms: i64) -> Result<Option<i64>> {
+    let mut times = TopicPartitionList::new();
+    times.add_partition_offset(topic, partition, Offset::Offset(ms))?;
+    let found = consumer.offsets_for_times(times, REQUEST).context("cannot look an offset up by time")?;
+    Ok(found.elements().first().and_then(|e| match e.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }))
+}

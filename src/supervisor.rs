@@ -1,0 +1,158 @@
+//! Signals, the order of ending, the report line and the watchdog: what keeps a running pipeline honest.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::config::Config;
+use crate::cpu::{Exit, Threads};
+use crate::lease::Wake;
+use crate::metrics::{Totals, report_line};
+use crate::pipeline::{self, Pipeline};
+use crate::queue;
+use crate::setup::{self, Setup};
+
+/// systemd kills after 10 s by our unit; what is not committed by then is rolled back and read again.
+const STOP_MAX: Duration = Duration::from_secs(7);
+
+/// For the lease thread to release everything, after the writers.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
+/// Between two report lines, for a person who watches and for a log file.
+const REPORT_TERMINAL: Duration = Duration::from_secs(1);
+const REPORT_LOG: Duration = Duration::from_secs(10);
+
+/// Runs the pipeline until a signal or a failure.
+///
+/// # Errors
+/// What ended a thread; the ledger makes it safe to start again.
+pub fn run(config: &Config) -> Result<()> {
+    let (signal_sender, signals) = queue::bounded(1);
+    let (exit_sender, exits) = queue::bounded(queue::EXITS);
+    let threads = Threads::new(exit_sender);
+    watch_signals(&threads, signal_sender)?;
+
+    let Some(setup) = wait_for_setup(config, &signals)? else { return Ok(()) };
+    let me = setup::member(config);
+    log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
+    let pipeline = Arc::new(pipeline::start(config, &setup, &me, &threads)?);
+    let threads = Arc::new(threads);
+    watch_pulses(&threads, config.threads.watchdog)?;
+    report(&threads, &pipeline)?;
+
+    let mut ended = BTreeSet::new();
+    crossbeam_channel::select! {
+        recv(signals) -> _ => log::info!("stopping: committing what is in hand"),
+        recv(exits) -> exit => failed(exit.expect("threads hold the other end"))?,
+    }
+    pipeline.ownership.close();
+    let deadline = Instant::now() + STOP_MAX;
+    while pipeline.stages.iter().any(|name| !ended.contains(name)) {
+        match exits.recv_deadline(deadline) {
+            Ok(Exit { thread, result: Ok(()) }) => drop(ended.insert(thread)),
+            Ok(exit) => failed(exit)?,
+            Err(_) => {
+                let late: Vec<&String> = pipeline.stages.iter().filter(|name| !ended.contains(*name)).collect();
+                log::warn!("{late:?} did not finish in {} s: what they hold is rolled back and read again", STOP_MAX.as_secs());
+                break;
+            }
+        }
+    }
+    // The lease thread may be gone; then there is nobody to tell.
+    pipeline.wake.send_timeout(Wake::Finish, RELEASE_MAX).ok();
+    let deadline = Instant::now() + RELEASE_MAX;
+    while !ended.contains(&pipeline.lease_thread) {
+        match exits.recv_deadline(deadline) {
+            Ok(exit) => drop(ended.insert(exit.thread)),
+            Err(_) => break,
+        }
+    }
+    let Totals { rows, dead, .. } = pipeline.totals();
+    log::info!("stopped: {rows} rows and {dead} dead letters committed");
+    Ok(())
+}
+
+/// A thread that ends while it should run takes the process down.
+fn failed(exit: Exit) -> Result<()> {
+    let error = match exit.result {
+        Err(error) => error,
+        Ok(()) => anyhow!("it ended without being asked to"),
+    };
+    Err(error.context(format!("thread {} failed", exit.thread)))
+}
+
+/// The catalog is needed before anything can run, so a database that is not there yet is waited for.
+fn wait_for_setup(config: &Config, signals: &Receiver<Signal>) -> Result<Option<Setup>> {
+    let mut waiting = false;
+    loop {
+        let error = match setup::read(config) {
+            Ok(setup) => return Ok(Some(setup)),
+            Err(error) => error,
+        };
+        use crate::pg::{Class, classify};
+        let class = error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify);
+        if !matches!(class, Class::World | Class::Lost) {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut waiting, true) {
+            log::warn!("{error:#}; trying again every second");
+        }
+        match signals.recv_timeout(Duration::from_secs(1)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// Blocks the signals in every thread that is started after this call, and waits for them in one. The first asks for an
+/// orderly end; the second ends the process at once, which the ledger makes safe.
+fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block().context("cannot block signals")?;
+    threads.spawn("signals", None, || Ok(()), move |()| {
+        // The receiver lives as long as the process.
+        sender.send(set.wait().context("cannot wait for signals")?).ok();
+        let second = set.wait().context("cannot wait for signals")?;
+        log::warn!("{second} again: ending at once; what was not committed is read again");
+        std::process::exit(130)
+    })
+}
+
+/// Ends the process when a call to a server never returns: nothing inside a client library can time it out.
+fn watch_pulses(threads: &Arc<Threads>, limit: Duration) -> Result<()> {
+    let watched = threads.clone();
+    threads.spawn("watchdog", None, || Ok(()), move |()| loop {
+        std::thread::sleep(Duration::from_secs(1));
+        for pulse in watched.pulses() {
+            if let Some((thread, doing, ms)) = pulse.overdue(limit.as_millis() as i64) {
+                log::error!(
+                    "thread {thread} has waited {} s for {doing}, longer than any legal wait: ending the process, so that it \
+                     can start again; nothing is lost",
+                    ms / 1000
+                );
+                std::process::abort();
+            }
+        }
+    })
+}
+
+fn report(threads: &Threads, pipeline: &Arc<Pipeline>) -> Result<()> {
+    let pipeline = pipeline.clone();
+    let interval = if std::io::stderr().is_terminal() { REPORT_TERMINAL } else { REPORT_LOG };
+    threads.spawn("report", None, || Ok(()), move |()| {
+        let mut before = pipeline.totals();
+        loop {
+            std::thread::sleep(interval);
+            let now = pipeline.totals();
+            log::info!("{}", report_line(before, now, interval.as_secs_f64(), pipeline.gauges()));
+            before = now;
+        }
+    })
+}

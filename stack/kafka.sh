@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# The private Kafka broker: Apache Kafka in KRaft mode, one node that is broker and controller.
+# Sourced by lib.sh, whose names it uses.
+# shellcheck disable=SC2154
+
+kafka_log=$STACK_DIR/kafka.log
+kafka_dir=$STACK_DIR/kafka
+
+# Java 17 or later: JAVA_HOME's, the PATH's, or the newest that the distribution has installed beside an older default.
+find_java() {
+  local java version
+  for java in "${JAVA_HOME:-/nonexistent}/bin/java" "$(command -v java || true)" \
+    $(printf '%s\n' /usr/lib/jvm/*/bin/java | sort -rV); do
+    [ -x "$java" ] || continue
+    version=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+    if [ "${version:-0}" -ge 17 ]; then
+      printf '%s' "$java"
+      return
+    fi
+  done
+  return 1
+}
+
+# Named after the pom's content, so that a changed version is fetched anew and an interrupted download is never used.
+kafka_jars() { printf '%s/kafka-%s' "$stack_cache" "$(sha256sum <"$stack_bin/pom.xml" | cut -c 1-12)"; }
+
+kafka_version() { sed -n '/kafka_2.13/,/version/s/.*<version>\(.*\)<.*/\1/p' "$stack_bin/pom.xml"; }
+
+kafka_fetch() {
+  local jars began log=$stack_cache/maven.log
+  jars=$(kafka_jars)
+  mkdir -p "$stack_cache"
+  (
+    # Two stacks of one checkout may come up at the same time.
+    flock 8
+    [ ! -d "$jars" ] || exit 0
+    say "kafka: fetching the jars with Maven (45 MB, once)"
+    began=$(now_ms)
+    rm -rf "$jars.part"
+    mvn --batch-mode --quiet --strict-checksums -Dstyle.color=never --file "$stack_bin/pom.xml" \
+      dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$jars.part" >"$log" 2>&1 </dev/null ||
+      fail "fetch Kafka with Maven" "$(tail_of "$log")" \
+        "check that Maven reaches its repository (proxies and mirrors go into ~/.m2/settings.xml), then try again"
+    mv "$jars.part" "$jars"
+    say "kafka: fetched in $(seconds_since "$began")"
+  ) 8>"$stack_cache/lock"
+}
+
+kafka_prepare() {
+  local java
+  kafka_fetch
+  java=$(find_java) || fail "start Kafka" "there is no Java 17 or later" "run stack/install"
+  mkdir -p "$kafka_dir"
+  # Kafka takes key and certificates from one file.
+  cat "$tls/server.key" "$tls/server.crt" "$tls/ca.crt" >"$kafka_dir/keystore.pem"
+  chmod 600 "$kafka_dir/keystore.pem"
+  cat "$tls/client.key" "$tls/client.crt" "$tls/ca.crt" >"$kafka_dir/client.pem"
+  chmod 600 "$kafka_dir/client.pem"
+  # For the command line tools, when they are to use the TLS listener: --command-config "$STACK_DIR/kafka/tls.properties"
+  {
+    printf 'security.protocol=SSL\nssl.keystore.type=PEM\nssl.truststore.type=PEM\n'
+    printf 'ssl.keystore.location=%s\nssl.truststore.location=%s\n' "$kafka_dir/client.pem" "$tls/ca.crt"
+  } >"$kafka_dir/tls.properties"
+  fill_template "$stack_bin/server.properties" KAFKA_PORT KAFKA_TLS_PORT KAFKA_CONTROLLER_PORT kafka_dir tls \
+    >"$kafka_dir/server.properties"
+  if [ ! -f "$kafka_dir/data/meta.properties" ]; then
+    "$java" -cp "$(kafka_jars)/*" kafka.tools.StorageTool format --cluster-id "$(kafka_cluster_id)" \
+      --config "$kafka_dir/server.properties" >"$kafka_log" 2>&1 ||
+      fail "format Kafka's storage" "$(tail_of "$kafka_log")" "remove $kafka_dir and try again"
+  fi
+}
+
+# Kafka's form of a UUID: sixteen bytes, base64 for URLs, without padding. Its reader refuses a leading dash.
+kafka_cluster_id() { printf 'A%s' "$(openssl rand -base64 16 | tr '+/' 'AB' | cut -c 2-22)"; }
+
+kafka_start() {
+  local java
+  java=$(find_java)
+  [ ! -f "$kafka_log" ] || mv "$kafka_log" "$kafka_log.before"
+  # setsid: a Ctrl-C at the terminal is for the test, not for its servers.
+  setsid "$java" -Xms256m -Xmx512m -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true \
+    -Dorg.slf4j.simpleLogger.showDateTime=true "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS" \
+    -cp "$(kafka_jars)/*" kafka.Kafka "$kafka_dir/server.properties" >"$kafka_log" 2>&1 </dev/null 8>&- 9>&- &
+  remember_process kafka $! || true
+}
+
+# The port opens before the broker is registered and may lead partitions; this line comes after both.
+kafka_answers() { grep -q 'Kafka Server started' "$kafka_log"; }
+kafka_decided() { kafka_answers || is_stopped kafka; }
+
+kafka_wait() {
+  wait_until 60 kafka_decided || true
+  kafka_answers || fail "start Kafka on port $KAFKA_PORT" "$(tail_of "$kafka_log")" \
+    "see $kafka_log; 'stack/down --wipe' starts from nothing"
+}
+
+kafka_where() { printf '127.0.0.1:%s, TLS %s' "$KAFKA_PORT" "$KAFKA_TLS_PORT"; }
+kafka_stop() { end_process kafka TERM 20; }
+kafka_kill() { end_process kafka KILL 10; }

@@ -1,0 +1,193 @@
+# shellcheck shell=bash
+# What every script of the stack shares: paths, messages, processes, ports, and the settings that a stack keeps.
+# Sourced, never run. It starts and ends nothing by itself.
+
+stack_bin=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(dirname "$stack_bin")
+STACK_DIR=${STACK_DIR:-$root/target/stack}
+case $STACK_DIR in
+  /*) ;;
+  *) STACK_DIR=$PWD/$STACK_DIR ;;
+esac
+# Downloads are shared by all stacks of one checkout.
+stack_cache=$root/target/stack-cache
+tls=$STACK_DIR/tls
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+
+# fail WHAT WHY REMEDY: one sentence each, on standard error, and out.
+fail() {
+  printf 'stack: %s\n  why: %s\n  do:  %s\n' "$1" "$2" "$3" >&2
+  exit 1
+}
+
+# The last lines of a log, or that there is none; for the "why" of a server that did not start.
+tail_of() {
+  if [ -s "$1" ]; then
+    printf 'the log ends with\n'
+    tail -n "${2:-15}" "$1" | sed 's/^/    | /'
+  else
+    printf 'it left no log in %s' "$1"
+  fi
+}
+
+now_ms() { date +%s%3N; }
+
+seconds_since() {
+  local ms=$(($(now_ms) - $1))
+  printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
+}
+
+# wait_until SECONDS COMMAND...: true as soon as the command is, false after that time.
+wait_until() {
+  local deadline=$(($(now_ms) + $1 * 1000))
+  shift
+  until "$@"; do
+    [ "$(now_ms)" -lt "$deadline" ] || return 1
+    sleep 0.1
+  done
+}
+
+# --- processes ------------------------------------------------------------------------------------------------------
+# A process is known by its pid together with its start time (field 22 of /proc/PID/stat, ticks since boot): a pid alone
+# may belong to somebody else by the time we want to end it. $name.pid holds the pid, $name.start the start time.
+
+start_time() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  # The second field is the program's name in parentheses and may contain anything: count after the last one.
+  # shellcheck disable=SC2086
+  set -- ${stat##*) }
+  # A zombie has ended already; only its parent has not noticed.
+  [ "$1" != Z ] && printf '%s' "${20}"
+}
+
+remember_process() {
+  local ticks
+  ticks=$(start_time "$2") || return 1
+  printf '%s\n' "$ticks" >"$STACK_DIR/$1.start"
+  printf '%s\n' "$2" >"$STACK_DIR/$1.pid"
+}
+
+forget_process() { rm -f "$STACK_DIR/$1.pid" "$STACK_DIR/$1.start"; }
+
+# Prints the pid of a server that we started and that still runs.
+running_pid() {
+  local pid ticks
+  { pid=$(cat "$STACK_DIR/$1.pid") && ticks=$(cat "$STACK_DIR/$1.start"); } 2>/dev/null || return 1
+  [ "$(start_time "$pid")" = "$ticks" ] && printf '%s' "$pid"
+}
+
+is_running() { running_pid "$1" >/dev/null; }
+is_stopped() { ! is_running "$1"; }
+
+# end_process NAME SIGNAL SECONDS: signal, wait, and SIGKILL if that was not enough.
+end_process() {
+  local pid
+  pid=$(running_pid "$1") || return 0
+  kill -s "$2" "$pid"
+  if ! wait_until "$3" is_stopped "$1"; then
+    say "stack: $1 did not end within $3 s of SIG$2; killing it"
+    kill -s KILL "$pid"
+    wait_until 10 is_stopped "$1"
+  fi
+}
+
+# --- ports and other choices that a stack keeps ---------------------------------------------------------------------
+
+# Read from the kernel's tables, state 0A being LISTEN: connecting would miss a server that listens but does not answer.
+port_in_use() {
+  local hex
+  hex=$(printf ':%04X' "$1")
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v port="$hex" '
+    $4 == "0A" && substr($2, length($2) - 4) == port { found = 1 }
+    END { exit !found }'
+}
+
+# Below the range from which the kernel takes ports for outgoing connections (32768 and up).
+free_port() {
+  local port
+  while :; do
+    port=$((10000 + RANDOM % 20000))
+    case " $* " in *" $port "*) continue ;; esac
+    port_in_use "$port" || break
+  done
+  printf '%s' "$port"
+}
+
+port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_CONTROLLER_PORT PG_PORT REDIS_PORT REDIS_TLS_PORT"
+
+# 'text' for a shell to read back, whatever the text contains.
+# shellcheck disable=SC2001
+quoted() { printf "'%s'" "$(sed "s/'/'\\\\''/g" <<<"$1")"; }
+
+save_settings() {
+  local name
+  for name in $port_names PG_HOME PG_SOCKET_DIR PG_PASSWORD; do
+    printf '%s=%s\n' "$name" "$(quoted "${!name}")"
+  done >"$STACK_DIR/settings.new"
+  mv "$STACK_DIR/settings.new" "$STACK_DIR/settings"
+}
+
+load_settings() {
+  # shellcheck disable=SC1091
+  [ -f "$STACK_DIR/settings" ] && . "$STACK_DIR/settings"
+}
+
+# Only one script at a time may change a stack. The descriptor must not reach the servers: they would hold the lock.
+lock_stack() {
+  exec 9>"$STACK_DIR/lock"
+  flock -w 120 9 ||
+    fail "lock $STACK_DIR" "another stack/up, down or restart has been at work there for two minutes" \
+      "wait for it, or end it, then try again"
+}
+
+require_stack() {
+  load_settings ||
+    fail "use the stack in $STACK_DIR" "there is none" "run stack/up first (STACK_DIR chooses the directory)"
+}
+
+# --- servers --------------------------------------------------------------------------------------------------------
+# kafka.sh, postgres.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_wait
+# (until it answers), NAME_answers, NAME_where, NAME_stop and NAME_kill.
+
+servers="kafka postgres redis"
+
+require_server() {
+  case " $servers " in
+    *" ${1:-} "*) ;;
+    *) fail "$(basename "$0") '${1:-}'" "the servers are: $servers" "name one of them" ;;
+  esac
+}
+
+server_up() {
+  local began
+  began=$(now_ms)
+  if is_running "$1"; then
+    wait_until 10 "$1_answers" ||
+      fail "use the running $1" "it does not answer at $("$1_where")" "stack/restart $1"
+    printf '%-9s running on %s\n' "$1" "$("$1_where")"
+    return
+  fi
+  "$1_prepare"
+  "$1_start"
+  "$1_wait"
+  printf '%-9s ready in %s on %s\n' "$1" "$(seconds_since "$began")" "$("$1_where")"
+}
+
+# fill_template FILE NAME...: prints the file with each @NAME@ replaced by that variable's value.
+fill_template() {
+  local text name
+  text=$(cat "$1")
+  shift
+  for name in "$@"; do
+    text=${text//@$name@/${!name}}
+  done
+  printf '%s\n' "$text"
+}
+
+. "$stack_bin/kafka.sh"
+. "$stack_bin/postgres.sh"
+. "$stack_bin/redis.sh"
