@@ -205,7 +205,7 @@ impl Generator {
 
     /// Returns at `due_ns`, or at once where that has passed; takes reports on the way.
     fn wait_until(&mut self, due_ns: i64) {
-        if self.arrival % REPORTS_EVERY == 0 {
+        if self.arrival.is_multiple_of(REPORTS_EVERY) {
             self.reports(0);
         }
         loop {
@@ -330,7 +330,7 @@ impl Desk {
         if outcome != Outcome::Acked {
             return;
         }
-        if offset >= 0 && message.seq % OFFSET_EVERY == 0 {
+        if offset >= 0 && message.seq.is_multiple_of(OFFSET_EVERY) {
             self.offsets[at].push((message.seq, offset));
         }
         if message.due_ns >= self.shared.warmup_ns {

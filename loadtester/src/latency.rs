@@ -78,7 +78,7 @@ impl Recorder {
         // Zero has no place on a logarithmic scale; a microsecond is the resolution.
         let value = (us as u64).max(1);
         self.overflow += u64::from(value > LONGEST_US);
-        self.histogram.saturating_record(value.min(LONGEST_US));
+        self.histogram.record(value.min(LONGEST_US)).expect("a resizing histogram takes any value");
     }
 
     pub fn merge(&mut self, other: &Recorder) {

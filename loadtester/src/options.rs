@@ -416,7 +416,7 @@ impl Plan {
             );
         }
         Ok(Self {
-            run: (crate::clock::wall_us() as u64 / 1000 ^ u64::from(std::process::id()) << 20) as u32,
+            run: ((crate::clock::wall_us() as u64 / 1000) ^ (u64::from(std::process::id()) << 20)) as u32,
             shape,
             extra: extra(&args)?,
             kafka: kafka(&args.servers)?,

@@ -463,7 +463,7 @@ mod tests {
         assert_eq!(fingerprint, FINGERPRINT, "0x{fingerprint:016x}");
     }
 
-    const FINGERPRINT: u64 = 0;
+    const FINGERPRINT: u64 = 0x0417_b4d3_993c_48d6;
 
     #[test]
     fn a_trace_counts_its_hops() {

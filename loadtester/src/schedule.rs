@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+
+use crate::payload::mix;
 
 /// How the rate runs over time, in messages per second over all threads.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,10 +185,8 @@ const BLOCK: u32 = 1000;
 
 impl Schedule {
     pub fn new(shape: Arc<Shape>, arrivals: Arrivals, seed: u64, thread: u64, threads: u64) -> Self {
-        // The thread goes into the seed's upper half: neighbors must not share their gaps.
-        let random = Pcg64Mcg::new(
-            (u128::from(seed) << 64 | u128::from(thread)) ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835,
-        );
+        // Spread over all bits: this generator ignores its state's lowest one, and neighbors must not share their gaps.
+        let random = Pcg64Mcg::seed_from_u64(mix(seed ^ mix(thread + 1)));
         Self { shape, arrivals, thread, threads, next: 0, gaps: 0.0, block: Block::default(), random }
     }
 

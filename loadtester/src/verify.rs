@@ -388,7 +388,8 @@ mod tests {
 
     /// Ten messages of one stream, all acknowledged but the last two.
     fn sent() -> Sent {
-        let mut account = StreamAccount { sent: 10, ..Default::default() };
+        let mut account = StreamAccount::default();
+        account.sent = 10;
         (0..8).for_each(|seq| account.settle(seq, Outcome::Acked));
         account.settle(8, Outcome::Failed);
         Sent {

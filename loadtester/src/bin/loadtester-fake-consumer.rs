@@ -74,7 +74,7 @@ impl Faults {
     /// Takes turns among what is left to do wrong.
     fn next(&mut self) -> Option<Fault> {
         self.seen += 1;
-        if self.seen % self.every != 0 {
+        if !self.seen.is_multiple_of(self.every) {
             return None;
         }
         let kinds = [Fault::Lose, Fault::Double, Fault::Swap, Fault::Corrupt];
