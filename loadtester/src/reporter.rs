@@ -73,6 +73,9 @@ struct Files {
     failed: Option<String>,
 }
 
+/// The threads hand their histograms over as a second ends; this much later all have.
+const AFTER_NS: i64 = SECOND_NS / 20;
+
 pub struct Reporter {
     pub clock: Clock,
     shape: Arc<Shape>,
@@ -185,7 +188,7 @@ impl Reporter {
             files,
             statsd,
             quiet: args.quiet,
-            next_ns: SECOND_NS,
+            next_ns: SECOND_NS + AFTER_NS,
             next_sample_ns: 0,
             interval: Set::new(models),
             total: Set::new(models),
@@ -243,7 +246,7 @@ impl Reporter {
             ns if ns < self.warmup_ns => Phase::Warmup,
             _ => Phase::Steady,
         });
-        self.next_ns = now_ns.div_euclid(SECOND_NS) * SECOND_NS + SECOND_NS;
+        self.next_ns = now_ns.div_euclid(SECOND_NS) * SECOND_NS + SECOND_NS + AFTER_NS;
         self.tick(now_ns, phase, target);
         Ok(())
     }
