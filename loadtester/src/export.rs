@@ -51,7 +51,7 @@ fn samples<'a>(file: File, table: &'a csv::Table, column: &Column) -> Vec<Sample
 }
 
 /// `--csv-time` decided which clock stands in the first column.
-fn time_ms(header: &str, text: &str) -> Option<i64> {
+pub fn time_ms(header: &str, text: &str) -> Option<i64> {
     match header {
         "timestamp_ms" => text.parse().ok(),
         "timestamp" => Some((text.parse::<f64>().ok()? * 1000.0) as i64),
