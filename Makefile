@@ -42,7 +42,7 @@ unit:
 	cargo test $(FEATURES) --lib --bins
 
 integration:
-	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS)
+	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)
 
 stack-up:
 	stack/up

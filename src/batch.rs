@@ -60,7 +60,6 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     head
 }
 
-
 /// Records of one topic, copied out of librdkafka into one arena, in runs of one partition each.
 #[derive(Debug)]
 pub struct RawBatch {
@@ -294,7 +293,6 @@ impl TableBatch {
     }
 }
 
-
 impl TableBatch {
     /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
     pub fn split_off(&mut self, at: usize) -> TableBatch {
@@ -304,14 +302,16 @@ impl TableBatch {
         }
         let cut_bytes = self.row_bytes(at).start;
         let cut_record = self.rows[at].record;
-        let cut = self.segments.iter().position(|s| s.rows.contains(&at)).expect("every row belongs to a segment");
+        let cut =
+            self.segments.iter().position(|s| s.rows.contains(&at)).expect("every row belongs to a segment");
         tail.bytes = self.bytes.split_off(cut_bytes);
         tail.rows = self.rows.split_off(at);
         tail.rows.iter_mut().for_each(|row| row.end -= cut_bytes as u32);
         tail.segments = self.segments.split_off(cut);
         let dead_before = |d: &DeadLetter| d.segment < cut || (d.segment == cut && d.record < cut_record);
         let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(dead_before);
-        if let Some(head_segment) = tail.segments[0].split_off_head(at, cut_record as usize, &head_dead, cut) {
+        if let Some(head_segment) = tail.segments[0].split_off_head(at, cut_record as usize, &head_dead, cut)
+        {
             self.segments.push(head_segment);
         }
         for segment in &mut tail.segments {
@@ -326,7 +326,11 @@ impl TableBatch {
     /// Turns rows into dead letters. `bad` is ascending: row, reason, sentence.
     pub fn set_aside(&mut self, bad: Vec<(usize, Cow<'static, str>, String)>) {
         for (row, reason, message) in &bad {
-            let segment = self.segments.iter().position(|s| s.rows.contains(row)).expect("every row belongs to a segment");
+            let segment = self
+                .segments
+                .iter()
+                .position(|s| s.rows.contains(row))
+                .expect("every row belongs to a segment");
             self.segments[segment].counts.rows -= 1;
             self.segments[segment].counts.dead += 1;
             let record = self.rows[*row].record;
@@ -370,11 +374,17 @@ impl Segment {
 
     /// Cuts off what comes before `record`, which is the record of row `at`; `self` keeps the rest. `None` if no record
     /// comes before. `dead` holds the dead letters before the cut, of this segment under the index `own`.
-    fn split_off_head(&mut self, at: usize, record: usize, dead: &[DeadLetter], own: usize) -> Option<Segment> {
+    fn split_off_head(
+        &mut self,
+        at: usize,
+        record: usize,
+        dead: &[DeadLetter],
+        own: usize,
+    ) -> Option<Segment> {
         let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
-        let before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.first);
+        let mut before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.first);
         let records = before.clone().count() as i64;
-        let last = before.last()?;
+        let last = before.next_back()?;
         let mut counts = Counts {
             rows: (at - self.rows.start) as i64,
             dead: dead.iter().filter(|d| d.segment == own).count() as i64,
@@ -425,7 +435,12 @@ mod tests {
     use crate::ownership::{Lane, Partition};
 
     fn claim(id: i32) -> Arc<Claim> {
-        Arc::new(Claim::new(Partition { topic: 0, id }, "t".into(), "id".into(), vec![Lane::new(0, 1, 100, None)]))
+        Arc::new(Claim::new(
+            Partition { topic: 0, id },
+            "t".into(),
+            "id".into(),
+            vec![Lane::new(0, 1, 100, None)],
+        ))
     }
 
     /// Letters name outcomes, one record each: `r` row, `d` dead, `s` skipped, `o` other, `.` a hole. Runs are separated
@@ -467,7 +482,12 @@ mod tests {
                     }
                     'd' => {
                         let segment = table.segments.len();
-                        table.dead.push(DeadLetter { segment, record: index, reason: "x".into(), message: String::new() });
+                        table.dead.push(DeadLetter {
+                            segment,
+                            record: index,
+                            reason: "x".into(),
+                            message: String::new(),
+                        });
                         counts.dead += 1;
                     }
                     's' => {
@@ -479,7 +499,8 @@ mod tests {
             }
             raw.note_anchors();
             next[which] = raw.runs[0].next;
-            let (run_next, anchor, records) = (raw.runs[0].next, raw.runs[0].anchor, raw.runs[0].records.clone());
+            let (run_next, anchor, records) =
+                (raw.runs[0].next, raw.runs[0].anchor, raw.runs[0].records.clone());
             table.segments.push(Segment {
                 claim: claims[which].clone(),
                 lane: 0,
@@ -540,7 +561,8 @@ mod tests {
 
     #[test]
     fn a_batch_can_be_cut_at_every_row_and_nothing_is_lost() {
-        for runs in ["r", "rr", "drsor", "..r.r", "s.rd rr.o dddr", "sd rrr oo r..r", "ddd r", "oor sssr rr"] {
+        for runs in ["r", "rr", "drsor", "..r.r", "s.rd rr.o dddr", "sd rrr oo r..r", "ddd r", "oor sssr rr"]
+        {
             let whole = batch(runs);
             for at in 0..=whole.rows.len() {
                 let mut head = batch(runs);
@@ -559,8 +581,9 @@ mod tests {
     fn a_bad_row_becomes_a_dead_letter_in_its_place() {
         let mut whole = batch("rrr rr");
         whole.set_aside(vec![(1, "sqlstate_23505".into(), "again".into()), (3, "x".into(), String::new())]);
-        let kinds: Vec<_> = outcomes(&whole).into_iter().map(|(p, o, kind)| (p, o, kind)).collect();
-        let expected = [(0, 100, "row"), (0, 101, "dead"), (0, 102, "row"), (1, 100, "dead"), (1, 101, "row")];
+        let kinds: Vec<_> = outcomes(&whole).into_iter().collect();
+        let expected =
+            [(0, 100, "row"), (0, 101, "dead"), (0, 102, "row"), (1, 100, "dead"), (1, 101, "row")];
         assert_eq!(kinds, expected.map(|(p, o, k)| (p, o, k.to_owned())));
     }
 

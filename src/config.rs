@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
 use crate::model::RawModel;
+use crate::spelling::did_you_mean;
 
 /// The whole file as written.
 #[derive(Debug, Deserialize)]
@@ -255,7 +256,8 @@ pub fn read(path: &Path) -> Result<Config> {
 
 /// Resolves a configuration from its text; `env` looks environment variables up.
 pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config> {
-    let raw: RawConfig = toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", with_nearest(&error.to_string())))?;
+    let raw: RawConfig =
+        toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", with_nearest(&error.to_string())))?;
     resolve(raw, env)
 }
 
@@ -272,13 +274,19 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
     if raw.model.is_empty() {
         bail!("there is no [[model]]: name at least one topic and its table");
     }
-    let lookups = raw.lookup.into_iter().map(|(name, lookup)| resolve_lookup(name, lookup)).collect::<Result<Vec<_>>>()?;
+    let lookups = raw
+        .lookup
+        .into_iter()
+        .map(|(name, lookup)| resolve_lookup(name, lookup))
+        .collect::<Result<Vec<_>>>()?;
     let redis_url = raw.redis.url.or_else(|| env("REDIS_URL"));
     let redis = match redis_url {
         Some(url) if !lookups.is_empty() => {
             Some(Redis { url, ca: raw.redis.ca, cert: raw.redis.cert, key: raw.redis.key })
         }
-        None if !lookups.is_empty() => bail!("there is a [lookup] but no Redis: set url in [redis], or REDIS_URL"),
+        None if !lookups.is_empty() => {
+            bail!("there is a [lookup] but no Redis: set url in [redis], or REDIS_URL")
+        }
         _ => None,
     };
     let lease = Lease {
@@ -296,7 +304,9 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
         pin: resolve_pin(raw.threads.pin)?,
         watchdog: raw.threads.watchdog.map_or(WATCHDOG, |s| s.0),
     };
-    for (name, count) in [("pollers", threads.pollers), ("decoders", threads.decoders), ("writers", threads.writers)] {
+    for (name, count) in
+        [("pollers", threads.pollers), ("decoders", threads.decoders), ("writers", threads.writers)]
+    {
         if !(1..=64).contains(&count) {
             bail!("threads.{name} must be between 1 and 64");
         }
@@ -388,7 +398,9 @@ const FIXED_PROPERTIES: [&str; 7] = [
 
 fn checked_properties(properties: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     match properties.keys().find(|name| FIXED_PROPERTIES.contains(&name.as_str())) {
-        Some(fixed) => bail!("kafka.properties may not set {fixed:?}: the guarantee rests on its value, or [kafka] has a setting for it"),
+        Some(fixed) => bail!(
+            "kafka.properties may not set {fixed:?}: the guarantee rests on its value, or [kafka] has a setting for it"
+        ),
         None => Ok(properties),
     }
 }
@@ -407,14 +419,16 @@ impl<'de> Deserialize<'de> for Bytes {
         }
         match Written::deserialize(deserializer)? {
             Written::Number(bytes) => Ok(Bytes(bytes)),
-            Written::Text(text) => parse_bytes(&text)
-                .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no size: write it like \"64MB\" or \"512kB\""))),
+            Written::Text(text) => parse_bytes(&text).ok_or_else(|| {
+                serde::de::Error::custom(format!("{text:?} is no size: write it like \"64MB\" or \"512kB\""))
+            }),
         }
     }
 }
 
 fn parse_bytes(text: &str) -> Option<Bytes> {
-    let (number, factor) = split_unit(text, &[("kB", 1 << 10), ("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("B", 1)])?;
+    let (number, factor) =
+        split_unit(text, &[("kB", 1 << 10), ("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("B", 1)])?;
     Some(Bytes(number.checked_mul(factor)? as usize))
 }
 
@@ -425,8 +439,11 @@ struct Span(Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_span(&text)
-            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no duration: write it like \"5s\", \"500ms\" or \"2m\"")))
+        parse_span(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "{text:?} is no duration: write it like \"5s\", \"500ms\" or \"2m\""
+            ))
+        })
     }
 }
 
@@ -442,40 +459,12 @@ fn split_unit(text: &str, units: &[(&str, u64)]) -> Option<(u64, u64)> {
 
 /// Adds the nearest known key to the parser's "unknown field" message.
 fn with_nearest(message: &str) -> String {
+    let message = message.trim_end();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = message.contains("unknown field").then(|| quoted.next()).flatten() else {
-        return message.trim_end().to_owned();
-    };
-    match nearest(unknown, quoted) {
-        Some(known) => format!("{}\ndid you mean `{known}`?", message.trim_end()),
-        None => message.trim_end().to_owned(),
+    match message.contains("unknown field").then(|| quoted.next()).flatten() {
+        Some(unknown) => format!("{message}{}", did_you_mean(unknown, quoted)),
+        None => message.to_owned(),
     }
-}
-
-/// The candidate with the fewest edits, if these are few enough to be a slip.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (edits(word, candidate), candidate))
-        .filter(|(count, candidate)| *count <= candidate.len().max(word.len()) / 2)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -501,8 +490,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         check("", "no [[model]]");
-        check(&format!("pipelin = \"x\"\n{MODEL}"), "did you mean `pipeline`?");
-        check(&format!("[kafka]\nbroker = \"x\"\n{MODEL}"), "did you mean `brokers`?");
+        check(&format!("pipelin = \"x\"\n{MODEL}"), "did you mean \"pipeline\"?");
+        check(&format!("[kafka]\nbroker = \"x\"\n{MODEL}"), "did you mean \"brokers\"?");
         check(&format!("memory_max = \"10MB\"\n{MODEL}"), "at least 5 times message_max");
         check(&format!("memory_max = \"ten\"\n{MODEL}"), "is no size");
         check(&format!("[lease]\nduration = \"1s\"\n{MODEL}"), "at least 3s");
@@ -519,7 +508,11 @@ mod tests {
         assert_eq!(config.kafka.brokers, "localhost:9092");
         assert_eq!(config.kafka.start, StartPosition::At(1_769_817_600_000));
         assert!(config.redis.is_none(), "no lookup, no Redis");
-        let written = parse(&format!("[kafka]\nbrokers = \"k:1\"\n[lookup.user]\nkey = \"user:{{}}:id\"\n{MODEL}"), env).unwrap();
+        let written = parse(
+            &format!("[kafka]\nbrokers = \"k:1\"\n[lookup.user]\nkey = \"user:{{}}:id\"\n{MODEL}"),
+            env,
+        )
+        .unwrap();
         assert_eq!(written.kafka.brokers, "k:1");
         assert_eq!((&*written.lookups[0].key_prefix, &*written.lookups[0].key_suffix), ("user:", ":id"));
         assert!(!format!("{written:?}").contains("s3cret"));
@@ -533,11 +526,5 @@ mod tests {
         assert_eq!(parse_span("500ms"), Some(Span(Duration::from_millis(500))));
         assert_eq!(parse_span("5s"), Some(Span(Duration::from_secs(5))));
         assert_eq!(parse_span("5"), None);
-    }
-
-    #[test]
-    fn nearest_is_a_slip_or_nothing() {
-        assert_eq!(nearest("broker", ["brokers", "group_id"]), Some("brokers"));
-        assert_eq!(nearest("xyzzy", ["brokers", "group_id"]), None);
     }
 }

@@ -399,7 +399,7 @@ pub fn inet(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let bits_max = if address.is_ipv4() { 32 } else { 128 };
     let bits = match prefix {
         None => bits_max,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+        Some(digits) if small_integer(digits.as_bytes()).is_some() => {
             digits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(wrong)?
         }
         Some(_) => return Err(wrong()),
@@ -683,4 +683,317 @@ fn too_large() -> Wrong {
 
 fn nul() -> Wrong {
     Wrong::new(Reason::NulCharacter, "PostgreSQL cannot hold the character U+0000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(ty: &Type, reading: Reading, raw: &str) -> Result<Vec<u8>, Reason> {
+        let mut out = vec![0xee];
+        from_json(ty, reading, raw, &mut String::new(), &mut out).map_err(|wrong| wrong.reason)?;
+        let (length, bytes) = out[1..].split_at(4);
+        assert_eq!(bytes.len(), i32::from_be_bytes(length.try_into().unwrap()) as usize, "{ty} {raw}");
+        Ok(bytes.to_vec())
+    }
+
+    fn refused(ty: &Type, reason: Reason, raws: &[&str]) {
+        for raw in raws {
+            assert_eq!(read(ty, Reading::default(), raw), Err(reason), "{raw} into {ty}");
+        }
+    }
+
+    fn check(ty: &Type, raw: &str, expected: &[u8]) {
+        assert_eq!(read(ty, Reading::default(), raw).as_deref(), Ok(expected), "{raw} into {ty}");
+    }
+
+    #[test]
+    fn booleans() {
+        refused(&Type::Bool, Reason::WrongType, &["0", "1", r#""true""#, r#""t""#, r#""yes""#, "[]", "{}"]);
+        check(&Type::Bool, "true", &[1]);
+        check(&Type::Bool, "false", &[0]);
+    }
+
+    #[test]
+    fn integers() {
+        for ty in [Type::Int2, Type::Int4, Type::Int8] {
+            refused(
+                &ty,
+                Reason::WrongType,
+                &["1.5", "1e-1", "true", "[1]", "{}", r#""""#, r#"" 1""#, r#""0x1""#, r#""a""#],
+            );
+            refused(
+                &ty,
+                Reason::OutOfRange,
+                &["9223372036854775808", "18446744073709551616", "1e19", "1e999", "-1e400"],
+            );
+        }
+        refused(&Type::Int2, Reason::WrongType, &[r#""1""#]);
+        refused(&Type::Int4, Reason::WrongType, &[r#""1""#]);
+        refused(&Type::Int2, Reason::OutOfRange, &["32768", "-32769"]);
+        refused(&Type::Int4, Reason::OutOfRange, &["2147483648", "-2147483649"]);
+        refused(&Type::Int8, Reason::OutOfRange, &[r#""9223372036854775808""#, "-9223372036854775809"]);
+        refused(&Type::Int8, Reason::WrongType, &[r#""1.5""#, r#""+1""#, r#""01""#]);
+        check(&Type::Int2, "-32768", &i16::MIN.to_be_bytes());
+        check(&Type::Int4, "2147483647", &i32::MAX.to_be_bytes());
+        check(&Type::Int4, "-0", &0i32.to_be_bytes());
+        check(&Type::Int4, "1.0", &1i32.to_be_bytes());
+        check(&Type::Int4, "1e3", &1000i32.to_be_bytes());
+        check(&Type::Int4, "25000e-3", &25i32.to_be_bytes());
+        check(&Type::Int8, "9007199254740993", &9_007_199_254_740_993i64.to_be_bytes());
+        check(&Type::Int8, "9223372036854775807", &i64::MAX.to_be_bytes());
+        check(&Type::Int8, r#""-9223372036854775808""#, &i64::MIN.to_be_bytes());
+    }
+
+    #[test]
+    fn floats() {
+        for ty in [Type::Float4, Type::Float8] {
+            refused(
+                &ty,
+                Reason::WrongType,
+                &["true", r#""1""#, r#""inf""#, r#""nan""#, r#""1e5""#, "[]", "{}"],
+            );
+            refused(&ty, Reason::OutOfRange, &["1e999", "-1e999", "1e-999", "-1e-999"]);
+        }
+        refused(&Type::Float4, Reason::OutOfRange, &["1e39", "1e-46"]);
+        check(&Type::Float8, "0e999", &0f64.to_be_bytes());
+        check(&Type::Float8, "-0", &(-0f64).to_be_bytes());
+        check(&Type::Float8, "0.1", &0.1f64.to_be_bytes());
+        check(&Type::Float8, "1e-320", &1e-320f64.to_be_bytes());
+        check(&Type::Float8, "1.7976931348623157e308", &f64::MAX.to_be_bytes());
+        check(&Type::Float8, r#""NaN""#, &f64::NAN.to_be_bytes());
+        check(&Type::Float8, r#""-Infinity""#, &f64::NEG_INFINITY.to_be_bytes());
+        check(&Type::Float4, r#""Infinity""#, &f32::INFINITY.to_be_bytes());
+        // Halfway between two reals for a double, above it in truth.
+        check(&Type::Float4, "1.00000005960464477539063", &1.000_000_1f32.to_be_bytes());
+    }
+
+    #[test]
+    fn texts() {
+        let (any, five) = (Type::Text, Type::Varchar(Some(5)));
+        for ty in [&any, &five, &Type::Char(Some(5))] {
+            refused(ty, Reason::WrongType, &["[]", "{}", r#"["a"]"#]);
+            refused(ty, Reason::NulCharacter, &[r#""\u0000""#]);
+            refused(ty, Reason::InvalidUnicode, &[r#""\ud800""#]);
+        }
+        refused(
+            &five,
+            Reason::TooLong,
+            &[r#""abcdef""#, r#""abcde ""#, r#""🚀🚀🚀🚀🚀🚀""#, "123456", "1.0000"],
+        );
+        refused(&Type::Char(Some(5)), Reason::TooLong, &[r#""abcde ""#]);
+        check(&five, r#""abcde""#, b"abcde");
+        check(&five, r#""🚀🚀🚀🚀🚀""#, "🚀🚀🚀🚀🚀".as_bytes());
+        check(&five, r#""\ud83d\ude80abcd""#, "🚀abcd".as_bytes());
+        check(&five, "false", b"false");
+        check(&Type::Char(Some(5)), r#""a""#, b"a");
+        check(&any, "1.50e3", b"1.50e3");
+        check(&any, "true", b"true");
+        check(&any, r#""""#, b"");
+        check(&any, r#""\\N \\. \t\n\r""#, b"\\N \\. \t\n\r");
+    }
+
+    #[test]
+    fn times() {
+        fn with(ty: &Type, unit: Unit, raw: &str) -> Result<Vec<u8>, Reason> {
+            read(ty, Reading { unit: Some(unit), ..Reading::default() }, raw)
+        }
+        for ty in [Type::Timestamptz, Type::Timestamp] {
+            refused(&ty, Reason::WrongType, &["1700000000", "true", "[]"]);
+            refused(&ty, Reason::InvalidTime, &[r#""now""#, r#""1700000000""#, r#""""#]);
+            assert_eq!(with(&ty, Unit::Seconds, r#""2024-05-01T12:30:00Z""#), Err(Reason::WrongType));
+            assert_eq!(with(&ty, Unit::Seconds, "true"), Err(Reason::WrongType));
+            assert_eq!(with(&ty, Unit::Seconds, "1e99"), Err(Reason::OutOfRange));
+            assert_eq!(with(&ty, Unit::Seconds, "946684801"), Ok(1_000_000i64.to_be_bytes().to_vec()));
+            assert_eq!(with(&ty, Unit::Nanos, r#""946684800000001000""#), Ok(1i64.to_be_bytes().to_vec()));
+            check(&ty, r#""2000-01-01T00:00:01Z""#, &1_000_000i64.to_be_bytes());
+        }
+        refused(&Type::Date, Reason::WrongType, &["20240501"]);
+        refused(&Type::Date, Reason::InvalidTime, &[r#""2024-05-01T00:00:00Z""#]);
+        refused(&Type::Time, Reason::WrongType, &["1230"]);
+        check(&Type::Date, r#""2000-01-02""#, &1i32.to_be_bytes());
+        check(&Type::Time, r#""00:00:00.000001""#, &1i64.to_be_bytes());
+    }
+
+    #[test]
+    fn uuids() {
+        let bytes = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdefu128.to_be_bytes();
+        refused(
+            &Type::Uuid,
+            Reason::WrongType,
+            &[
+                "1",
+                r#""""#,
+                r#""0123456789abcdef0123456789abcde""#,
+                r#""0123456789abcdef0123456789abcdeg""#,
+                r#""{01234567-89ab-cdef-0123-456789abcdef}""#,
+                r#""0123456-789ab-cdef-0123-456789abcdef0""#,
+                r#""0123-4567-89ab-cdef-0123-456789abcde""#,
+                r#""01234567-89ab-cdef-0123-456789abcdeé""#,
+            ],
+        );
+        check(&Type::Uuid, r#""01234567-89ab-cdef-0123-456789abcdef""#, &bytes);
+        check(&Type::Uuid, r#""0123456789ABCDEF0123456789abcdef""#, &bytes);
+    }
+
+    #[test]
+    fn json_and_jsonb() {
+        check(&Type::Json, r#"{"a" : 1.50, "a":"\u0000"}"#, br#"{"a" : 1.50, "a":"\u0000"}"#);
+        check(&Type::Jsonb, r#""x""#, b"\x01\"x\"");
+        check(&Type::Jsonb, "1.50", b"\x011.50");
+        refused(&Type::Jsonb, Reason::NulCharacter, &[r#"{"a":"\u0000"}"#]);
+        refused(&Type::Jsonb, Reason::InvalidUnicode, &[r#""\ud800""#]);
+        refused(&Type::Jsonb, Reason::OutOfRange, &["1e999999"]);
+        let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        for ty in [Type::Json, Type::Jsonb] {
+            assert!(read(&ty, Reading::default(), &nested(128)).is_ok());
+            for levels in [129, 1000, 100_000] {
+                assert_eq!(read(&ty, Reading::default(), &nested(levels)), Err(Reason::TooDeep));
+            }
+        }
+    }
+
+    #[test]
+    fn byteas() {
+        fn with(encoding: Encoding, raw: &str) -> Result<Vec<u8>, Reason> {
+            read(&Type::Bytea, Reading { encoding, ..Reading::default() }, raw)
+        }
+        refused(
+            &Type::Bytea,
+            Reason::WrongType,
+            &["1", "[1]", r#""cafe""#, r#""\\xcaf""#, r#""\\xcg""#, r#""""#],
+        );
+        refused(&Type::Bytea, Reason::NulCharacter, &[r#""\u0000""#]);
+        check(&Type::Bytea, r#""\\xCAfe00""#, &[0xca, 0xfe, 0]);
+        check(&Type::Bytea, r#""\\x""#, &[]);
+        assert_eq!(with(Encoding::Hex, r#""cafe""#), Ok(vec![0xca, 0xfe]));
+        assert_eq!(with(Encoding::Hex, r#""\\xcafe""#), Ok(vec![0xca, 0xfe]));
+        assert_eq!(with(Encoding::Hex, r#""caf""#), Err(Reason::WrongType));
+        assert_eq!(with(Encoding::Base64, r#""yv4=""#), Ok(vec![0xca, 0xfe]));
+        assert_eq!(with(Encoding::Base64, r#""yv4""#), Ok(vec![0xca, 0xfe]));
+        assert_eq!(with(Encoding::Base64, r#""yv 4""#), Err(Reason::WrongType));
+        assert_eq!(with(Encoding::Base64, r#""-_==""#), Err(Reason::WrongType));
+        assert_eq!(with(Encoding::Utf8, r#""é\n""#), Ok("é\n".into()));
+    }
+
+    #[test]
+    fn inets() {
+        refused(
+            &Type::Inet,
+            Reason::WrongType,
+            &[
+                "1",
+                r#""""#,
+                r#""localhost""#,
+                r#""10.1""#,
+                r#""10.0.0.256""#,
+                r#""010.0.0.1""#,
+                r#""10.0.0.1/33""#,
+                r#""10.0.0.1/""#,
+                r#""10.0.0.1/+8""#,
+                r#""10.0.0.1/08""#,
+                r#""10.0.0.1/-8""#,
+                r#""10.0.0.1/8/8""#,
+                r#""fe80::1%eth0""#,
+                r#""::1/129""#,
+                r#"" ::1""#,
+                r#""[::1]""#,
+            ],
+        );
+        check(&Type::Inet, r#""10.0.0.1""#, &[2, 32, 0, 4, 10, 0, 0, 1]);
+        check(&Type::Inet, r#""10.0.0.1/8""#, &[2, 8, 0, 4, 10, 0, 0, 1]);
+        check(&Type::Inet, r#""::1/64""#, &[3, 64, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn enums() {
+        let ty = Type::Enum { name: "mood".into(), labels: vec!["ok".into(), "sad".into()] };
+        refused(&ty, Reason::WrongType, &["1", "[]"]);
+        refused(&ty, Reason::UnknownEnumLabel, &[r#""""#, r#""OK""#, r#""ok ""#, r#""happy""#]);
+        check(&ty, r#""\u006fk""#, b"ok");
+    }
+
+    #[test]
+    fn arrays() {
+        fn of(element: Type, element_oid: u32) -> Type {
+            Type::Array { element: Box::new(element), element_oid }
+        }
+        fn words(words: &[i32]) -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_be_bytes()).collect()
+        }
+        let ints = of(Type::Int4, 23);
+        refused(
+            &ints,
+            Reason::WrongType,
+            &[
+                "1",
+                "{}",
+                r#""{1,2}""#,
+                r#"["1"]"#,
+                "[1.5]",
+                "[{}]",
+                "[1,[2]]",
+                "[[1],2]",
+                "[[1],null]",
+                "[[1],[2,3]]",
+                "[[]]",
+                "[[],[]]",
+                "[[1],[]]",
+                "[[],[1]]",
+                "[[[1]],[[1],[2]]]",
+            ],
+        );
+        refused(&ints, Reason::OutOfRange, &["[1,2147483648]"]);
+        refused(&ints, Reason::TooDeep, &["[[[[[[[1]]]]]]]"]);
+        check(&ints, "[]", &words(&[0, 0, 23]));
+        check(&ints, "[ 1 , null ]", &words(&[1, 1, 23, 2, 1, 4, 1, -1]));
+        check(&ints, "[null]", &words(&[1, 1, 23, 1, 1, -1]));
+        check(
+            &ints,
+            " [[1,2,3],[4,5,6]]".trim(),
+            &words(&[2, 0, 23, 2, 1, 3, 1, 4, 1, 4, 2, 4, 3, 4, 4, 4, 5, 4, 6]),
+        );
+        check(&ints, "[\n[\t[7]]]", &words(&[3, 0, 23, 1, 1, 1, 1, 1, 1, 4, 7]));
+        refused(&of(Type::Varchar(Some(1)), 1043), Reason::TooLong, &[r#"["ab"]"#, r#"["a "]"#]);
+        refused(&of(Type::Text, 25), Reason::NulCharacter, &[r#"["a","\u0000"]"#]);
+        check(
+            &of(Type::Varchar(Some(1)), 1043),
+            r#"["["]"#,
+            &[&words(&[1, 0, 1043, 1, 1, 1])[..], b"["].concat(),
+        );
+        check(
+            &of(Type::Json, 114),
+            "[[1],null]",
+            &[&words(&[1, 1, 114, 2, 1, 3])[..], b"[1]", &words(&[-1])].concat(),
+        );
+        refused(
+            &of(Type::Jsonb, 3802),
+            Reason::TooDeep,
+            &[&format!("[{}{}]", "[".repeat(129), "]".repeat(129))],
+        );
+        let reading = Reading { unit: Some(Unit::Seconds), ..Reading::default() };
+        let times = read(&of(Type::Timestamptz, 1184), reading, "[946684800]").unwrap();
+        assert_eq!(times, [words(&[1, 0, 1184, 1, 1, 8]), vec![0; 8]].concat());
+    }
+
+    #[test]
+    fn text_from_outside_becomes_the_columns_type() {
+        fn of(ty: Type, text: &str) -> Result<Vec<u8>, Reason> {
+            let mut out = Vec::new();
+            Value::of_text(text, &ty)
+                .and_then(|value| from_value(&ty, Reading::default(), value, &mut out))
+                .map(|()| out.split_off(4))
+                .map_err(|wrong| wrong.reason)
+        }
+        assert_eq!(of(Type::Int4, "x"), Err(Reason::WrongType));
+        assert_eq!(of(Type::Int4, "1.5"), Err(Reason::WrongType));
+        assert_eq!(of(Type::Text, "a\0"), Err(Reason::NulCharacter));
+        assert_eq!(of(Type::Varchar(Some(2)), "abc"), Err(Reason::TooLong));
+        assert_eq!(of(Type::Bool, "t"), Err(Reason::WrongType));
+        assert_eq!(of(Type::Int4, "17"), Ok(17i32.to_be_bytes().to_vec()));
+        assert_eq!(of(Type::Float8, "17"), Ok(17f64.to_be_bytes().to_vec()));
+        assert_eq!(of(Type::Bool, "true"), Ok(vec![1]));
+        assert_eq!(of(Type::Text, "true"), Ok(b"true".to_vec()));
+        assert_eq!(of(Type::Text, "17"), Ok(b"17".to_vec()));
+    }
 }

@@ -120,7 +120,9 @@ impl Threads {
                 if let Some(id) = core
                     && !core_affinity::set_for_current(CoreId { id })
                 {
-                    log::warn!("thread {thread} could not be pinned to core {id}: is sched_setaffinity allowed here?");
+                    log::warn!(
+                        "thread {thread} could not be pinned to core {id}: is sched_setaffinity allowed here?"
+                    );
                 }
                 run(prepared)
             }))

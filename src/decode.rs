@@ -35,7 +35,12 @@ pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
     for (table, writers) in decode.outlets.into_iter().enumerate() {
-        outlets.extend((0..writers.len()).map(|number| Outlet { table, number, writers: writers.len(), open: None }));
+        outlets.extend((0..writers.len()).map(|number| Outlet {
+            table,
+            number,
+            writers: writers.len(),
+            open: None,
+        }));
         senders.extend(writers);
     }
     loop {
@@ -143,7 +148,12 @@ impl Decoder {
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
-    fn decode(&mut self, batch: &Arc<RawBatch>, outlets: &mut [Outlet], mut keep_going: impl FnMut() -> bool) -> bool {
+    fn decode(
+        &mut self,
+        batch: &Arc<RawBatch>,
+        outlets: &mut [Outlet],
+        mut keep_going: impl FnMut() -> bool,
+    ) -> bool {
         self.lookups.begin_batch();
         for run in batch.runs.iter().filter(|run| run.claim.is_current()) {
             if !self.decode_run(batch, run, outlets, &mut keep_going) {
@@ -207,13 +217,18 @@ impl Decoder {
             Ok(Parsed::Message) => {
                 for model in &self.models {
                     let table = self.plan.models[*model].table;
-                    let lane = lanes.iter_mut().find(|l| l.table == table).expect("a topic has a lane for each table");
+                    let lane = lanes
+                        .iter_mut()
+                        .find(|l| l.table == table)
+                        .expect("a topic has a lane for each table");
                     if offset < lane.from {
                         continue;
                     }
                     let open = outlets[lane.outlet].batch();
                     match decoder.encode(*model, &record, &self.lookups, &mut open.bytes) {
-                        Ok(Encoded::Row) => open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 }),
+                        Ok(Encoded::Row) => {
+                            open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 })
+                        }
                         Ok(Encoded::NeedsLookup) => return false,
                         Err(reject) => set_aside(lane, offset, index, reject, outlets),
                     }
@@ -269,7 +284,15 @@ fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64) -> 
     let wanted = |o: &Outlet| o.table == table && claim.partition.id as usize % o.writers == o.number;
     let outlet = outlets.iter().position(wanted).expect("every table has a writer for every partition");
     let open = outlets[outlet].batch();
-    Lane { outlet, table, from, first_row: open.rows.len(), first_dead: open.dead.len(), skipped: Vec::new(), seen: 0 }
+    Lane {
+        outlet,
+        table,
+        from,
+        first_row: open.rows.len(),
+        first_dead: open.dead.len(),
+        skipped: Vec::new(),
+        seen: 0,
+    }
 }
 
 fn set_aside(lane: &mut Lane, offset: i64, index: usize, reject: Reject, outlets: &mut [Outlet]) {
@@ -295,7 +318,8 @@ fn close_lane(batch: &Arc<RawBatch>, run: &Run, number: usize, lane: Lane, outle
     let open = outlets[lane.outlet].batch();
     let rows = lane.first_row..open.rows.len();
     let dead = open.dead.len() - lane.first_dead;
-    let mut counts = Counts { rows: rows.len() as i64, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
+    let mut counts =
+        Counts { rows: rows.len() as i64, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
     counts.other = lane.seen - counts.records();
     let raw = (counts.rows + counts.dead > 0).then(|| batch.clone());
     open.segments.push(Segment {

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::Client;
 
 use crate::cpu::Pulse;
+use crate::fault::fault;
 use crate::ledger::{self, Entry, Member, Registration};
 use crate::ownership::{Claim, Lane, Ownership, Partition};
 use crate::pg::{self, Server};
@@ -59,7 +60,8 @@ struct Session {
 /// # Errors
 /// Only what waiting cannot mend: a schema that is newer than this program, a missing privilege, another pipeline's rows.
 pub fn run(lease: Lease) -> Result<()> {
-    let mut state = State { session: None, draining: BTreeMap::new(), reported: BTreeSet::new(), failing: false };
+    let mut state =
+        State { session: None, draining: BTreeMap::new(), reported: BTreeSet::new(), failing: false };
     let mut next_tick = Instant::now();
     loop {
         let pause = if state.draining.is_empty() { next_tick - Instant::now() } else { DRAIN_LOOK };
@@ -121,8 +123,10 @@ fn settle(lease: &Lease, state: &mut State, result: Result<()>) -> Result<()> {
 fn session<'a>(lease: &Lease, state: &'a mut State) -> Result<&'a mut Client> {
     if state.session.is_none() {
         let mut client = lease.server.connect(&lease.me.application_name())?;
-        // A tick must not hang on a lock: the next one tries again.
-        client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+        if lease.session_lock {
+            // A tick must not hang on a lock: the next one tries again. Shared sessions must not be changed.
+            client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+        }
         let number = lease.session_lock.then(|| ledger::begin_session(&mut client)).transpose()?;
         state.session = Some(Session { client, number });
     }
@@ -138,7 +142,8 @@ fn tick(lease: &Lease, state: &mut State) -> Result<()> {
 
     // Read what memory holds before the query: a ledger that is behind it was taken back by a failover.
     let held = lease.ownership.all();
-    let committed: Vec<Vec<i64>> = held.iter().map(|c| c.lanes.iter().map(Lane::committed).collect()).collect();
+    let committed: Vec<Vec<i64>> =
+        held.iter().map(|c| c.lanes.iter().map(Lane::committed).collect()).collect();
     let (members, mut entries) = ledger::snapshot(client, &lease.me.pipeline, &names)?;
     if register_new(lease, client, &entries)? {
         (_, entries) = ledger::snapshot(client, &lease.me.pipeline, &names)?;
@@ -187,11 +192,16 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
     for topic in lease.topics.iter() {
         let Some(seen) = topic.seen() else { continue };
         let here: Vec<&Entry> = entries.iter().filter(|e| *e.topic == *topic.name).collect();
-        if let Some(other) = here.iter().find(|e| e.pipeline != lease.me.pipeline && topic.targets.contains(&e.target)) {
+        if let Some(other) =
+            here.iter().find(|e| e.pipeline != lease.me.pipeline && topic.targets.contains(&e.target))
+        {
             bail!(
                 "topic {:?} already feeds table {} in pipeline {:?}: two pipelines may not fill the same table from the same \
                  topic; use that name, or `rowmill init --take-over {}`",
-                topic.name, other.target, other.pipeline, other.pipeline
+                topic.name,
+                other.target,
+                other.pipeline,
+                other.pipeline
             );
         }
         if let Some(other) = here.iter().find(|e| e.cluster_id != seen.cluster_id) {
@@ -199,10 +209,13 @@ fn register_new(lease: &Lease, client: &mut Client, entries: &[Entry]) -> Result
                 "the ledger's offsets of topic {:?} belong to Kafka cluster {} and this is cluster {}: with another cluster the \
                  same offsets mean other records; use another pipeline name and another database, or move the topic as \
                  docs/operations.md says",
-                topic.name, other.cluster_id, seen.cluster_id
+                topic.name,
+                other.cluster_id,
+                seen.cluster_id
             );
         }
-        let complete = |id: i32| topic.targets.iter().all(|t| here.iter().any(|e| e.partition == id && e.target == *t));
+        let complete =
+            |id: i32| topic.targets.iter().all(|t| here.iter().any(|e| e.partition == id && e.target == *t));
         let known: Vec<i32> = (0..seen.partition_count).filter(|id| complete(*id)).collect();
         let new: Vec<_> = seen.new.iter().filter(|n| !known.contains(&n.partition)).copied().collect();
         topic.set_registered(known);
@@ -275,10 +288,12 @@ fn holdings(lease: &Lease, entries: &[Entry]) -> Vec<Holding<Partition>> {
 
 fn claim(lease: &Lease, client: &mut Client, partition: Partition) -> Result<()> {
     let topic = &lease.topics[partition.topic];
-    let claimed = ledger::claim(client, &lease.me, &topic.name, partition.id, topic.routing_hash, &topic.targets)?;
+    let claimed =
+        ledger::claim(client, &lease.me, &topic.name, partition.id, topic.routing_hash, &topic.targets)?;
     if claimed.is_empty() {
         return Ok(());
     }
+    fault("in-claim");
     let topic_id = claimed[0].topic_id.clone();
     let lanes = topic
         .tables
@@ -316,6 +331,7 @@ fn release_drained(lease: &Lease, state: &mut State) -> Result<()> {
 }
 
 fn release(lease: &Lease, client: &mut Client, claim: &Claim) -> Result<()> {
+    fault("in-release");
     for (lane, target) in claim.lanes.iter().zip(&lease.topics[claim.partition.topic].targets) {
         ledger::release(client, &lease.me.name, &claim.topic, claim.partition.id, target, lane.epoch())?;
     }

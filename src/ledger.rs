@@ -100,7 +100,9 @@ pub fn check_version(client: &mut Client) -> Result<()> {
     if !exists {
         bail!("the database has no rowmill schema yet: run `rowmill init` first");
     }
-    let rows = client.query_typed("SELECT version FROM rowmill.version", &[]).context("cannot read rowmill.version")?;
+    let rows = client
+        .query_typed("SELECT version FROM rowmill.version", &[])
+        .context("cannot read rowmill.version")?;
     match rows.first().map(|row| row.get::<_, i32>(0)) {
         Some(SCHEMA_VERSION) => Ok(()),
         Some(newer) if newer > SCHEMA_VERSION => bail!(
@@ -254,7 +256,14 @@ pub fn claim(
 }
 
 /// RELEASE: gives up one target of a partition if it is still ours.
-pub fn release(client: &mut Client, me: &str, topic: &str, partition: i32, target: &str, epoch: i64) -> Result<()> {
+pub fn release(
+    client: &mut Client,
+    me: &str,
+    topic: &str,
+    partition: i32,
+    target: &str,
+    epoch: i64,
+) -> Result<()> {
     client.execute_typed(
         "UPDATE rowmill.ledger SET owner = NULL
          WHERE topic = $1 AND partition = $2 AND target = $3 AND owner = $4 AND epoch = $5",
@@ -338,7 +347,12 @@ pub struct Standing {
 
 /// RESOLVE, after a commit with an unknown outcome: waits for the old backend, fences it, and tells where the ledger
 /// stands. `None`: not ours any more. In key order, one transaction.
-pub fn resolve(client: &mut Client, me: &str, target: &str, spans: &[SpanMove<'_>]) -> Result<Vec<Option<Standing>>, postgres::Error> {
+pub fn resolve(
+    client: &mut Client,
+    me: &str,
+    target: &str,
+    spans: &[SpanMove<'_>],
+) -> Result<Vec<Option<Standing>>, postgres::Error> {
     let mut transaction = client.transaction()?;
     let mut order: Vec<usize> = (0..spans.len()).collect();
     order.sort_unstable_by_key(|i| (spans[*i].topic, spans[*i].partition));

@@ -11,6 +11,7 @@
 //! the lease thread writes and everybody reads. The modules below stand in reading order.
 
 // What is configured, and what the catalog makes of it.
+pub mod spelling;
 pub mod config;
 pub mod schema;
 pub mod model;
@@ -29,16 +30,16 @@ pub mod cpu;
 pub mod pg;
 pub mod fault;
 
-// The stages, as data passes.
+// The stages, as data passes, and what they use.
 pub mod source;
 pub mod decode;
 pub mod row;
-pub mod reject;
 pub mod copy;
+pub mod reject;
 pub mod lookup;
 pub mod writer;
-pub mod ledger;
 pub mod dead_letter;
+pub mod ledger;
 pub mod lease;
 
 // Holding it together.

@@ -61,7 +61,11 @@ pub struct Wanted {
 }
 
 impl LookupCache {
-    pub fn new(redis: Option<&config::Redis>, lookups: &[config::Lookup], pulse: Arc<Pulse>) -> Result<LookupCache> {
+    pub fn new(
+        redis: Option<&config::Redis>,
+        lookups: &[config::Lookup],
+        pulse: Arc<Pulse>,
+    ) -> Result<LookupCache> {
         let client = redis.map(client).transpose()?;
         let caches = lookups
             .iter()
@@ -85,7 +89,8 @@ impl LookupCache {
     /// said so first.
     pub fn resolve(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
         let mut pause = BACK_OFF.0;
-        let mut complained = false;
+        // What was said last; each new state of Redis is said once.
+        let mut said = Said::Nothing;
         for chunk in wanted.chunks(KEYS_MAX) {
             loop {
                 if !keep_going() {
@@ -95,14 +100,14 @@ impl LookupCache {
                     Ok(Answer::Settled) => break,
                     Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
                     Ok(Answer::Emptied(words)) => {
-                        if !std::mem::replace(&mut complained, true) {
+                        if std::mem::replace(&mut said, Said::Emptied) != Said::Emptied {
                             log::error!("waiting, nothing is set aside: {words}");
                         }
                         std::thread::sleep(BACK_OFF.1);
                     }
                     Err(error) => {
                         self.connection = None;
-                        if !std::mem::replace(&mut complained, true) {
+                        if std::mem::replace(&mut said, Said::Away) != Said::Away {
                             log::warn!("waiting for Redis: {error:#}");
                         }
                         std::thread::sleep(pause);
@@ -111,7 +116,7 @@ impl LookupCache {
                 }
             }
         }
-        if complained {
+        if said != Said::Nothing {
             log::info!("Redis answers again");
         }
         true
@@ -127,8 +132,12 @@ impl LookupCache {
                 continue;
             }
             let sample = self.caches[lookup].sample();
-            let keys: Vec<String> =
-                mine.iter().map(|w| &*w.token).chain(sample.iter().map(|s| &**s)).map(|t| self.caches[lookup].key(t)).collect();
+            let keys: Vec<String> = mine
+                .iter()
+                .map(|w| &*w.token)
+                .chain(sample.iter().map(|s| &**s))
+                .map(|t| self.caches[lookup].key(t))
+                .collect();
             let (values, size) = self.mget(&keys)?;
             let (values, sampled) = values.split_at(mine.len());
             let gone = sampled.iter().filter(|v| v.is_none()).count();
@@ -170,11 +179,20 @@ impl LookupCache {
 /// Says why nothing should be set aside now, if Redis seems to have lost its data.
 fn emptied(sampled: usize, gone: usize, keys_in_all: u64) -> Option<String> {
     if keys_in_all == 0 {
-        return Some("Redis is empty: was it restarted without its data, or is this another database?".to_owned());
+        return Some(
+            "Redis is empty: was it restarted without its data, or is this another database?".to_owned(),
+        );
     }
     (sampled > 0 && gone * 2 > sampled).then(|| {
         format!("Redis lost its data: of {sampled} tokens that it knew a moment ago it has forgotten {gone}")
     })
+}
+
+#[derive(PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Away,
+    Emptied,
 }
 
 enum Answer {
@@ -192,7 +210,12 @@ impl Cache {
 
     /// Some tokens that had a value when last asked.
     fn sample(&self) -> Vec<Box<str>> {
-        self.known.iter().filter(|(_, e)| e.value.is_some()).take(SAMPLE).map(|(token, _)| token.clone()).collect()
+        self.known
+            .iter()
+            .filter(|(_, e)| e.value.is_some())
+            .take(SAMPLE)
+            .map(|(token, _)| token.clone())
+            .collect()
     }
 
     /// Keeps an answer. False while the token is unknown and within its grace time.
@@ -201,7 +224,8 @@ impl Cache {
             self.make_room();
         }
         let now = Instant::now();
-        let missing_since = self.known.get(&want.token).filter(|e| e.value.is_none()).map_or(now, |e| e.missing_since);
+        let missing_since =
+            self.known.get(&want.token).filter(|e| e.value.is_none()).map_or(now, |e| e.missing_since);
         let entry = Entry { value: value.map(Into::into), asked_at: now, missing_since };
         let in_grace = value.is_none()
             && now.duration_since(missing_since) < self.config.grace
@@ -226,7 +250,9 @@ impl Lookups for LookupCache {
     fn find(&self, lookup: usize, token: &str) -> Found<'_> {
         let cache = &self.caches[lookup];
         match cache.known.get(token) {
-            Some(Entry { value: Some(value), asked_at, .. }) if cache.now.duration_since(*asked_at) < cache.config.ttl => {
+            Some(Entry { value: Some(value), asked_at, .. })
+                if cache.now.duration_since(*asked_at) < cache.config.ttl =>
+            {
                 Found::Value(value)
             }
             Some(Entry { value: None, asked_at, .. }) if *asked_at >= cache.now => Found::Unknown,
@@ -237,7 +263,8 @@ impl Lookups for LookupCache {
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
-    let mut connection = client(redis)?.get_connection_with_timeout(TIMEOUT).context("cannot connect to Redis")?;
+    let mut connection =
+        client(redis)?.get_connection_with_timeout(TIMEOUT).context("cannot connect to Redis")?;
     redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
 }
 
@@ -247,14 +274,21 @@ fn client(redis: &config::Redis) -> Result<Client> {
         Some(ca) => {
             let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
             let client_tls = match (&redis.cert, &redis.key) {
-                (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+                (Some(cert), Some(key)) => {
+                    Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
+                }
                 _ => None,
             };
-            Client::build_with_tls(redis.url.as_str(), TlsCertificates { client_tls, root_cert: Some(read(ca)?) })
+            Client::build_with_tls(
+                redis.url.as_str(),
+                TlsCertificates { client_tls, root_cert: Some(read(ca)?) },
+            )
         }
     };
     // The URL may hold a password, and the error could quote it.
-    open().map_err(|error| anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category()))
+    open().map_err(|error| {
+        anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category())
+    })
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub struct Gauges {
 pub fn report_line(before: Totals, now: Totals, seconds: f64, gauges: Gauges) -> String {
     let rate = |from: u64, to: u64| (to - from) as f64 / seconds;
     let transactions = now.transactions - before.transactions;
-    let batch = if transactions == 0 { 0 } else { (now.rows - before.rows) / transactions };
+    let batch = (now.rows - before.rows).checked_div(transactions).unwrap_or(0);
     let lag = gauges.lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
     let mut line = format!(
         "{:.0} rows/s, lag {lag}, {} rows and {} dead letters, {:.0} commits/s of {batch} rows, {} partitions, queues {}+{}, \
@@ -96,7 +96,14 @@ mod tests {
     fn the_line_says_what_happened() {
         let before = Totals { rows: 100, dead: 1, transactions: 1 };
         let now = Totals { rows: 2100, dead: 3, transactions: 11 };
-        let gauges = Gauges { lag: Some(5), partitions: 6, stopped: 1, raw_batches: 1, table_batches: 2, bytes_in_hand: 1_500_000 };
+        let gauges = Gauges {
+            lag: Some(5),
+            partitions: 6,
+            stopped: 1,
+            raw_batches: 1,
+            table_batches: 2,
+            bytes_in_hand: 1_500_000,
+        };
         assert_eq!(
             report_line(before, now, 2.0, gauges),
             "1000 rows/s, lag 5, 2100 rows and 3 dead letters, 5 commits/s of 200 rows, 6 partitions, queues 1+2, 1.5 MB in \

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::copy::{Encoding, Unit};
 use crate::schema::{Column, Table, Type};
+use crate::spelling::did_you_mean;
 
 /// One `[[model]]` as written.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -690,27 +691,281 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// `; did you mean "x"?`, when one of the names is near enough.
-fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let nearest = names.map(|name| (distance(wrong, name), name)).min();
-    match nearest {
-        Some((far, name)) if far <= 1 + wrong.chars().count() / 3 => format!("; did you mean {name:?}?"),
-        _ => String::new(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Kind;
 
-/// Letters to change, add or drop, upper and lower case being the same.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+    #[derive(Debug, Deserialize)]
+    struct Models {
+        model: Vec<RawModel>,
+    }
+
+    fn column(name: &str, ty: Type) -> Column {
+        Column {
+            name: name.into(),
+            attnum: 1,
+            ty,
+            not_null: true,
+            has_default: false,
+            generated_or_identity_always: false,
+            fills_itself: false,
         }
     }
-    row[b.len()]
+
+    fn nullable(name: &str, ty: Type) -> Column {
+        Column { not_null: false, ..column(name, ty) }
+    }
+
+    fn with_default(column: Column) -> Column {
+        Column { has_default: true, ..column }
+    }
+
+    fn table(oid: u32, name: &str, columns: Vec<Column>) -> Table {
+        Table {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            sql_name: format!("\"public\".{}", quoted(name)),
+            columns,
+            fingerprint: "f".into(),
+            kind: Kind::Ordinary,
+        }
+    }
+
+    fn tables() -> HashMap<String, Table> {
+        let point = || Type::Unsupported("point".into());
+        let ping = vec![
+            column("userid", Type::Varchar(Some(100))),
+            column("latency", Type::Float8),
+            nullable("city", Type::Text),
+            column("time", Type::Timestamptz),
+            column("timestamp", Type::Timestamptz),
+        ];
+        let odd = vec![
+            Column { fills_itself: true, has_default: true, ..column("id", Type::Int8) },
+            Column {
+                fills_itself: true,
+                generated_or_identity_always: true,
+                has_default: true,
+                ..column("always", Type::Int8)
+            },
+            with_default(column("place", point())),
+            with_default(column("note", Type::Text)),
+            nullable("doc", Type::Jsonb),
+            nullable("raw", Type::Bytea),
+            nullable("tags", Type::Array { element: Box::new(Type::Text), element_oid: 25 }),
+            nullable("odd \"name\"", Type::Int8),
+        ];
+        [
+            table(1, "ping", ping.clone()),
+            table(2, "odd", odd),
+            table(3, "spot", vec![nullable("place", point()), column("n", Type::Int4)]),
+            table(4, "hard", vec![column("place", point())]),
+            table(5, "serials", vec![Column { fills_itself: true, ..column("id", Type::Int8) }]),
+        ]
+        .into_iter()
+        .map(|table| (table.name.clone(), table))
+        .chain([("public.ping".to_owned(), table(1, "ping", ping))])
+        .collect()
+    }
+
+    fn plan(models: &str) -> Result<Plan, Vec<Problem>> {
+        let models: Models = toml::from_str(models).unwrap_or_else(|error| panic!("{error}\n{models}"));
+        compile(&models.model, &tables(), &["user".to_owned(), "host".to_owned()])
+    }
+
+    fn one(table: &str, columns: &str) -> Result<Plan, Vec<Problem>> {
+        plan(&format!("[[model]]\ntopic = \"t\"\ntable = \"{table}\"\n[model.columns]\n{columns}"))
+    }
+
+    #[test]
+    fn unknown_settings_do_not_parse() {
+        fn check(text: &str, expected: &str) {
+            let found = toml::from_str::<Models>(text).unwrap_err().to_string();
+            assert!(found.contains(expected), "{text}\n{found}");
+        }
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\n";
+        check("[[model]]\ntopic = \"t\"", "missing field `table`");
+        check(&format!("{model}tabel = \"x\""), "unknown field `tabel`");
+        check(&format!("{model}tombstones = \"drop\""), "unknown variant `drop`");
+        check(&format!("{model}when = {{ a = 1.5 }}"), "a string, an integer or a boolean");
+        check(&format!("{model}columns.a = {{ look = \"user\" }}"), "unknown field `look`");
+        check(&format!("{model}columns.a = {{ unit = \"m\" }}"), "unknown variant `m`");
+        check(&format!("{model}columns.a = {{ clock = \"read\" }}"), "unknown variant `read`");
+        check(&format!("{model}columns.a = {{ kafka = \"value\" }}"), "unknown variant `value`");
+        check(&format!("{model}columns.a = {{ encoding = \"postgres\" }}"), "unknown variant `postgres`");
+        check(&format!("{model}columns.a = {{ field = 1 }}"), "a field name like");
+    }
+
+    #[test]
+    fn problems_name_the_column_and_the_remedy() {
+        fn check(table: &str, columns: &str, expected: &str) {
+            let problems = one(table, columns).expect_err(columns);
+            assert!(problems.iter().any(|problem| problem.0.contains(expected)), "{columns}\n{problems:#?}");
+        }
+        check("ping", "tiem = { field = \"t\" }", "no column \"tiem\"; did you mean \"time\"?");
+        check("ping", "qqqqqqq = { field = \"t\" }", "no column \"qqqqqqq\"");
+        check("missing", "", "could not be read");
+        check("ping", "userid = { lookup = \"usr\" }", "no lookup \"usr\"; did you mean \"user\"?");
+        check("ping", "userid = { lookup = \"user\", unknown = \"null\" }", "takes no NULL");
+        check("ping", "userid = { default = true }", "has no default");
+        check("ping", "city = { default = false }", "no meaning");
+        check("ping", "city = { default = true, field = \"x\" }", "no other setting");
+        check("ping", "city = { message = false }", "no meaning");
+        check("ping", "city = { clock = \"write\" }", "of type text, but a clock is for timestamptz");
+        check("ping", "time = { clock = \"write\", message = true }", "one of lookup, clock, message, kafka");
+        check("ping", "time = { clock = \"write\", field = \"x\" }", "field goes with");
+        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "unit and encoding go with");
+        check("ping", "city = { unknown = \"null\" }", "unknown goes with a lookup");
+        check("ping", "city = { unit = \"s\" }", "a unit is for");
+        check("ping", "city = { encoding = \"hex\" }", "an encoding is for");
+        check("ping", "city = { kafka = \"offset\" }", "an offset is for bigint");
+        check("ping", "city = { kafka = \"headers\" }", "headers are for jsonb");
+        check("ping", "latency = { message = true }", "a message is for");
+        check("ping", "latency = { kafka = \"topic\" }", "a topic's name is for");
+        check("ping", "time = { kafka = \"key\" }", "a key is for");
+        check("ping", "city = { field = \"\" }", "empty name");
+        check("ping", "city = { field = \"a..b\" }", "empty name");
+        check("ping", "city = { field = [] }", "empty name");
+        check("odd", "doc = { lookup = \"user\" }", "a lookup gives text");
+        check("odd", "always = { field = \"x\" }", "the server fills this column");
+        check("odd", "place = { field = \"x\" }", "cannot write the type point");
+        check("spot", "", "column \"place\": rowmill cannot write the type point");
+        check("hard", "", "give it a default, or allow NULL");
+        check("hard", "place = { default = true }", "has no default");
+        check("serials", "", "no model fills any column");
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let problems =
+            one("ping", "userid = { lookup = \"x\" }\ntiem = {}\ncity = { unit = \"s\" }").unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:#?}");
+    }
+
+    #[test]
+    fn models_that_share_a_table_agree() {
+        fn check(models: &str, expected: Option<&str>) {
+            match (plan(models), expected) {
+                (Ok(_), None) => {}
+                (Err(problems), Some(expected)) if problems.iter().any(|p| p.0.contains(expected)) => {}
+                (found, _) => panic!("{models}\n{found:#?}"),
+            }
+        }
+        fn pair(one: &str, other: &str) -> String {
+            format!("[[model]]\ntopic = \"a\"\n{one}\n[[model]]\n{other}")
+        }
+        let twice = Some("twice into the same table");
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"public.ping\""), twice);
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"x\" }"), twice);
+        let x = "table = \"ping\"\nwhen = { kind = \"x\" }";
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { type = \"y\" }"), twice);
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"x\" }"), twice);
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"y\" }"), None);
+        check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"ping\""), None);
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\""), None);
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\ntombstones = \"skip\""),
+            Some("differ in `tombstones`"),
+        );
+        let clock = "columns.timestamp = { clock = \"write\" }";
+        check(
+            &pair(&format!("table = \"ping\"\n{clock}"), "topic = \"b\"\ntable = \"ping\""),
+            Some("column \"timestamp\": some models stamp it"),
+        );
+        check(
+            &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.note = { default = true }"),
+            Some("column \"note\": some models fill it"),
+        );
+        check(
+            &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }"),
+            None,
+        );
+    }
+
+    #[test]
+    fn clocks_come_first_and_the_rest_in_the_tables_order() {
+        let plan = one(
+            "ping",
+            "timestamp = { clock = \"write\" }\nuserid = { lookup = \"user\", field = \"token\" }",
+        );
+        let plan = plan.unwrap();
+        let table = &plan.tables[0];
+        assert_eq!(table.clock_columns, 1);
+        assert_eq!(
+            table.copy_statement(),
+            "COPY \"public\".\"ping\" (\"timestamp\", \"userid\", \"latency\", \"city\", \"time\") FROM STDIN (FORMAT binary)"
+        );
+        assert_eq!(
+            plan.models[0].explain(&plan),
+            [
+                "\"timestamp\" timestamptz: stamped by the writer just before the row is sent",
+                "\"userid\" varchar(100): what lookup \"user\" has for the token in field \"token\"; must be there; an \
+                 unknown token makes a dead letter",
+                "\"latency\" double precision: field \"latency\"; must be there",
+                "\"city\" text: field \"city\"; NULL when absent",
+                "\"time\" timestamptz: field \"time\"; must be there",
+            ]
+        );
+    }
+
+    #[test]
+    fn columns_that_fill_themselves_are_left_out() {
+        let plan = one("odd", "note = { default = true }\ndoc = { message = true }").unwrap();
+        let names: Vec<_> = plan.tables[0].columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["doc", "raw", "tags", "odd \"name\""]);
+        let copy = plan.tables[0].copy_statement();
+        assert!(copy.contains("\"odd \"\"name\"\"\""), "{copy}");
+        let explained = plan.models[0].explain(&plan);
+        assert!(explained.contains(&"\"id\": filled by the server".to_owned()), "{explained:#?}");
+        assert!(explained.contains(&"\"note\": left to its default".to_owned()), "{explained:#?}");
+        // A serial or identity-by-default column can be named.
+        let plan = one("odd", "id = { kafka = \"offset\" }").unwrap();
+        assert_eq!(plan.tables[0].columns[0].name, "id");
+    }
+
+    #[test]
+    fn one_table_has_one_column_list() {
+        let models = "[[model]]\ntopic = \"a\"\ntable = \"odd\"\n\
+                      [[model]]\ntopic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }";
+        let plan = plan(models).unwrap();
+        assert_eq!((plan.tables.len(), plan.topics.len()), (1, 2));
+        let doc = plan.tables[0].columns.iter().position(|column| column.name == "doc").unwrap();
+        assert!(matches!(plan.models[0].sources[doc], Source::Field { .. }));
+        assert_eq!(plan.models[1].sources[doc], Source::Null);
+    }
+
+    #[test]
+    fn routing_does_not_depend_on_the_order_of_models() {
+        let x = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\nwhen = { \"meta.kind\" = \"x\" }\n";
+        let y = "[[model]]\ntopic = \"t\"\ntable = \"odd\"\nwhen = { n = 3, ok = true }\n";
+        let routing = |models: String| plan(&models).unwrap().topics[0].routing_text();
+        assert_eq!(routing(format!("{x}{y}")), routing(format!("{y}{x}")));
+        assert_eq!(
+            routing(format!("{x}{y}")),
+            "\"public\".\"odd\" when n = 3 and ok = true\n\"public\".\"ping\" when meta.kind = \"x\""
+        );
+        assert_eq!(
+            plan("[[model]]\ntopic = \"t\"\ntable = \"ping\"").unwrap().topics[0].routing_text(),
+            "\"public\".\"ping\" always"
+        );
+    }
+
+    #[test]
+    fn clocks_are_patched_in_place() {
+        let mut row = vec![0, 3];
+        for _ in 0..2 {
+            row.extend_from_slice(&8i32.to_be_bytes());
+            row.extend_from_slice(&[0; 8]);
+        }
+        row.extend_from_slice(&[0, 0, 0, 1, b'x']);
+        let mut expected = row.clone();
+        patch_clocks(&mut row, 0, 7);
+        assert_eq!(row, expected);
+        patch_clocks(&mut row, 2, -7);
+        expected[6..14].copy_from_slice(&(-7i64).to_be_bytes());
+        expected[18..26].copy_from_slice(&(-7i64).to_be_bytes());
+        assert_eq!(row, expected);
+    }
 }

@@ -86,7 +86,10 @@ impl Claim {
 
     /// The ledger's places at the claim, for the decision where to start.
     pub fn places(&self) -> Vec<Place> {
-        self.lanes.iter().map(|lane| Place { next: lane.committed().max(lane.first), anchor: lane.anchor }).collect()
+        self.lanes
+            .iter()
+            .map(|lane| Place { next: lane.committed().max(lane.first), anchor: lane.anchor })
+            .collect()
     }
 
     /// True until the claim is fenced or released: its data may be written.

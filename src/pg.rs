@@ -54,7 +54,9 @@ impl Server {
         })?;
         let local = config.get_hosts().iter().all(|host| match host {
             Host::Unix(_) => true,
-            Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+            Host::Tcp(name) => {
+                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
         });
         let mode = match parameters.mode.as_deref() {
             None if local => SslMode::Disable,
@@ -69,7 +71,11 @@ impl Server {
             Some(other) => bail!("unknown sslmode {other:?}: use verify-full, verify-ca, require or disable"),
         };
         let tls = (mode != SslMode::Disable).then(|| connector(mode, &parameters)).transpose()?;
-        config.ssl_mode(if tls.is_some() { postgres::config::SslMode::Require } else { postgres::config::SslMode::Disable });
+        config.ssl_mode(if tls.is_some() {
+            postgres::config::SslMode::Require
+        } else {
+            postgres::config::SslMode::Disable
+        });
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
@@ -118,7 +124,9 @@ fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnect
     if let Some(path) = &parameters.cert {
         builder.set_certificate_chain_file(path).with_context(|| format!("cannot read sslcert {path:?}"))?;
         let key = parameters.key.as_ref().context("sslcert needs sslkey beside it")?;
-        builder.set_private_key_file(key, SslFiletype::PEM).with_context(|| format!("cannot read sslkey {key:?}"))?;
+        builder
+            .set_private_key_file(key, SslFiletype::PEM)
+            .with_context(|| format!("cannot read sslkey {key:?}"))?;
     }
     if mode == SslMode::Require {
         builder.set_verify(SslVerifyMode::NONE);
@@ -200,7 +208,9 @@ pub fn classify(error: &postgres::Error) -> Class {
 }
 
 fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
-    if matches!(severity, Some(Severity::Fatal | Severity::Panic)) && !matches!(&code.code()[..2], "28" | "3D") {
+    if matches!(severity, Some(Severity::Fatal | Severity::Panic))
+        && !matches!(&code.code()[..2], "28" | "3D")
+    {
         return Class::Lost;
     }
     match code.code() {
@@ -251,7 +261,11 @@ mod tests {
     fn sqlstates_are_sorted_by_what_follows() {
         #[track_caller]
         fn check(code: &str, expected: Class) {
-            assert_eq!(classify_sqlstate(&SqlState::from_code(code), Some(Severity::Error)), expected, "{code}");
+            assert_eq!(
+                classify_sqlstate(&SqlState::from_code(code), Some(Severity::Error)),
+                expected,
+                "{code}"
+            );
         }
         check("RM001", Class::Fenced);
         check("RM002", Class::TableChanged);
@@ -276,7 +290,9 @@ mod tests {
 
     #[test]
     fn tls_parameters_leave_the_url() {
-        let (url, tls) = split_tls_parameters("postgresql://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem");
+        let (url, tls) = split_tls_parameters(
+            "postgresql://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem",
+        );
         assert_eq!(url, "postgresql://u@h/d?connect_timeout=3");
         assert_eq!(tls.mode.as_deref(), Some("verify-ca"));
         assert_eq!(tls.root_cert.as_deref(), Some("/etc/ca.pem"));

@@ -91,7 +91,11 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             let name = format!("write-{}-{number}", table.short_name());
             let writer = Writer {
                 me: me.clone(),
-                target: Target { name: table.name.clone(), oid: table.oid, fingerprint: table.fingerprint.clone() },
+                target: Target {
+                    name: table.name.clone(),
+                    oid: table.oid,
+                    fingerprint: table.fingerprint.clone(),
+                },
                 table: table.clone(),
                 server: server.clone(),
                 lock_timeout: config.postgres.lock_timeout,
@@ -145,7 +149,12 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         };
         // The client's own threads inherit the affinity of the thread that makes it: made first, pinned after.
         let kafka = config.kafka.clone();
-        threads.spawn(&name, core, move || kafka::prepare(&kafka), move |queue| kafka::run(&poller, queue))?;
+        threads.spawn(
+            &name,
+            core,
+            move || kafka::prepare(&kafka),
+            move |queue| kafka::run(&poller, queue),
+        )?;
         stages.push(name);
     }
 

@@ -86,8 +86,10 @@ pub fn plan<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P>
     let mut counts: BTreeMap<&str, usize> = owned.iter().map(|(m, list)| (*m, list.len())).collect();
     let mut mine_to_give = 0;
     while to_give > 0 {
-        let Some((donor, _)) =
-            counts.iter().filter(|(_, count)| **count > floor).max_by_key(|(m, count)| (**count, std::cmp::Reverse(**m)))
+        let Some((donor, _)) = counts
+            .iter()
+            .filter(|(_, count)| **count > floor)
+            .max_by_key(|(m, count)| (**count, std::cmp::Reverse(**m)))
         else {
             break;
         };
@@ -154,7 +156,8 @@ pub fn opening(ledger_topic_id: &str, log: &Log, places: &[Place]) -> Opening {
             start = log.start
         ));
     }
-    let mut anchors: Vec<Anchor> = places.iter().filter_map(|p| p.anchor).filter(|a| a.offset >= log.start).collect();
+    let mut anchors: Vec<Anchor> =
+        places.iter().filter_map(|p| p.anchor).filter(|a| a.offset >= log.start).collect();
     anchors.sort_unstable_by_key(|a| a.offset);
     anchors.dedup();
     if let Some(anchor) = anchors.iter().find(|a| a.offset >= log.end) {
@@ -286,7 +289,10 @@ mod tests {
         owners
             .iter()
             .enumerate()
-            .map(|(partition, owner)| Holding { partition, owner: (!owner.is_empty()).then(|| (*owner).to_owned()) })
+            .map(|(partition, owner)| Holding {
+                partition,
+                owner: (!owner.is_empty()).then(|| (*owner).to_owned()),
+            })
             .collect()
     }
 
@@ -328,8 +334,9 @@ mod tests {
             for count in 1..5 {
                 let names: Vec<String> = (0..count).map(|i| format!("m{i}")).collect();
                 // The worst start: one member owns all.
-                let mut state: Vec<Holding<usize>> =
-                    (0..partitions).map(|partition| Holding { partition, owner: Some("m0".into()) }).collect();
+                let mut state: Vec<Holding<usize>> = (0..partitions)
+                    .map(|partition| Holding { partition, owner: Some("m0".into()) })
+                    .collect();
                 let mut moved = usize::MAX;
                 for _ in 0..20 {
                     moved = 0;
@@ -412,7 +419,8 @@ mod tests {
         assert!(matches!(other_log.see(49, || 8), Verdict::Stop(_)));
 
         // The second anchor belongs to a table that is ahead.
-        let mut two = Gate::new(50, vec![Anchor { offset: 49, hash: 7 }, Anchor { offset: 51, hash: 9 }], true);
+        let mut two =
+            Gate::new(50, vec![Anchor { offset: 49, hash: 7 }, Anchor { offset: 51, hash: 9 }], true);
         assert_eq!(two.see(49, || 7), Verdict::Drop);
         assert_eq!(two.see(50, || 0), Verdict::Take);
         let mut gone = two.clone();

@@ -96,7 +96,7 @@ pub fn excerpt(text: &str) -> String {
     let mut shown = String::new();
     let mut count = 0;
     for c in text.chars() {
-        let escaped = matches!(c, '\\') || !is_plain(c);
+        let escaped = !is_plain(c);
         let width = if escaped { c.escape_default().count() } else { 1 };
         if count + width >= EXCERPT_CHARACTERS_MAX {
             shown.push('…');
@@ -118,9 +118,10 @@ pub fn excerpt_bytes(bytes: &[u8]) -> String {
     excerpt(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARACTERS_MAX)]))
 }
 
-/// `escape_debug` leaves alone what is printable; quotes are printable too.
+/// `escape_debug` leaves alone what is printable. Quotes and backslashes are printable, too: JSON is full of them, and
+/// its own `\u001b` cannot be mistaken for our `\u{1b}`.
 fn is_plain(c: char) -> bool {
-    matches!(c, '"' | '\'') || c.escape_debug().len() == 1
+    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 #[cfg(test)]
@@ -137,7 +138,7 @@ mod tests {
         check("\u{202e}abc", "\\u{202e}abc");
         check("\u{2028}", "\\u{2028}");
         check("\0", "\\u{0}");
-        check("a\\b", "a\\\\b");
+        check(r"a\b \u001b", r"a\b \u001b");
         check("", "");
         check(r#"{"a":'b'}"#, r#"{"a":'b'}"#);
         check("naïve 日本 🚀", "naïve 日本 🚀");
@@ -151,6 +152,14 @@ mod tests {
         }
         assert!(excerpt_bytes(&[0xff; 1000]).chars().count() <= EXCERPT_CHARACTERS_MAX);
         assert_eq!(excerpt(&"x".repeat(79)), "x".repeat(79));
+    }
+
+    #[test]
+    fn every_code_is_documented() {
+        let document = include_str!("../docs/message-format.md");
+        for reason in Reason::ALL {
+            assert!(document.contains(&format!("\n| `{reason}` | ")), "{reason}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! written from the slots. Nothing is allocated for a good record once the buffers have grown, and nothing here waits,
 //! asks a clock, or knows Kafka, Redis or PostgreSQL.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -93,7 +94,7 @@ struct Slot {
 /// The names that one JSON object is searched for.
 #[derive(Default)]
 struct Level {
-    /// Sorted by name.
+    /// Sorted by length, then by name: most keys that nobody wants differ in length already.
     entries: Vec<Entry>,
     /// Which entry was the n-th key of an object last time: producers keep their order.
     usual: [u16; USUAL_KEYS],
@@ -291,7 +292,9 @@ impl TopicDecoder {
             Source::Clock | Source::Null => "no field".into(),
         };
         let found = match step.fill {
-            Fill::Field { slot, .. } | Fill::Lookup { slot, .. } => {
+            Fill::Field { slot, .. } => input.slots[slot].of(input.text).map(excerpt),
+            // A token that works is a secret; one that nobody knows is what the reader has to look for.
+            Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => {
                 input.slots[slot].of(input.text).map(excerpt)
             }
             Fill::Kafka(Kafka::Key) => input.record.key.map(excerpt_bytes),
@@ -384,29 +387,27 @@ impl Step {
     fn kafka(&self, part: Kafka, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
         match part {
             Kafka::Key => match record.key {
-                None => self.null("the record has no key", out),
-                Some(key) => self.key(key, out),
+                None => self.null("the record has no key", out)?,
+                Some(key) => self.key(key, out)?,
             },
-            Kafka::Offset => Ok(copy::int(&self.ty, record.offset, out)),
-            Kafka::Partition => Ok(copy::int(&self.ty, record.partition.into(), out)),
+            Kafka::Offset => copy::int(&self.ty, record.offset, out),
+            Kafka::Partition => copy::int(&self.ty, record.partition.into(), out),
             Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
-                (None, _) => self.null("the record has no timestamp", out),
-                (Some(ms), Type::Int8) => Ok(copy::int(&self.ty, ms, out)),
+                (None, _) => self.null("the record has no timestamp", out)?,
+                (Some(ms), Type::Int8) => copy::int(&self.ty, ms, out),
                 (Some(ms), _) => {
                     let micros = copy::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
-                    Ok(copy::micros(micros, out))
+                    copy::micros(micros, out);
                 }
             },
-            Kafka::Headers => copy::from_json(
-                &self.ty,
-                Reading::default(),
-                &headers_json(record.headers),
-                &mut String::new(),
-                out,
-            ),
-            Kafka::Topic => self.outside_text(record.topic, out),
+            Kafka::Headers => {
+                let json = headers_json(record.headers);
+                copy::from_json(&self.ty, Reading::default(), &json, &mut String::new(), out)?;
+            }
+            Kafka::Topic => self.outside_text(record.topic, out)?,
         }
+        Ok(())
     }
 
     fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -500,6 +501,7 @@ impl Tree {
             let child = (!tree.children.is_empty()).then(|| tree.lay_out(levels, slots));
             entries.push(Entry { name, target: Target { slot, child, first_slot, end_slot: *slots } });
         }
+        entries.sort_by(|a, b| by_length(a.name.as_bytes(), b.name.as_bytes()));
         levels[index].entries = entries;
         index
     }
@@ -523,12 +525,16 @@ impl Level {
         if let Some(entry) = usual.filter(|entry| entry.name.as_bytes() == key) {
             return Some(entry.target);
         }
-        let index = self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(key)).ok()?;
+        let index = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key)).ok()?;
         if let Some(usual) = self.usual.get_mut(position) {
             *usual = index as u16;
         }
         Some(self.entries[index].target)
     }
+}
+
+fn by_length(a: &[u8], b: &[u8]) -> Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 /// Fills the slots of one object and of those inside it. `base` is the payload's address.
@@ -678,4 +684,598 @@ fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
         Some((_, bytes)) => ("_base64", copy::base64_text(bytes).into()),
     };
     json.push_str(&format!("\"{name}{suffix}\":{value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{RawModel, compile, patch_clocks};
+    use crate::schema::{Column, Kind, Table};
+
+    #[derive(serde::Deserialize)]
+    struct Models {
+        model: Vec<RawModel>,
+    }
+
+    /// A table of that name; `true` is NOT NULL.
+    fn table(oid: u32, name: &str, columns: &[(&str, Type, bool)]) -> Table {
+        let columns = columns.iter().zip(1..).map(|((name, ty, not_null), attnum)| Column {
+            name: (*name).into(),
+            attnum,
+            ty: ty.clone(),
+            not_null: *not_null,
+            has_default: false,
+            generated_or_identity_always: false,
+            fills_itself: false,
+        });
+        Table {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            sql_name: format!("\"public\".\"{name}\""),
+            columns: columns.collect(),
+            fingerprint: String::new(),
+            kind: Kind::Ordinary,
+        }
+    }
+
+    fn decoder(models: &str, tables: Vec<Table>) -> TopicDecoder {
+        let models: Models = toml::from_str(models).unwrap();
+        let tables: HashMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let plan = compile(&models.model, &tables, &["user".to_owned()]).unwrap();
+        TopicDecoder::new(Arc::new(plan), 0, Limits::default())
+    }
+
+    fn record(value: &[u8]) -> Record<'_> {
+        Record {
+            topic: "t",
+            partition: 3,
+            offset: 42,
+            timestamp_ms: Some(1_700_000_000_123),
+            key: None,
+            value: Some(value),
+            headers: Headers::default(),
+        }
+    }
+
+    /// Knows the token `tok-1`, knows of no other, and has not yet asked for those that begin with `?`.
+    struct Users;
+
+    impl Lookups for Users {
+        fn find(&self, _lookup: usize, token: &str) -> Found<'_> {
+            match token {
+                "tok-1" => Found::Value("user-1"),
+                _ if token.starts_with('?') => Found::NotCached,
+                _ => Found::Unknown,
+            }
+        }
+    }
+
+    fn metric() -> TopicDecoder {
+        let columns = [
+            ("userid", Type::Varchar(Some(100)), true),
+            ("source", Type::Varchar(Some(100)), true),
+            ("path", Type::Varchar(Some(200)), true),
+            ("value", Type::Float8, true),
+            ("time", Type::Timestamptz, true),
+            ("timestamp", Type::Timestamptz, true),
+        ];
+        decoder(
+            r#"[[model]]
+            topic = "t"
+            table = "metric"
+            columns.userid = { lookup = "user", field = "token" }
+            columns.timestamp = { clock = "write" }"#,
+            vec![table(1, "metric", &columns)],
+        )
+    }
+
+    const METRIC: &str = r#"{"token":"tok-1","source":"collector-7.dc2.example","path":"system/cpu/0/user","value":12.625,"time":"2024-05-01T12:30:00.123456Z"}"#;
+
+    /// `cargo test --release --lib decode_speed -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures, and asserts nothing"]
+    fn decode_speed() {
+        let unused = |value: &str| (0..10).map(|n| format!("\"unused_{n}\":{value},")).collect::<String>();
+        let cpu = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+        for (name, message) in [
+            ("a metric", METRIC.to_owned()),
+            ("with escapes", METRIC.replace("system/", "\\tsystem\\/")),
+            ("with ten more numbers", METRIC.replacen('{', &format!("{{{}", unused("12.5")), 1)),
+            ("with ten more objects", METRIC.replacen('{', &format!("{{{}", unused("{\"a\":[1]}")), 1)),
+        ] {
+            let mut decoder = metric();
+            let messages: Vec<_> = (0..1000).map(|n| message.replace("12.625", &format!("{n}.25"))).collect();
+            let mut out = Vec::with_capacity(1 << 20);
+            let start = cpu();
+            for _ in 0..1000 {
+                out.clear();
+                for message in &messages {
+                    let record = record(message.as_bytes());
+                    decoder.parse(&record).unwrap();
+                    let model = decoder.models().next().unwrap();
+                    assert_eq!(decoder.encode(model, &record, &Users, &mut out), Ok(Encoded::Row));
+                }
+            }
+            let seconds = std::time::Duration::from(cpu() - start).as_secs_f64();
+            println!(
+                "{name}, {} bytes: {seconds:.3} CPU-s per million, {:.2} M/s",
+                message.len(),
+                1.0 / seconds
+            );
+        }
+    }
+
+    /// One table `t` with one column `c`, filled as `columns` says; the bytes after the tuple's count.
+    fn one(ty: Type, not_null: bool, columns: &str, record: &Record<'_>) -> Result<Vec<u8>, Reason> {
+        let model = format!("[[model]]\ntopic = \"t\"\ntable = \"t\"\n{columns}");
+        let mut decoder = decoder(&model, vec![table(1, "t", &[("c", ty, not_null)])]);
+        let mut out = Vec::new();
+        decoder.parse(record).map_err(|reject| reject.reason)?;
+        decoder.encode(0, record, &Users, &mut out).map_err(|reject| reject.reason)?;
+        assert_eq!(out[..2], [0, 1]);
+        Ok(out[2..].to_vec())
+    }
+
+    fn field(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as i32).to_be_bytes()[..], bytes].concat()
+    }
+
+    const NULL: [u8; 4] = [0xff; 4];
+
+    #[test]
+    fn what_is_not_one_json_object_is_refused() {
+        fn check(value: &[u8], expected: Reason) {
+            let found = metric().parse(&record(value));
+            let reject = found.expect_err(&excerpt_bytes(value));
+            assert_eq!(reject.reason, expected, "{:?}: {}", excerpt_bytes(value), reject.message);
+            assert!(
+                reject.message.len() < 500 && !reject.message.contains(char::is_control),
+                "{}",
+                reject.message
+            );
+        }
+        for value in
+            ["", " ", "\n", "{", "}", "{}{}", "{} x", "{},", "{'a':1}", "{a:1}", "{\"a\":1,}", "{\"a\" 1}"]
+        {
+            check(value.as_bytes(), Reason::InvalidJson);
+        }
+        for value in
+            ["{\"a\":01}", "{\"a\":+1}", "{\"a\":.5}", "{\"a\":1.}", "{\"a\":NaN}", "{\"a\":Infinity}"]
+        {
+            check(value.as_bytes(), Reason::InvalidJson);
+        }
+        for value in
+            ["{\"a\":\"\t\"}", "{\"a\":\"\\x\"}", "{\"a\":\"\\u12\"}", "// c\n{}", "{/**/}", "{\"a\":nul}"]
+        {
+            check(value.as_bytes(), Reason::InvalidJson);
+        }
+        for value in ["null", "1", "-0", "1e999", "\"x\"", "[]", "[{}]", "true", " null "] {
+            check(value.as_bytes(), Reason::NotAnObject);
+        }
+        check(b"\xef\xbb\xbf{}", Reason::InvalidJson);
+        check(b"\0\0\0\0\x07{}", Reason::InvalidJson);
+        check(b"{\0\"\0a\0", Reason::InvalidJson);
+        check(b"\0", Reason::InvalidJson);
+        check(b"\xff\xfe{\0}\0", Reason::InvalidUtf8);
+        check(b"\x1f\x8b\x08", Reason::InvalidUtf8);
+        for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82"] {
+            check(&[b"{\"unused\":\"", bad, b"\"}"].concat(), Reason::InvalidUtf8);
+        }
+        for end in 0..METRIC.len() {
+            check(&METRIC.as_bytes()[..end], Reason::InvalidJson);
+        }
+        let large = vec![b' '; Limits::default().value_bytes_max + 1];
+        check(&large, Reason::TooLarge);
+    }
+
+    #[test]
+    fn fields_that_nobody_uses_may_be_odd() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let odd = [
+            r#""a":"\ud800""#,
+            r#""a":"\u0000""#,
+            r#""a":1e999999"#,
+            r#""":1"#,
+            r#""\ud800":1"#,
+            r#""__proto__":{}"#,
+            r#""Value":"x""#,
+            r#""value ":"x""#,
+            "\"\u{76}a\u{301}lue\":1",
+            &format!("\"{}\":1", "k".repeat(1 << 20)),
+            &format!("\"deep\":{deep}"),
+            &(0..100_000).map(|n| format!("\"k{n}\":{n}")).collect::<Vec<_>>().join(","),
+        ]
+        .map(|member| METRIC.replacen('{', &format!("{{{member},"), 1));
+        let (mut decoder, mut expected) = (metric(), Vec::new());
+        decoder.parse(&record(METRIC.as_bytes())).unwrap();
+        decoder.encode(0, &record(METRIC.as_bytes()), &Users, &mut expected).unwrap();
+        for message in odd {
+            let (record, mut out) = (record(message.as_bytes()), Vec::new());
+            decoder.parse(&record).unwrap();
+            decoder.encode(0, &record, &Users, &mut out).unwrap();
+            assert_eq!(out, expected, "{}", excerpt(&message));
+        }
+    }
+
+    #[test]
+    fn a_metric_becomes_a_row() {
+        let (mut decoder, record) = (metric(), record(METRIC.as_bytes()));
+        let mut out = b"before".to_vec();
+        assert_eq!(decoder.parse(&record), Ok(Parsed::Message));
+        assert_eq!(decoder.models().collect::<Vec<_>>(), [0]);
+        assert_eq!(decoder.encode(0, &record, &Users, &mut out), Ok(Encoded::Row));
+        patch_clocks(&mut out[6..], 1, 5);
+        let time = 767_881_800_123_456i64; // 2024-05-01 12:30:00.123456 since 2000
+        let expected = [
+            &b"before\0\x06"[..],
+            &field(&5i64.to_be_bytes()),
+            &field(b"user-1"),
+            &field(b"collector-7.dc2.example"),
+            &field(b"system/cpu/0/user"),
+            &field(&12.625f64.to_be_bytes()),
+            &field(&time.to_be_bytes()),
+        ];
+        assert_eq!(out, expected.concat());
+    }
+
+    #[test]
+    fn a_refused_row_leaves_nothing_behind() {
+        fn check(message: &str, expected: Result<Encoded, (Reason, &str)>) {
+            let (mut decoder, record) = (metric(), record(message.as_bytes()));
+            let mut out = b"before".to_vec();
+            decoder.parse(&record).unwrap();
+            let found = decoder.encode(0, &record, &Users, &mut out);
+            let found = found.as_ref().map_err(|reject| (reject.reason, reject.message.as_str()));
+            assert_eq!(found, expected.as_ref().map_err(|(reason, message)| (*reason, *message)));
+            assert_eq!(out, b"before");
+        }
+        check(
+            "{}",
+            Err((
+                Reason::MissingField,
+                "column \"userid\" (varchar(100)) from field \"token\": the field is absent, and the column is NOT NULL",
+            )),
+        );
+        check(
+            &METRIC.replace("\"tok-1\"", "null"),
+            Err((
+                Reason::NullNotAllowed,
+                "column \"userid\" (varchar(100)) from field \"token\": the field is null, and the column is NOT NULL",
+            )),
+        );
+        check(
+            &METRIC.replace("tok-1", "\\u001b[31m"),
+            Err((
+                Reason::UnknownToken,
+                "column \"userid\" (varchar(100)) from field \"token\": the lookup does not know the token; found \
+                 \"\\u001b[31m\"",
+            )),
+        );
+        check(
+            &METRIC.replace("12.625", "\"high\""),
+            Err((
+                Reason::WrongType,
+                "column \"value\" (double precision) from field \"value\": takes a number (or \"NaN\", \"Infinity\", \
+                 \"-Infinity\"), not a string; found \"high\"",
+            )),
+        );
+        check(&METRIC.replace("tok-1", "?new"), Ok(Encoded::NeedsLookup));
+    }
+
+    #[test]
+    fn tokens_are_told_before_they_are_looked_up() {
+        fn check(message: &str, expected: &[&str]) {
+            let (mut decoder, record) = (metric(), record(message.as_bytes()));
+            let mut found = Vec::new();
+            decoder.parse(&record).unwrap();
+            decoder.tokens(&record, |lookup, token| found.push((lookup, token.to_owned())));
+            let expected: Vec<_> = expected.iter().map(|token| (0, (*token).to_owned())).collect();
+            assert_eq!(found, expected, "{message}");
+        }
+        for none in
+            ["{}", r#"{"token":null}"#, r#"{"token":[]}"#, r#"{"token":true}"#, r#"{"token":"\ud800"}"#]
+        {
+            check(none, &[]);
+        }
+        check(r#"{"token":"a\tb"}"#, &["a\tb"]);
+        check(r#"{"token":17}"#, &["17"]);
+        check(r#"{"token":""}"#, &[""]);
+    }
+
+    #[test]
+    fn an_unknown_token_may_be_null() {
+        let columns = r#"columns.c = { lookup = "user", unknown = "null" }"#;
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"nobody"}"#)), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":null}"#)), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"tok-1"}"#)), Ok(field(b"user-1")));
+        assert_eq!(one(Type::Int4, false, columns, &record(br#"{"c":"tok-1"}"#)), Err(Reason::WrongType));
+    }
+
+    #[test]
+    fn fields_are_found_wherever_they_stand() {
+        fn check(columns: &str, message: &str, expected: Option<&str>) {
+            let expected = expected.map_or(NULL.to_vec(), |text| field(text.as_bytes()));
+            assert_eq!(
+                one(Type::Text, false, columns, &record(message.as_bytes())),
+                Ok(expected),
+                "{message}"
+            );
+        }
+        check("", "{}", None);
+        check("", r#"{"C":1}"#, None);
+        check("", r#"{"c":null}"#, None);
+        check("", r#"{"c":1,"c":2}"#, Some("2"));
+        check("", r#"{"c":1,"c":null}"#, None);
+        check("", r#"{"\u0063":"x"}"#, Some("x"));
+        check("", "\r\n\t {\n\"c\" :\t\"x\" } \n", Some("x"));
+        let nested = r#"columns.c = { field = "a.b.c" }"#;
+        check(nested, r#"{"a":{"b":{"c":"x"}}}"#, Some("x"));
+        check(nested, r#"{ "a" : { "z":[{"c":2}], "b" : { "c" : 7 } } }"#, Some("7"));
+        check(nested, r#"{"a":{"b":{"c":"x"}},"a":{}}"#, None);
+        check(nested, r#"{"a":{"b":{"c":"x"}},"a":{"b":{"c":"y"}}}"#, Some("y"));
+        check(nested, r#"{"a":{"b":[{"c":"x"}]}}"#, None);
+        check(nested, r#"{"a":{"b":1e999}}"#, None);
+        check(nested, r#"{"a":"b","a.b.c":"x","c":"x"}"#, None);
+        check(r#"columns.c = { field = ["a.b"] }"#, r#"{"a":{"b":1},"a.b":2}"#, Some("2"));
+    }
+
+    #[test]
+    fn an_object_and_a_field_in_it_can_both_be_wanted() {
+        let columns = [("doc", Type::Json, true), ("x", Type::Int4, true)];
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\ncolumns.x = { field = \"doc.x\" }";
+        let mut decoder = decoder(model, vec![table(1, "t", &columns)]);
+        let (record, mut out) = (record(br#"{"doc":{"x":1,"x":2}}"#), Vec::new());
+        decoder.parse(&record).unwrap();
+        decoder.encode(0, &record, &Users, &mut out).unwrap();
+        let expected = [&[0, 2][..], &field(br#"{"x":1,"x":2}"#), &field(&2i32.to_be_bytes())];
+        assert_eq!(out, expected.concat());
+    }
+
+    #[test]
+    fn keys_in_another_order_every_time() {
+        let mut decoder = metric();
+        let members: Vec<_> = METRIC.trim_matches(['{', '}']).split(',').collect();
+        let mut rows = Vec::new();
+        for turn in 0..20 {
+            let mut turned = members.clone();
+            turned.rotate_left(turn % members.len());
+            if turn % 2 == 1 {
+                turned.reverse();
+            }
+            let message = format!("{{{}}}", turned.join(","));
+            let mut out = Vec::new();
+            decoder.parse(&record(message.as_bytes())).unwrap();
+            decoder.encode(0, &record(message.as_bytes()), &Users, &mut out).unwrap();
+            rows.push(out);
+        }
+        rows.dedup();
+        assert_eq!(rows.len(), 1);
+    }
+
+    #[test]
+    fn the_record_around_the_message() {
+        let mut headers = Vec::new();
+        Headers::append(&mut headers, b"trace", Some(b"a\"b"));
+        Headers::append(&mut headers, b"trace", None);
+        Headers::append(&mut headers, b"bin", Some(&[0xff, 0]));
+        let full = Record { key: Some(b"7"), headers: Headers(&headers), ..record(b"{}") };
+        let bare = Record { timestamp_ms: None, ..record(b"{}") };
+        let check = |ty: Type, part: &str, record: &Record<'_>, expected: Result<Vec<u8>, Reason>| {
+            let columns = format!("columns.c = {{ kafka = \"{part}\" }}");
+            assert_eq!(one(ty.clone(), false, &columns, record), expected, "{part} into {ty}");
+        };
+        check(Type::Text, "key", &full, Ok(field(b"7")));
+        check(Type::Bytea, "key", &full, Ok(field(b"7")));
+        check(Type::Int4, "key", &full, Ok(field(&7i32.to_be_bytes())));
+        check(Type::Jsonb, "key", &full, Ok(field(b"\x017")));
+        check(Type::Text, "key", &bare, Ok(NULL.to_vec()));
+        check(Type::Json, "key", &Record { key: Some(b"{"), ..full }, Err(Reason::InvalidJson));
+        check(Type::Text, "key", &Record { key: Some(b"\xff"), ..full }, Err(Reason::InvalidUtf8));
+        check(Type::Bytea, "key", &Record { key: Some(b"\xff\0"), ..full }, Ok(field(b"\xff\0")));
+        check(Type::Text, "key", &Record { key: Some(b"a\0"), ..full }, Err(Reason::NulCharacter));
+        check(Type::Varchar(Some(1)), "key", &Record { key: Some(b"ab"), ..full }, Err(Reason::TooLong));
+        check(Type::Int8, "offset", &full, Ok(field(&42i64.to_be_bytes())));
+        check(Type::Int8, "partition", &full, Ok(field(&3i64.to_be_bytes())));
+        check(Type::Int4, "partition", &full, Ok(field(&3i32.to_be_bytes())));
+        check(Type::Int8, "timestamp", &full, Ok(field(&1_700_000_000_123i64.to_be_bytes())));
+        check(Type::Timestamptz, "timestamp", &full, Ok(field(&753_315_200_123_000i64.to_be_bytes())));
+        check(Type::Timestamptz, "timestamp", &bare, Ok(NULL.to_vec()));
+        let far = Record { timestamp_ms: Some(i64::MAX), ..full };
+        check(Type::Timestamptz, "timestamp", &far, Err(Reason::OutOfRange));
+        check(Type::Text, "topic", &full, Ok(field(b"t")));
+        check(Type::Json, "headers", &bare, Ok(field(b"[]")));
+        let json = br#"[{"key":"trace","value":"a\"b"},{"key":"trace","value":null},{"key":"bin","value_base64":"/wA="}]"#;
+        check(Type::Json, "headers", &full, Ok(field(json)));
+        let not_null = one(Type::Text, true, r#"columns.c = { kafka = "key" }"#, &bare);
+        assert_eq!(not_null, Err(Reason::NullNotAllowed));
+    }
+
+    #[test]
+    fn the_whole_message() {
+        let check = |ty: Type, message: &str, expected: Result<Vec<u8>, Reason>| {
+            let found = one(ty.clone(), true, "columns.c = { message = true }", &record(message.as_bytes()));
+            assert_eq!(found, expected, "{message} into {ty}");
+        };
+        check(Type::Jsonb, r#"{"a":"\u0000"}"#, Err(Reason::NulCharacter));
+        check(Type::Jsonb, r#"{"a":"\ud800"}"#, Err(Reason::InvalidUnicode));
+        check(Type::Varchar(Some(5)), r#"{"a":1}"#, Err(Reason::TooLong));
+        check(
+            Type::Json,
+            &format!("{{\"a\":{}1{}}}", "[".repeat(128), "]".repeat(128)),
+            Err(Reason::TooDeep),
+        );
+        check(Type::Json, r#"{"a":"\u0000"}"#, Ok(field(br#"{"a":"\u0000"}"#)));
+        check(Type::Text, r#" {"a":"\u0000"} "#, Ok(field(br#" {"a":"\u0000"} "#)));
+    }
+
+    #[test]
+    fn a_record_without_a_value() {
+        let tombstone = Record { value: None, ..record(b"") };
+        let mut strict = metric();
+        assert_eq!(strict.parse(&tombstone).unwrap_err().reason, Reason::Tombstone);
+        assert_eq!(strict.models().count(), 0);
+        let columns = [("c", Type::Text, true)];
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\ntombstones = \"skip\"";
+        let mut skipping = decoder(model, vec![table(1, "t", &columns)]);
+        assert_eq!(skipping.parse(&tombstone), Ok(Parsed::Tombstone));
+        assert_eq!(skipping.models().count(), 0);
+        assert_eq!(skipping.parse(&record(b"")).unwrap_err().reason, Reason::InvalidJson);
+    }
+
+    #[test]
+    fn records_find_their_tables() {
+        let column = [("c", Type::Text, false)];
+        let tables = ["text", "number", "both", "all"];
+        let tables = tables.iter().zip(1..).map(|(name, oid)| table(oid, name, &column)).collect();
+        let model =
+            |table: &str, when: &str| format!("[[model]]\ntopic = \"t\"\ntable = \"{table}\"\n{when}\n");
+        let models = [
+            model("text", "when = { kind = \"3\" }"),
+            model("number", "when = { kind = 3 }"),
+            model("both", "when = { kind = 3, \"meta.ok\" = true }"),
+        ];
+        let check = |decoder: &mut TopicDecoder, message: &str, expected: &[usize]| {
+            let record = record(message.as_bytes());
+            decoder.parse(&record).unwrap();
+            let found: Vec<_> = decoder.models().collect();
+            assert_eq!(found, expected, "{message}");
+            if found.is_empty() {
+                assert_eq!(decoder.unroutable(&record).reason, Reason::Unroutable);
+            }
+        };
+        let mut some = decoder(&models.concat(), Vec::clone(&tables));
+        for none in [
+            "{}",
+            r#"{"kind":null}"#,
+            r#"{"kind":4}"#,
+            r#"{"kind":3.0}"#,
+            r#"{"kind":"3 "}"#,
+            r#"{"kind":[3]}"#,
+        ] {
+            check(&mut some, none, &[]);
+        }
+        check(&mut some, r#"{"kind":"3"}"#, &[0]);
+        check(&mut some, r#"{"kind":"\u0033"}"#, &[0]);
+        check(&mut some, r#"{"kind":3}"#, &[1]);
+        check(&mut some, r#"{"kind":3,"meta":{"ok":true}}"#, &[1, 2]);
+        check(&mut some, r#"{"kind":3,"meta":{"ok":"true"}}"#, &[1]);
+        check(&mut some, r#"{"kind":"3","kind":3}"#, &[1]);
+        let message = record(br#"{"kind":"\u001b"}"#);
+        some.parse(&message).unwrap();
+        assert_eq!(
+            some.unroutable(&message).message,
+            r#"no model of topic "t" takes it: kind is "\u001b", meta.ok is absent"#
+        );
+        let mut every = decoder(&[&models[0], &model("all", "")].map(String::as_str).concat(), tables);
+        check(&mut every, "{}", &[1]);
+        check(&mut every, r#"{"kind":"3"}"#, &[0, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "parsed before it is used")]
+    fn slots_never_cut_another_record() {
+        let mut decoder = metric();
+        decoder.parse(&record(METRIC.as_bytes())).unwrap();
+        decoder.tokens(&record(b"{}"), |_, _| {});
+    }
+
+    /// A table that has everything, for whatever bytes come.
+    fn everything() -> TopicDecoder {
+        let array = |element, element_oid| Type::Array { element: Box::new(element), element_oid };
+        let limit = crate::schema::NumericLimit { precision: 5, scale: 2 };
+        let columns = [
+            ("a", Type::Text, false),
+            ("b", Type::Varchar(Some(3)), false),
+            ("c", Type::Int4, false),
+            ("d", Type::Float8, false),
+            ("e", Type::Numeric(Some(limit)), false),
+            ("f", Type::Timestamptz, false),
+            ("g", Type::Jsonb, false),
+            ("h", array(Type::Numeric(None), 1700), false),
+            ("i", Type::Inet, false),
+            ("j", Type::Bytea, false),
+            ("k", Type::Timestamptz, false),
+            ("l", Type::Text, false),
+        ];
+        decoder(
+            "[[model]]\ntopic = \"t\"\ntable = \"t\"\ncolumns.k = { field = \"a.b\", unit = \"ms\" }\n\
+             columns.l = { lookup = \"user\", field = \"a.c\" }",
+            vec![table(1, "t", &columns)],
+        )
+    }
+
+    fn any_json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            any::<bool>().prop_map(|b| b.to_string()),
+            "-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,5})?",
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            any::<u16>().prop_map(|unit| format!("\"\\u{unit:04x}\"")),
+            Just("\"2024-05-01T12:30:00Z\"".to_owned()),
+            Just("\"\\\\x0a\"".to_owned()),
+            Just("\"10.0.0.1/8\"".to_owned()),
+        ];
+        leaf.prop_recursive(4, 40, 8, |inner| {
+            let member =
+                ("[a-l]|\\\\u006[0-9]", inner.clone()).prop_map(|(key, value)| format!("\"{key}\":{value}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..5).prop_map(|items| format!("[{}]", items.join(" , "))),
+                prop::collection::vec(member, 0..9)
+                    .prop_map(|members| format!("{{{}}}", members.join(",\n"))),
+            ]
+        })
+    }
+
+    /// Whatever happens, no panic; a row is whole, and a refusal leaves nothing.
+    fn survives(decoder: &mut TopicDecoder, value: &[u8]) {
+        let record = record(value);
+        let valid = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(value).is_ok();
+        match decoder.parse(&record) {
+            Err(_) => assert!(!valid, "{}", excerpt_bytes(value)),
+            Ok(_) => {
+                let mut out = Vec::new();
+                decoder.tokens(&record, |_, _| {});
+                if decoder.encode(0, &record, &Users, &mut out) == Ok(Encoded::Row) {
+                    let (count, mut rest) = out.split_at(2);
+                    for _ in 0..i16::from_be_bytes(count.try_into().unwrap()) {
+                        let (length, after) = rest.split_at(4);
+                        let length = i32::from_be_bytes(length.try_into().unwrap());
+                        rest = &after[usize::try_from(length).unwrap_or(0)..];
+                    }
+                    assert!(rest.is_empty());
+                } else {
+                    assert!(out.is_empty());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(value: Vec<u8>) {
+            survives(&mut everything(), &value);
+        }
+
+        #[test]
+        fn no_json_panics(value in any_json()) {
+            survives(&mut everything(), value.as_bytes());
+        }
+
+        #[test]
+        fn no_damaged_message_panics(value in any_json(), at: prop::sample::Index, byte: u8) {
+            let mut value = format!("{{\"a\":{value},\"g\":{value},\"h\":[{value}]}}").into_bytes();
+            survives(&mut everything(), &value);
+            let at = at.index(value.len());
+            value[at] = byte;
+            survives(&mut everything(), &value);
+            value.truncate(at);
+            survives(&mut everything(), &value);
+        }
+    }
 }

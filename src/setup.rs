@@ -49,6 +49,9 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
             continue;
         }
         match schema::read_table(client, name) {
+            Ok(table) if table.schema == "rowmill" => problems.push(Problem(format!(
+                "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
+            ))),
             Ok(table) => drop(tables.insert(name.clone(), table)),
             Err(error) if error.downcast_ref::<postgres::Error>().is_some() => return Err(error),
             Err(error) => problems.push(Problem(format!("{error:#}"))),
@@ -84,7 +87,9 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
     let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
     for topic in topics {
         let stale = |entries: &[Entry]| entries.iter().any(|e| is_stale(e, &config.pipeline, topic));
-        let read = |client: &mut Client| ledger::snapshot(client, &config.pipeline, &names).context("cannot read the ledger");
+        let read = |client: &mut Client| {
+            ledger::snapshot(client, &config.pipeline, &names).context("cannot read the ledger")
+        };
         if !stale(&read(client)?.1) {
             continue;
         }
@@ -94,7 +99,8 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
             bail!(
                 "which table takes which records of topic {:?} changed, and its tables are not level or another process still \
                  runs with the old models: stop all processes of pipeline {:?} with SIGTERM first, which levels them",
-                topic.name, config.pipeline
+                topic.name,
+                config.pipeline
             );
         }
         log::info!("topic {:?}: the changed routing was adopted for {adopted} ledger rows", topic.name);

@@ -57,8 +57,12 @@ pub fn run(config: &Config) -> Result<()> {
             Ok(Exit { thread, result: Ok(()) }) => drop(ended.insert(thread)),
             Ok(exit) => failed(exit)?,
             Err(_) => {
-                let late: Vec<&String> = pipeline.stages.iter().filter(|name| !ended.contains(*name)).collect();
-                log::warn!("{late:?} did not finish in {} s: what they hold is rolled back and read again", STOP_MAX.as_secs());
+                let late: Vec<&String> =
+                    pipeline.stages.iter().filter(|name| !ended.contains(*name)).collect();
+                log::warn!(
+                    "{late:?} did not finish in {} s: what they hold is rolled back and read again",
+                    STOP_MAX.as_secs()
+                );
                 break;
             }
         }
@@ -116,13 +120,18 @@ fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
     set.thread_block().context("cannot block signals")?;
-    threads.spawn("signals", None, || Ok(()), move |()| {
-        // The receiver lives as long as the process.
-        sender.send(set.wait().context("cannot wait for signals")?).ok();
-        let second = set.wait().context("cannot wait for signals")?;
-        log::warn!("{second} again: ending at once; what was not committed is read again");
-        std::process::exit(130)
-    })
+    threads.spawn(
+        "signals",
+        None,
+        || Ok(()),
+        move |()| {
+            // The receiver lives as long as the process.
+            sender.send(set.wait().context("cannot wait for signals")?).ok();
+            let second = set.wait().context("cannot wait for signals")?;
+            log::warn!("{second} again: ending at once; what was not committed is read again");
+            std::process::exit(130)
+        },
+    )
 }
 
 /// Ends the process when a call to a server never returns: nothing inside a client library can time it out.
@@ -146,13 +155,18 @@ fn watch_pulses(threads: &Arc<Threads>, limit: Duration) -> Result<()> {
 fn report(threads: &Threads, pipeline: &Arc<Pipeline>) -> Result<()> {
     let pipeline = pipeline.clone();
     let interval = if std::io::stderr().is_terminal() { REPORT_TERMINAL } else { REPORT_LOG };
-    threads.spawn("report", None, || Ok(()), move |()| {
-        let mut before = pipeline.totals();
-        loop {
-            std::thread::sleep(interval);
-            let now = pipeline.totals();
-            log::info!("{}", report_line(before, now, interval.as_secs_f64(), pipeline.gauges()));
-            before = now;
-        }
-    })
+    threads.spawn(
+        "report",
+        None,
+        || Ok(()),
+        move |()| {
+            let mut before = pipeline.totals();
+            loop {
+                std::thread::sleep(interval);
+                let now = pipeline.totals();
+                log::info!("{}", report_line(before, now, interval.as_secs_f64(), pipeline.gauges()));
+                before = now;
+            }
+        },
+    )
 }

@@ -62,5 +62,6 @@ impl Topic {
 /// FNV-1a: stored in the ledger, so it must be the same in every build.
 fn stable_hash(text: &str) -> i64 {
     text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)) as i64
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        as i64
 }

@@ -91,17 +91,28 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
         match error.downcast::<postgres::Error>() {
             Ok(error) => error.into(),
-            Err(error) => Failure { class: Class::Lost, words: error.to_string(), error: None, at_commit: false },
+            Err(error) => {
+                Failure { class: Class::Lost, words: error.to_string(), error: None, at_commit: false }
+            }
         }
     }
 }
 
 /// Runs until the decoders are gone and everything is committed or dropped.
 pub fn run(writer: &Writer) -> Result<()> {
-    let mut state = State { client: None, idle: Vec::new(), idle_since: Instant::now(), began_at: Instant::now() - PACE_MANY };
+    let mut state = State {
+        client: None,
+        idle: Vec::new(),
+        idle_since: Instant::now(),
+        began_at: Instant::now() - PACE_MANY,
+    };
     let copy_sql = writer.table.copy_statement();
     loop {
-        let wait = if state.idle.is_empty() { Duration::MAX } else { IDLE_COMMIT.saturating_sub(state.idle_since.elapsed()) };
+        let wait = if state.idle.is_empty() {
+            Duration::MAX
+        } else {
+            IDLE_COMMIT.saturating_sub(state.idle_since.elapsed())
+        };
         let (mut load, ended) = match receive(&writer.inlet, wait) {
             Ok(batch) => {
                 state.pace();
@@ -269,7 +280,10 @@ impl Writer {
                 self.metrics.retries.fetch_add(1, Relaxed);
                 if !std::mem::replace(&mut waiting, true) {
                     let (table, place) = (&self.target.name, place(&attempted));
-                    log::warn!("cannot write to table {table} ({place}): {}; trying again until it works", failure.words);
+                    log::warn!(
+                        "cannot write to table {table} ({place}): {}; trying again until it works",
+                        failure.words
+                    );
                 }
                 state.back_off(&mut pause);
             }
@@ -277,7 +291,13 @@ impl Writer {
     }
 
     /// Makes the load fit what became true: asks about a commit whose outcome is unknown, drops what is fenced.
-    fn after(&self, state: &mut State, failure: &Failure, spans: &[Segment], load: &mut Vec<TableBatch>) -> Result<()> {
+    fn after(
+        &self,
+        state: &mut State,
+        failure: &Failure,
+        spans: &[Segment],
+        load: &mut [TableBatch],
+    ) -> Result<()> {
         state.client = None;
         match failure.class {
             Class::World | Class::Row => Ok(()),
@@ -305,7 +325,13 @@ impl Writer {
     }
 
     /// BEGIN to COMMIT, once.
-    fn transaction(&self, state: &mut State, copy_sql: &str, load: &mut [TableBatch], spans: &[Segment]) -> Result<(), Failure> {
+    fn transaction(
+        &self,
+        state: &mut State,
+        copy_sql: &str,
+        load: &mut [TableBatch],
+        spans: &[Segment],
+    ) -> Result<(), Failure> {
         self.begin(state)?;
         let client = state.client.as_mut().expect("begin has connected");
         let rows: usize = load.iter().map(|b| b.rows.len()).sum();
@@ -372,14 +398,16 @@ impl Writer {
     fn finish(&self, client: &mut Client, load: &[TableBatch], spans: &[Segment]) -> Result<(), Failure> {
         let dead: usize = load.iter().map(|b| b.dead.len()).sum();
         if dead > 0 {
-            self.pulse.during("COPY of dead letters", || self.copy_dead_letters(client, load, dead)).map_err(|mut failure| {
-                // Nothing that a record holds can be wrong for this table: our schema is.
-                if failure.class == Class::Row {
-                    failure.class = Class::Setup;
-                }
-                failure.words = format!("the dead-letter table refused: {}", failure.words);
-                failure
-            })?;
+            self.pulse
+                .during("COPY of dead letters", || self.copy_dead_letters(client, load, dead))
+                .map_err(|mut failure| {
+                    // Nothing that a record holds can be wrong for this table: our schema is.
+                    if failure.class == Class::Row {
+                        failure.class = Class::Setup;
+                    }
+                    failure.words = format!("the dead-letter table refused: {}", failure.words);
+                    failure
+                })?;
         }
         fault("before-commit");
         let sql = ledger::advance_and_commit(&self.me.name, &self.target, &moves(spans));
@@ -388,7 +416,12 @@ impl Writer {
         result.map_err(|error| Failure { at_commit: true, ..error.into() })
     }
 
-    fn copy_dead_letters(&self, client: &mut Client, load: &[TableBatch], count: usize) -> Result<(), Failure> {
+    fn copy_dead_letters(
+        &self,
+        client: &mut Client,
+        load: &[TableBatch],
+        count: usize,
+    ) -> Result<(), Failure> {
         let mut copy = client.copy_in(dead_letter::COPY_SQL)?;
         copy.write_all(&HEADER)?;
         let mut tuple = Vec::new();
@@ -471,7 +504,11 @@ impl Writer {
     fn fenced(&self, claim: &Arc<Claim>) {
         self.metrics.fenced.fetch_add(1, Relaxed);
         if claim.is_current() {
-            log::warn!("fenced: partition {}/{} has another owner; its data in hand is dropped", claim.topic, claim.partition.id);
+            log::warn!(
+                "fenced: partition {}/{} has another owner; its data in hand is dropped",
+                claim.topic,
+                claim.partition.id
+            );
         }
         self.ownership.remove(claim);
         // A full channel already holds a wake-up.
@@ -480,7 +517,12 @@ impl Writer {
 
     /// Finds the rows that the server refuses, sets them aside, and commits everything else. After an error the load holds
     /// what is not committed, and the spans of the commit that failed come with it.
-    fn isolate(&self, state: &mut State, copy_sql: &str, load: &mut Vec<TableBatch>) -> (Result<(), Failure>, Vec<Segment>) {
+    fn isolate(
+        &self,
+        state: &mut State,
+        copy_sql: &str,
+        load: &mut Vec<TableBatch>,
+    ) -> (Result<(), Failure>, Vec<Segment>) {
         while !load.is_empty() {
             let found = self.begin(state).and_then(|()| {
                 let client = state.client.as_mut().expect("begin has connected");
@@ -508,7 +550,12 @@ impl Writer {
     }
 
     /// Sends rows in growing chunks, each under a savepoint. Returns how many rows were judged, and the bad ones among them.
-    fn find_bad_rows(&self, client: &mut Client, copy_sql: &str, batch: &mut TableBatch) -> Result<(usize, Vec<BadRow>), Failure> {
+    fn find_bad_rows(
+        &self,
+        client: &mut Client,
+        copy_sql: &str,
+        batch: &mut TableBatch,
+    ) -> Result<(usize, Vec<BadRow>), Failure> {
         let mut bad: Vec<BadRow> = Vec::new();
         let (mut at, mut chunk) = (0, CHUNK_ROWS);
         while at < batch.rows.len() && bad.len() < BAD_ROWS_MAX {
@@ -519,7 +566,10 @@ impl Writer {
                 continue;
             };
             let count = end - at;
-            let line = refusal.where_().and_then(|context| bad_line(context, &self.table.sql_name)).filter(|n| (1..=count).contains(n));
+            let line = refusal
+                .where_()
+                .and_then(|context| bad_line(context, &self.table.sql_name))
+                .filter(|n| (1..=count).contains(n));
             chunk = (count / 2).max(1);
             match line {
                 // Named by the server: then the rows before it must be good.

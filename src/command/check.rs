@@ -64,7 +64,8 @@ fn conclude(findings: &Findings) -> bool {
 
 fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Client)> {
     println!("PostgreSQL");
-    let opened = Server::parse(&config.postgres.url).and_then(|server| Ok((server.connect("rowmill check")?, server)));
+    let opened =
+        Server::parse(&config.postgres.url).and_then(|server| Ok((server.connect("rowmill check")?, server)));
     let (mut client, server) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -92,7 +93,12 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
     check_privileges(&mut client, &plan, findings);
     println!("models");
     for model in &plan.models {
-        println!("  topic {:?} -> table {}, {}", model.topic, plan.tables[model.table].name, model.when_text());
+        println!(
+            "  topic {:?} -> table {}, {}",
+            model.topic,
+            plan.tables[model.table].name,
+            model.when_text()
+        );
         model.explain(&plan).iter().for_each(|line| println!("    {line}"));
     }
     Some((plan, client))
@@ -106,17 +112,24 @@ fn check_settings(client: &mut Client, findings: &mut Findings) {
     };
     for name in ["fsync", "full_page_writes"] {
         if setting(name) == "off" {
-            findings.bad(format!("{name} is off: a crash of the server may lose or damage what it acknowledged"));
+            findings
+                .bad(format!("{name} is off: a crash of the server may lose or damage what it acknowledged"));
         }
     }
     if setting("transaction_read_only") == "on" || setting("default_transaction_read_only") == "on" {
         findings.bad("the session is read-only: this is a standby, or default_transaction_read_only is on");
     }
     println!("guarantee");
-    println!("  each record of a partition from start_offset up to next_offset has exactly one outcome in each table:");
-    println!("  its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together.");
+    println!(
+        "  each record of a partition from start_offset up to next_offset has exactly one outcome in each table:"
+    );
+    println!(
+        "  its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together."
+    );
     if setting("synchronous_commit") == "off" {
-        println!("  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and");
+        println!(
+            "  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and"
+        );
         println!("  are read again.");
     }
 }
@@ -135,8 +148,12 @@ fn check_privileges(client: &mut Client, plan: &Plan, findings: &mut Findings) {
             let sql = "SELECT has_table_privilege($1, $2)";
             match client.query_typed(sql, &[(&table, Type::TEXT), (&privilege, Type::TEXT)]) {
                 Ok(rows) if rows[0].get::<_, bool>(0) => {}
-                Ok(_) => findings.bad(format!("the role may not {privilege} on {table}: GRANT {privilege} ON {table} TO it")),
-                Err(error) => findings.bad(format!("cannot read the privileges on {table}: {}", pg::describe(&error))),
+                Ok(_) => findings.bad(format!(
+                    "the role may not {privilege} on {table}: GRANT {privilege} ON {table} TO it"
+                )),
+                Err(error) => {
+                    findings.bad(format!("cannot read the privileges on {table}: {}", pg::describe(&error)))
+                }
             }
         }
     }
@@ -170,7 +187,10 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     let (described, consumer) = match described {
         Ok(described) => described,
         Err(error) => {
-            findings.bad(format!("{error:#}; are the brokers {} and the TLS settings right?", config.kafka.brokers));
+            findings.bad(format!(
+                "{error:#}; are the brokers {} and the TLS settings right?",
+                config.kafka.brokers
+            ));
             return;
         }
     };
@@ -217,10 +237,15 @@ fn check_ledger(
             continue;
         }
         if entry.cluster_id != cluster {
-            findings.bad(format!("{place} was read from Kafka cluster {} and this is {cluster}", entry.cluster_id));
+            findings.bad(format!(
+                "{place} was read from Kafka cluster {} and this is {cluster}",
+                entry.cluster_id
+            ));
             continue;
         }
-        let Some(Ok(topic_id)) = described.iter().find(|d| *d.name == *entry.topic).map(|d| &d.id) else { continue };
+        let Some(Ok(topic_id)) = described.iter().find(|d| *d.name == *entry.topic).map(|d| &d.id) else {
+            continue;
+        };
         let (start, end) = consumer.fetch_watermarks(&entry.topic, entry.partition, KAFKA_TIMEOUT)?;
         let log = Log { topic_id: topic_id.clone(), start, end, compacted: false };
         let places = [Place { next: entry.next_offset, anchor: None::<Anchor> }];

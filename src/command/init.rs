@@ -78,8 +78,10 @@ pub fn run(init: &Init) -> Result<()> {
     println!("schema rowmill, version {SCHEMA_VERSION}, on {}", server.address());
     if init.models {
         let sql = if init.timescaledb { TIMESCALEDB_SQL } else { TABLES_SQL };
+        // A role named rowmill would find its own schema first in the search path.
+        transaction.batch_execute("SET LOCAL search_path = public")?;
         execute(&mut transaction, sql, "create the built-in tables")?;
-        println!("tables state, metric, log, network_trace, network_ping");
+        println!("tables state, metric, log, network_trace, network_ping, in schema public");
     }
     if let (Some(other), Some(config)) = (&init.take_over, &config) {
         take_over(&mut transaction, other, &config.pipeline)?;
@@ -91,11 +93,15 @@ pub fn run(init: &Init) -> Result<()> {
 }
 
 fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
-    let present = transaction.query_one("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])?.get::<_, bool>(0);
+    let present =
+        transaction.query_one("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])?.get::<_, bool>(0);
     if present {
-        let version: Option<i32> = transaction.query_opt("SELECT version FROM rowmill.version", &[])?.map(|row| row.get(0));
+        let version: Option<i32> =
+            transaction.query_opt("SELECT version FROM rowmill.version", &[])?.map(|row| row.get(0));
         if version.is_some_and(|v| v > SCHEMA_VERSION) {
-            bail!("the schema has a newer version than this program knows ({SCHEMA_VERSION}): use the newer program");
+            bail!(
+                "the schema has a newer version than this program knows ({SCHEMA_VERSION}): use the newer program"
+            );
         }
     }
     execute(transaction, SCHEMA_SQL, "create the rowmill schema")?;
@@ -107,7 +113,9 @@ fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
 }
 
 fn execute(transaction: &mut Transaction<'_>, sql: &str, what: &str) -> Result<()> {
-    transaction.batch_execute(sql).map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
+    transaction
+        .batch_execute(sql)
+        .map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
 }
 
 fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> Result<()> {
@@ -139,7 +147,10 @@ fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
     if moved.is_empty() {
         bail!(
             "no table stands inside [{}, {}) of {}/{}: see `rowmill status` for where they are",
-            gap.from, gap.to, gap.topic, gap.partition
+            gap.from,
+            gap.to,
+            gap.topic,
+            gap.partition
         );
     }
     for row in moved {
@@ -148,7 +159,10 @@ fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
             "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
             &[&gap.topic, &gap.partition, &target, &gap.from, &gap.to],
         )?;
-        println!("gap [{}, {}) of {}/{} accepted for table {target}", gap.from, gap.to, gap.topic, gap.partition);
+        println!(
+            "gap [{}, {}) of {}/{} accepted for table {target}",
+            gap.from, gap.to, gap.topic, gap.partition
+        );
     }
     Ok(())
 }

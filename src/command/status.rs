@@ -61,8 +61,11 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
     );
     for row in &rows {
         let (topic, partition, next): (String, i32, i64) = (row.get(0), row.get(1), row.get(3));
-        let lag = ends.get(&(topic.clone(), partition)).map_or_else(|| "?".to_owned(), |end| (end - next).max(0).to_string());
-        let progress = row.get::<_, Option<f64>>(7).map_or_else(|| "never".to_owned(), |s| format!("{s:.0} s ago"));
+        let lag = ends
+            .get(&(topic.clone(), partition))
+            .map_or_else(|| "?".to_owned(), |end| (end - next).max(0).to_string());
+        let progress =
+            row.get::<_, Option<f64>>(7).map_or_else(|| "never".to_owned(), |s| format!("{s:.0} s ago"));
         println!(
             "{topic:<28} {partition:>4} {:<24} {next:>12} {lag:>8} {:>12} {:>6} {progress:>10}  {}",
             row.get::<_, String>(2),
@@ -81,7 +84,10 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
 }
 
 /// The ends of the logs; empty where Kafka does not answer.
-fn log_ends(config: &Config, partitions: impl Iterator<Item = (String, i32)>) -> BTreeMap<(String, i32), i64> {
+fn log_ends(
+    config: &Config,
+    partitions: impl Iterator<Item = (String, i32)>,
+) -> BTreeMap<(String, i32), i64> {
     let Ok(consumer) = source::consumer(&config.kafka) else { return BTreeMap::new() };
     let mut ends = BTreeMap::new();
     for (topic, partition) in partitions {
@@ -114,8 +120,13 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
             row.get::<_, String>(1),
             row.get::<_, i64>(2),
             row.get::<_, String>(3),
-            row.get::<_, String>(4).escape_debug()
+            printable(&row.get::<_, String>(4))
         );
     }
     Ok(())
+}
+
+/// Text that a record may have had a part in, safe for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -234,3 +234,174 @@ fn append(number: &Decimal<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&value.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reject::Reason;
+
+    fn encode(text: &str, limit: Option<NumericLimit>) -> Result<Vec<u8>, Reason> {
+        let mut out = Vec::new();
+        numeric(Value::Number(text), limit, &mut out).map_err(|wrong| wrong.reason)?;
+        Ok(out)
+    }
+
+    /// Reads the binary form back as the server prints it: every digit, `scale` of them after the point.
+    fn decode(field: &[u8]) -> String {
+        let words: Vec<i32> =
+            field[4..].as_chunks::<2>().0.iter().map(|w| i32::from(i16::from_be_bytes(*w))).collect();
+        assert_eq!(field.len() - 4, i32::from_be_bytes(field[..4].try_into().unwrap()) as usize);
+        let (weight, sign, scale, groups) = (words[1], words[2], words[3] as usize, &words[4..]);
+        assert_eq!(words[0] as usize, groups.len());
+        assert!(
+            groups.first() != Some(&0) && groups.last() != Some(&0),
+            "a group of zeros at an end: {groups:?}"
+        );
+        let group =
+            |at: i32| usize::try_from(weight - at).ok().and_then(|index| groups.get(index)).unwrap_or(&0);
+        let whole: String = (0..=weight.max(0)).rev().map(|at| format!("{:04}", group(at))).collect();
+        let fraction: String =
+            (0..scale.div_ceil(4) as i32).map(|at| format!("{:04}", group(-1 - at))).collect();
+        let whole = match whole.trim_start_matches('0') {
+            "" => "0",
+            digits => digits,
+        };
+        let sign = if sign == 0 { "" } else { "-" };
+        if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{}", &fraction[..scale]) }
+    }
+
+    #[test]
+    fn only_json_numbers_parse() {
+        for text in [
+            "", "-", "+1", "01", "-01", "1.", ".5", "1e", "1e+", "1e1.5", "1 ", " 1", "0x10", "1_000", "NaN",
+            "Infinity", "--1", "1e1e1", "١",
+        ] {
+            assert!(Decimal::parse(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numerics_keep_every_digit() {
+        fn check(text: &str, expected: &str) {
+            assert_eq!(encode(text, None).map(|field| decode(&field)).as_deref(), Ok(expected), "{text}");
+        }
+        check("0", "0");
+        check("-0", "0");
+        check("0.00", "0.00");
+        check("-0.000e-2", "0.00000");
+        check("1", "1");
+        check("10000", "10000");
+        check("100000000", "100000000");
+        check("1.50", "1.50");
+        check("-12345.6789", "-12345.6789");
+        check("0.0001", "0.0001");
+        check("0.00001", "0.00001");
+        check("1e3", "1000");
+        check("1.5E+3", "1500");
+        check("1.2345e2", "123.45");
+        check("12e-10", "0.0000000012");
+        check("9007199254740993", "9007199254740993");
+        check(
+            "123456789012345678901234567890.12345678901234567890",
+            "123456789012345678901234567890.12345678901234567890",
+        );
+        let long = "7".repeat(10_000);
+        check(&long, &long);
+    }
+
+    #[test]
+    fn numerics_end_where_the_servers_do() {
+        fn check(text: &str, fits: bool) {
+            assert_eq!(encode(text, None).err(), (!fits).then_some(Reason::OutOfRange), "{text:.40}");
+        }
+        check("1e131072", false);
+        check("1e131071", true);
+        check("10e131071", false);
+        check("0.1e131072", true);
+        check("1e-16384", false);
+        check("1e-16383", true);
+        check("0e-16384", false);
+        check("1e999999999999999999999", false);
+        check("-1e-999999999999999999999", false);
+        check("0e999999999999999999999", false);
+    }
+
+    #[test]
+    fn precision_and_scale() {
+        fn check(text: &str, precision: u16, scale: i16, fits: bool) {
+            let found = encode(text, Some(NumericLimit { precision, scale })).err();
+            assert_eq!(
+                found,
+                (!fits).then_some(Reason::OutOfRange),
+                "{text} into numeric({precision},{scale})"
+            );
+        }
+        check("1000", 5, 2, false);
+        check("999.995", 5, 2, false);
+        check("-999.995", 5, 2, false);
+        check("999.9949999", 5, 2, true);
+        check("999.99", 5, 2, true);
+        check("0", 1, 1, true);
+        check("0.95", 1, 1, false);
+        check("0.94", 1, 1, true);
+        check("1", 1, 1, false);
+        check("0.5", 3, 0, true);
+        check("999.5", 3, 0, false);
+        check("999", 3, 0, true);
+        check("99499", 2, -3, true);
+        check("99500", 2, -3, false);
+        check("600", 2, -3, true);
+        check("0.00999", 3, 5, true);
+        check("0.009995", 3, 5, false);
+        check("0.01", 3, 5, false);
+    }
+
+    #[test]
+    fn shifting_rounds_to_the_even_one() {
+        fn check(text: &str, places: i64, exact: bool, nearest: i128) {
+            let found = Decimal::parse(text).unwrap().shifted(places).unwrap();
+            assert_eq!((found.is_exact(), found.nearest()), (exact, nearest), "{text} by {places}");
+        }
+        check("0.5", 0, false, 0);
+        check("1.5", 0, false, 2);
+        check("-2.5", 0, false, -2);
+        check("2.50001", 0, false, 3);
+        check("0.05", 0, false, 0);
+        check("1500", -3, false, 2);
+        check("1e3", 0, true, 1000);
+        check("1.000", 0, true, 1);
+        check("100e-2", 0, true, 1);
+        check("0.000", 6, true, 0);
+        check("0e999999999", 6, true, 0);
+        check("1e-999999999", 6, false, 0);
+        assert_eq!(Decimal::parse("1e31").unwrap().shifted(0), None);
+        assert_eq!(Decimal::parse("1e999999999999").unwrap().shifted(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_numeric_read_back_is_the_same(whole in "0|[1-9][0-9]{0,40}", fraction in "(\\.[0-9]{1,40})?", minus: bool) {
+            let zero = !whole.bytes().chain(fraction.bytes()).any(|c| matches!(c, b'1'..=b'9'));
+            let sign = if minus && !zero { "-" } else { "" };
+            let text = format!("{sign}{whole}{fraction}");
+            prop_assert_eq!(decode(&encode(&text, None).unwrap()), text);
+        }
+
+        #[test]
+        fn an_exponent_only_moves_the_point(digits in "[1-9][0-9]{0,20}", exponent in -50i64..50) {
+            let written = encode(&format!("{digits}e{exponent}"), None).unwrap();
+            let length = digits.len() as i64;
+            let plain = match exponent {
+                0.. => format!("{digits}{}", "0".repeat(exponent as usize)),
+                _ if -exponent < length => {
+                    let (whole, fraction) = digits.split_at((length + exponent) as usize);
+                    format!("{whole}.{fraction}")
+                }
+                _ => format!("0.{}{digits}", "0".repeat((-exponent - length) as usize)),
+            };
+            prop_assert_eq!(decode(&written), plain);
+        }
+    }
+}

@@ -140,3 +140,79 @@ fn check_number(text: &str) -> Result<(), Wrong> {
         _ => Err(out_of_range("a number in it is beyond what jsonb can hold")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn strings_lose_their_escapes() {
+        fn check(raw: &str, expected: Result<&str, Reason>) {
+            let mut scratch = String::new();
+            assert_eq!(unescape(raw, &mut scratch).map_err(|wrong| wrong.reason), expected, "{raw}");
+        }
+        check(r#""\u0000""#, Err(Reason::NulCharacter));
+        check(r#""a\u0000b""#, Err(Reason::NulCharacter));
+        check(r#""\ud800""#, Err(Reason::InvalidUnicode));
+        check(r#""\udc00""#, Err(Reason::InvalidUnicode));
+        check(r#""\ud800x""#, Err(Reason::InvalidUnicode));
+        check(r#""\ud800\n""#, Err(Reason::InvalidUnicode));
+        check(r#""\ud800\ud800\udc00""#, Err(Reason::InvalidUnicode));
+        check(r#""\udc00\ud800""#, Err(Reason::InvalidUnicode));
+        check(r#""""#, Ok(""));
+        check(r#""plain""#, Ok("plain"));
+        check(r#""\"\\\/\b\f\n\r\t""#, Ok("\"\\/\u{8}\u{c}\n\r\t"));
+        check(r#""\u00e9 \u00E9 \ud83d\ude80""#, Ok("é é 🚀"));
+        check(r#""\\u0000""#, Ok("\\u0000"));
+        check(r#""ends in \\""#, Ok("ends in \\"));
+        check(r#""日\n本""#, Ok("日\n本"));
+        check(r#""\ufffe\u2028""#, Ok("\u{fffe}\u{2028}"));
+    }
+
+    #[test]
+    fn jsonb_is_more_particular_than_json() {
+        fn check(raw: &str, expected: Result<(), Reason>) {
+            assert_eq!(check_jsonb(raw, 3).map_err(|wrong| wrong.reason), expected, "{raw:.60}");
+        }
+        check(r#"{"a":"\u0000"}"#, Err(Reason::NulCharacter));
+        check(r#"{"\u0000":1}"#, Err(Reason::NulCharacter));
+        check(r#"["\ud83d"]"#, Err(Reason::InvalidUnicode));
+        check(r#"["\ud83dx"]"#, Err(Reason::InvalidUnicode));
+        check("[1e131072]", Err(Reason::OutOfRange));
+        check("-1e-20000", Err(Reason::OutOfRange));
+        check(&"9".repeat(131_073), Err(Reason::OutOfRange));
+        check("[[[[]]]]", Err(Reason::TooDeep));
+        check(r#"{"a":[{"b":[]}]}"#, Err(Reason::TooDeep));
+        check(r#"{"a":[{"b":1}]}"#, Ok(()));
+        check(r#"["[[[[{{{{","\"[[[[","\\","🚀\ud83d\ude80"]"#, Ok(()));
+        check("[1e400,-0,1E-300]", Ok(()));
+        check("null", Ok(()));
+        assert_eq!(check_depth(r#"["\u0000\ud800",1e999999]"#, 1), Ok(()));
+        assert!(check_depth("[[]]", 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_string_comes_back(text: String) {
+            let raw = serde_json::to_string(&text).unwrap();
+            let mut scratch = String::new();
+            match unescape(&raw, &mut scratch) {
+                Ok(found) => prop_assert_eq!(found, &text),
+                Err(wrong) => prop_assert!(wrong.reason == Reason::NulCharacter && text.contains('\0')),
+            }
+            prop_assert_eq!(check_jsonb(&raw, 0).is_ok(), !text.contains('\0'));
+        }
+
+        #[test]
+        fn escaped_units_join_as_serde_json_joins_them(units: Vec<u16>) {
+            let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let raw = format!("\"{escapes}\"");
+            let expected = serde_json::from_str::<String>(&raw).ok().filter(|text| !text.contains('\0'));
+            let mut scratch = String::new();
+            prop_assert_eq!(unescape(&raw, &mut scratch).ok().map(str::to_owned), expected.clone());
+            prop_assert_eq!(check_jsonb(&raw, 0).is_ok(), expected.is_some());
+        }
+    }
+}

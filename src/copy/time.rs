@@ -52,16 +52,19 @@ impl Unit {
 pub(super) fn from_epoch(number: Decimal<'_>, unit: Unit) -> Result<i64, Wrong> {
     number
         .shifted(unit.places())
-        .and_then(|shifted| i64::try_from(shifted.nearest()).ok())
-        .and_then(|micros| micros.checked_sub(SECONDS_1970_TO_2000 * MICROS_PER_SECOND))
-        .filter(|micros| (MICROS_MIN..MICROS_END).contains(micros))
+        .and_then(|shifted| since_2000(shifted.nearest()))
         .ok_or_else(|| out_of_range(&format!("PostgreSQL has no time that many {} from 1970", unit.name())))
 }
 
 /// A Kafka timestamp, in milliseconds since 1970, to microseconds since 2000; `None` beyond PostgreSQL's range.
 pub fn micros_of_millis(millis: i64) -> Option<i64> {
-    let micros = millis.checked_mul(1000)?.checked_sub(SECONDS_1970_TO_2000 * MICROS_PER_SECOND)?;
-    (MICROS_MIN..MICROS_END).contains(&micros).then_some(micros)
+    since_2000(i128::from(millis) * 1000)
+}
+
+/// The last thirty years of PostgreSQL's range fit 64 bits only when counted from 2000.
+fn since_2000(micros_since_1970: i128) -> Option<i64> {
+    let micros = micros_since_1970 - i128::from(SECONDS_1970_TO_2000 * MICROS_PER_SECOND);
+    i64::try_from(micros).ok().filter(|micros| (MICROS_MIN..MICROS_END).contains(micros))
 }
 
 /// RFC 3339 with its offset, to microseconds since 2000.
@@ -93,7 +96,8 @@ pub(super) fn parse_date(text: &str) -> Result<i32, Wrong> {
 /// Microseconds since midnight.
 pub(super) fn parse_time(text: &str) -> Result<i64, Wrong> {
     match clock(text.as_bytes())? {
-        (micros, []) => Ok(micros),
+        // Half a leap second past midnight is on no day.
+        (micros, []) if micros <= MICROS_PER_DAY => Ok(micros),
         _ => Err(wrong("takes a time like 12:30:00.5, without an offset")),
     }
 }
@@ -156,7 +160,7 @@ fn days_since_2000(year: i32, month: i32, day: i32) -> i32 {
 }
 
 /// Microseconds since midnight, and what follows the time. `:60` is a leap second and becomes the second after it, as
-/// the server reads it; 24:00:00 is refused, as RFC 3339 does.
+/// the server reads it (which refuses its fractions, though; here they are kept). 24:00:00 is refused, as RFC 3339 does.
 fn clock(text: &[u8]) -> Result<(i64, &[u8]), Wrong> {
     let [h1, h2, b':', m1, m2, b':', s1, s2, rest @ ..] = text else { return Err(wrong(SHAPE)) };
     let (hour, minute, second) = (two(*h1, *h2)?, two(*m1, *m2)?, two(*s1, *s2)?);
@@ -200,4 +204,221 @@ fn two(tens: u8, ones: u8) -> Result<i32, Wrong> {
 
 fn wrong(why: &str) -> Wrong {
     Wrong::new(Reason::InvalidTime, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use jiff::{SignedDuration, Timestamp, ToSpan, civil};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Microseconds since 2000 as somebody else counts them.
+    fn micros(text: &str) -> i64 {
+        let nanos = text.parse::<Timestamp>().unwrap().as_nanosecond();
+        i64::try_from(nanos / 1000).unwrap() - SECONDS_1970_TO_2000 * MICROS_PER_SECOND
+    }
+
+    #[test]
+    fn times_with_an_offset() {
+        fn refused(text: &str) {
+            let found = parse_timestamptz(text);
+            assert_eq!(
+                found.as_ref().map_err(|wrong| wrong.reason),
+                Err(Reason::InvalidTime),
+                "{text:?}: {found:?}"
+            );
+        }
+        fn check(text: &str, expected: &str) {
+            assert_eq!(parse_timestamptz(text), Ok(micros(expected)), "{text:?}");
+        }
+        for text in
+            ["", "now", "today", "infinity", "-infinity", "epoch", "01/02/2023", "2024-05-01", "12:30:00Z"]
+        {
+            refused(text);
+        }
+        refused("2024-05-01T12:30:00"); // no offset
+        refused("2024-05-01T12:30Z"); // no seconds
+        refused("2024-05-01T12:30:00 Z");
+        refused(" 2024-05-01T12:30:00Z");
+        refused("2024-05-01T12:30:00Z ");
+        refused("2024-05-01T12:30:00Z\0");
+        refused("2024-05-01  12:30:00Z");
+        refused("2024-05-01_12:30:00Z");
+        refused("2024-05-01T12:30:00.Z");
+        refused("2024-05-01T12:30:00,5Z");
+        refused("2024-05-01T12:30:00+02");
+        refused("2024-05-01T12:30:00+0200");
+        refused("2024-05-01T12:30:00+02:00:00");
+        refused("2024-05-01T12:30:00 Europe/Berlin");
+        refused("2024-05-01T12:30:00Z[UTC]");
+        refused("2024-5-1T12:30:00Z");
+        refused("20240501T123000Z");
+        refused("+2024-05-01T12:30:00Z");
+        refused("12024-05-01T12:30:00Z");
+        refused("2024-W18-3T12:30:00Z");
+        refused("2024-122T12:30:00Z");
+        refused("2024-05-01T1２:30:00Z"); // a full-width digit
+        refused("0000-01-01T00:00:00Z");
+        refused("2024-00-01T00:00:00Z");
+        refused("2024-13-01T00:00:00Z");
+        refused("2024-01-00T00:00:00Z");
+        refused("2024-01-32T00:00:00Z");
+        refused("2024-04-31T00:00:00Z");
+        refused("2024-02-30T00:00:00Z");
+        refused("2023-02-29T00:00:00Z");
+        refused("1900-02-29T00:00:00Z");
+        refused("2024-05-01T24:00:00Z");
+        refused("2024-05-01T23:60:00Z");
+        refused("2024-05-01T23:59:61Z");
+        refused("2024-05-01T12:30:00+16:00");
+        refused("2024-05-01T12:30:00-16:00");
+        refused("2024-05-01T12:30:00+01:60");
+        refused("2024-05-01T12:30:00±01:00");
+
+        check("2024-05-01T12:30:00Z", "2024-05-01T12:30:00Z");
+        check("2024-05-01t12:30:00z", "2024-05-01T12:30:00Z");
+        check("2024-05-01 12:30:00Z", "2024-05-01T12:30:00Z");
+        check("2024-05-01T12:30:00-00:00", "2024-05-01T12:30:00Z");
+        check("2024-05-01T12:30:00+02:00", "2024-05-01T10:30:00Z");
+        check("2024-05-01T12:30:00-03:30", "2024-05-01T16:00:00Z");
+        check("2024-05-01T12:30:00+15:59", "2024-04-30T20:31:00Z");
+        check("2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z");
+        check("2000-02-29T00:00:00Z", "2000-02-29T00:00:00Z");
+        check("0001-01-01T00:00:00+15:59", "0000-12-31T08:01:00Z");
+        check("9999-12-30T11:59:59.999999-10:00", "9999-12-30T21:59:59.999999Z");
+        check("1999-12-31T23:59:59.5Z", "1999-12-31T23:59:59.5Z");
+        check("2024-05-01T12:30:00.1Z", "2024-05-01T12:30:00.100000Z");
+        check("2024-05-01T12:30:00.123456789Z", "2024-05-01T12:30:00.123457Z");
+        check("2024-05-01T12:30:00.1234565Z", "2024-05-01T12:30:00.123456Z");
+        check("2024-05-01T12:30:00.1234575Z", "2024-05-01T12:30:00.123458Z");
+        check("2024-05-01T12:30:00.12345650000000000001Z", "2024-05-01T12:30:00.123457Z");
+        check("2024-12-31T23:59:59.9999999Z", "2025-01-01T00:00:00Z");
+        check("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z");
+        check("2016-12-31T23:59:60.5Z", "2017-01-01T00:00:00.5Z");
+    }
+
+    #[test]
+    fn times_without_an_offset() {
+        fn refused(text: &str) {
+            assert_eq!(
+                parse_timestamp(text).map_err(|wrong| wrong.reason),
+                Err(Reason::InvalidTime),
+                "{text:?}"
+            );
+        }
+        refused("2024-05-01T12:30:00+02:00");
+        refused("2024-05-01T12:30:00-00:01");
+        refused("now");
+        for text in ["2024-05-01T12:30:00", "2024-05-01 12:30:00Z", "2024-05-01T12:30:00+00:00"] {
+            assert_eq!(parse_timestamp(text), Ok(micros("2024-05-01T12:30:00Z")), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn dates_and_times_of_day() {
+        for text in [
+            "",
+            "2024-05-01T00:00:00Z",
+            "2024-02-30",
+            "2024-5-1",
+            "0000-01-01",
+            "today",
+            "05/01/2024",
+            "2024-05-1é",
+        ] {
+            assert!(parse_date(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_date("2000-01-01"), Ok(0));
+        assert_eq!(parse_date("1999-12-31"), Ok(-1));
+        assert_eq!(parse_date("0001-01-01"), Ok(-730_119));
+        for text in [
+            "",
+            "12:30",
+            "24:00:00",
+            "12:30:00Z",
+            "12:30:00+02:00",
+            "noon",
+            "12:30:61",
+            "23:59:60.5",
+            "-1:30:00",
+        ] {
+            assert!(parse_time(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_time("00:00:00"), Ok(0));
+        assert_eq!(parse_time("23:59:59.999999"), Ok(MICROS_PER_DAY - 1));
+        assert_eq!(parse_time("23:59:59.9999999"), Ok(MICROS_PER_DAY)); // the server's 24:00:00
+        assert_eq!(parse_time("23:59:60"), Ok(MICROS_PER_DAY));
+    }
+
+    #[test]
+    fn numbers_count_from_1970() {
+        fn check(text: &str, unit: Unit, expected: Option<&str>) {
+            let found = from_epoch(Decimal::parse(text).unwrap(), unit).ok();
+            assert_eq!(found, expected.map(micros), "{text} {}", unit.name());
+        }
+        check("1e30", Unit::Seconds, None);
+        check("1e400", Unit::Nanos, None);
+        check("1700000000000000000", Unit::Seconds, None);
+        check("9224318016000", Unit::Seconds, None); // the year 294277
+        check("-210866803201", Unit::Seconds, None); // before PostgreSQL's day zero
+        check("0", Unit::Seconds, Some("1970-01-01T00:00:00Z"));
+        check("-1", Unit::Millis, Some("1969-12-31T23:59:59.999Z"));
+        check("1700000000", Unit::Seconds, Some("2023-11-14T22:13:20Z"));
+        check("1.7e9", Unit::Seconds, Some("2023-11-14T22:13:20Z"));
+        check("1700000000.123", Unit::Seconds, Some("2023-11-14T22:13:20.123Z"));
+        check("1700000000123", Unit::Millis, Some("2023-11-14T22:13:20.123Z"));
+        check("1700000000123456", Unit::Micros, Some("2023-11-14T22:13:20.123456Z"));
+        check("1700000000123456789", Unit::Nanos, Some("2023-11-14T22:13:20.123457Z"));
+        check("1700000000123456500", Unit::Nanos, Some("2023-11-14T22:13:20.123456Z"));
+        check("-500", Unit::Nanos, Some("1970-01-01T00:00:00Z"));
+        check("-501", Unit::Nanos, Some("1969-12-31T23:59:59.999999Z"));
+        assert_eq!(
+            from_epoch(Decimal::parse("9224318015999").unwrap(), Unit::Seconds),
+            Ok(MICROS_END - MICROS_PER_SECOND)
+        );
+        assert_eq!(from_epoch(Decimal::parse("-210866803200").unwrap(), Unit::Seconds), Ok(MICROS_MIN));
+        assert_eq!(micros_of_millis(i64::MAX), None);
+        assert_eq!(micros_of_millis(i64::MIN), None);
+        assert_eq!(micros_of_millis(0), Some(-SECONDS_1970_TO_2000 * MICROS_PER_SECOND));
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_reads_as_jiff_reads_it(
+            seconds in -62_135_510_400i64..253_402_207_200, // the years 1 to 9999, a day from each end
+            nanos in 0i32..1_000_000_000,
+            digits in 0usize..=9,
+            offset_minutes in -959i64..=959,
+        ) {
+            let unit = 10i32.pow(9 - digits as u32);
+            let nanos = nanos / unit * unit;
+            let at = Timestamp::new(seconds, nanos).unwrap();
+            let local = TimeZone::UTC.to_datetime(at) + offset_minutes.minutes();
+            let sign = if offset_minutes < 0 { '-' } else { '+' };
+            let (hours, minutes) = (offset_minutes.abs() / 60, offset_minutes.abs() % 60);
+            let text = format!("{local:.digits$}{sign}{hours:02}:{minutes:02}");
+            let rounded = SignedDuration::new(seconds, nanos);
+            let half_even = jiff::SignedDurationRound::new().smallest(jiff::Unit::Microsecond).mode(jiff::RoundMode::HalfEven);
+            let expected = rounded.round(half_even).unwrap().as_micros() as i64;
+            prop_assert_eq!(parse_timestamptz(&text), Ok(expected - SECONDS_1970_TO_2000 * MICROS_PER_SECOND), "{}", text);
+        }
+
+        #[test]
+        fn every_date_counts_as_jiff_counts_it(year in 1i16..=9999, month in 0i8..=13, day in 0i8..=32) {
+            let expected = civil::Date::new(year, month, day)
+                .ok()
+                .map(|date| (date - civil::date(2000, 1, 1)).get_days());
+            prop_assert_eq!(parse_date(&format!("{year:04}-{month:02}-{day:02}")).ok(), expected);
+        }
+
+        #[test]
+        fn no_text_panics(text in "[0-9TtZz:. +-]{0,40}|\\PC*") {
+            for parse in [parse_timestamptz, parse_timestamp, parse_time] {
+                parse(&text).ok();
+            }
+            parse_date(&text).ok();
+        }
+    }
 }

@@ -18,6 +18,7 @@ use crate::batch::{Headers, RawBatch, Record};
 use crate::budget::Budget;
 use crate::config;
 use crate::cpu::Pulse;
+use crate::fault::fault;
 use crate::metrics::PollMetrics;
 use crate::ownership::{Claim, Ownership, Partition, Start};
 use crate::protocol::{Anchor, Gate, Verdict};
@@ -99,6 +100,7 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         }
         let batches = poller.poll(&mut state)?;
         for (decoder, mut batch) in batches {
+            fault("after-poll");
             batch.set_charge(poller.budget.charge(batch.topic, batch.cost_bytes()));
             if poller.decoders[decoder].send(batch).is_err() {
                 return Ok(());
@@ -156,7 +158,8 @@ impl Poller {
             log::debug!("a new Kafka client: nothing else proves the first record");
             state.queue = self.pulse.during("closing a Kafka client", || prepare(&self.kafka))?;
             state.touched.clear();
-            let all: Vec<Partition> = state.readings.iter().filter(|(_, r)| !r.aside).map(|(p, _)| *p).collect();
+            let all: Vec<Partition> =
+                state.readings.iter().filter(|(_, r)| !r.aside).map(|(p, _)| *p).collect();
             self.assign(state, &all)?;
         }
         self.assign(state, partitions)
@@ -165,7 +168,8 @@ impl Poller {
     fn assign(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            let reading = state.readings.get_mut(partition).expect("only partitions that are read are assigned");
+            let reading =
+                state.readings.get_mut(partition).expect("only partitions that are read are assigned");
             let at = match reading.last {
                 Some(last) => {
                     reading.gate = Gate::resume(reading.gate.expected(), last);
@@ -180,7 +184,11 @@ impl Poller {
             state.touched.insert(*partition);
             list.add_partition_offset(&reading.claim.topic, partition.id, Offset::Offset(at))?;
         }
-        state.queue.consumer().incremental_assign(&list).context("cannot assign partitions to the Kafka client")
+        state
+            .queue
+            .consumer()
+            .incremental_assign(&list)
+            .context("cannot assign partitions to the Kafka client")
     }
 
     /// Stops fetching partitions. One that was never assigned would make the whole call fail, so those that are aside are
@@ -188,7 +196,8 @@ impl Poller {
     fn unassign(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            let reading = state.readings.get_mut(partition).expect("only partitions that are read are unassigned");
+            let reading =
+                state.readings.get_mut(partition).expect("only partitions that are read are unassigned");
             if !std::mem::replace(&mut reading.aside, true) {
                 list.add_partition(&reading.claim.topic, partition.id);
             }
@@ -196,7 +205,11 @@ impl Poller {
         if list.count() == 0 {
             return Ok(());
         }
-        state.queue.consumer().incremental_unassign(&list).context("cannot take partitions from the Kafka client")
+        state
+            .queue
+            .consumer()
+            .incremental_unassign(&list)
+            .context("cannot take partitions from the Kafka client")
     }
 
     /// Decides whether the budget allows another poll, and sets stuck topics aside so that it may.
@@ -219,7 +232,9 @@ impl Poller {
             }
             let returns = self.budget.returns(topic);
             match state.starved[topic] {
-                Some((since, then)) if then == returns && since.elapsed() >= STUCK => self.set_aside(state, topic)?,
+                Some((since, then)) if then == returns && since.elapsed() >= STUCK => {
+                    self.set_aside(state, topic)?
+                }
                 Some((_, then)) if then == returns => may = false,
                 _ => {
                     state.starved[topic] = Some((Instant::now(), returns));
@@ -236,22 +251,25 @@ impl Poller {
             self.topics[topic].name,
             STUCK.as_secs()
         );
-        let partitions: Vec<Partition> = state.readings.keys().filter(|p| p.topic == topic).copied().collect();
+        let partitions: Vec<Partition> =
+            state.readings.keys().filter(|p| p.topic == topic).copied().collect();
         self.unassign(state, &partitions)
     }
 
     /// Goes on where the topic was. The position is given anew, so that nothing depends on what a pause would keep.
     fn take_back(&self, state: &mut State, topic: usize) -> Result<()> {
         log::info!("topic {:?} flows again", self.topics[topic].name);
-        let partitions: Vec<Partition> = state.readings.keys().filter(|p| p.topic == topic).copied().collect();
+        let partitions: Vec<Partition> =
+            state.readings.keys().filter(|p| p.topic == topic).copied().collect();
         self.resume(state, &partitions)
     }
 
     /// Takes what is there and sorts it into a batch for each topic and decoder.
     fn poll(&self, state: &mut State) -> Result<Vec<(usize, RawBatch)>> {
         let decoders = self.decoders.len();
-        let mut batches: Vec<(usize, RawBatch)> =
-            (0..self.topics.len() * decoders).map(|slot| (slot % decoders, RawBatch::new(slot / decoders))).collect();
+        let mut batches: Vec<(usize, RawBatch)> = (0..self.topics.len() * decoders)
+            .map(|slot| (slot % decoders, RawBatch::new(slot / decoders)))
+            .collect();
         let mut headers = Vec::new();
         let mut troubles: Vec<(Option<Partition>, Code, String)> = Vec::new();
         // The topic of the message before, by librdkafka's number for it: names need not be compared for each record.
@@ -329,7 +347,11 @@ impl Poller {
             (Trouble::Fatal, _) => bail!("the Kafka client gave up: {text}"),
             (Trouble::Position, Some(reading)) => {
                 // A new claim looks at the log again and decides; what is in hand of this one is void.
-                log::warn!("Kafka refused the position of {}/{}: {text}", reading.claim.topic, reading.claim.partition.id);
+                log::warn!(
+                    "Kafka refused the position of {}/{}: {text}",
+                    reading.claim.topic,
+                    reading.claim.partition.id
+                );
                 self.ownership.remove(&reading.claim);
             }
             (Trouble::Data, Some(reading)) => {

@@ -76,7 +76,9 @@ impl Queue {
 
     fn call(&mut self, at: usize, count: usize, timeout_ms: c_int) -> usize {
         // SAFETY: the buffer has room for `count` pointers from `at` on, and the queue is alive.
-        let got = unsafe { sys::rd_kafka_consume_batch_queue(self.queue.0, timeout_ms, self.buffer[at..].as_mut_ptr(), count) };
+        let got = unsafe {
+            sys::rd_kafka_consume_batch_queue(self.queue.0, timeout_ms, self.buffer[at..].as_mut_ptr(), count)
+        };
         usize::try_from(got).unwrap_or(0)
     }
 
@@ -164,8 +166,9 @@ impl<'a> Message<'a> {
         for index in 0.. {
             let (mut name, mut value, mut size) = (ptr::null::<c_char>(), ptr::null::<c_void>(), 0usize);
             // SAFETY: out-parameters, valid when the call says so.
-            let code =
-                unsafe { sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size) };
+            let code = unsafe {
+                sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size)
+            };
             if code != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return;
             }
@@ -192,14 +195,21 @@ pub struct Description {
 
 /// DescribeTopics: the ids change when a topic is deleted and created again under its name.
 pub fn describe_topics(consumer: &Consumer, names: &[&str], timeout: Duration) -> Result<Vec<Description>> {
-    let names: Vec<CString> = names.iter().map(|n| CString::new(*n)).collect::<Result<_, _>>().context("a topic name holds NUL")?;
+    let names: Vec<CString> =
+        names.iter().map(|n| CString::new(*n)).collect::<Result<_, _>>().context("a topic name holds NUL")?;
     let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
     // SAFETY: the collection copies the names.
-    let topics = unsafe { sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
-    let event = Event::request(consumer, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout, |rk, options, queue| {
-        // SAFETY: all handles are alive for the call.
-        unsafe { sys::rd_kafka_DescribeTopics(rk, topics, options, queue) }
-    });
+    let topics =
+        unsafe { sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
+    let event = Event::request(
+        consumer,
+        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        timeout,
+        |rk, options, queue| {
+            // SAFETY: all handles are alive for the call.
+            unsafe { sys::rd_kafka_DescribeTopics(rk, topics, options, queue) }
+        },
+    );
     // SAFETY: made above, used up by the call.
     unsafe { sys::rd_kafka_TopicCollection_destroy(topics) };
     let event = event.context("cannot describe the topics")?;
@@ -219,7 +229,9 @@ unsafe fn description(topic: *const sys::rd_kafka_TopicDescription_t) -> Descrip
     unsafe {
         let name = CStr::from_ptr(sys::rd_kafka_TopicDescription_name(topic)).to_string_lossy().into_owned();
         let error = sys::rd_kafka_TopicDescription_error(topic);
-        if !error.is_null() && sys::rd_kafka_error_code(error) != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        if !error.is_null()
+            && sys::rd_kafka_error_code(error) != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
             let words = CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned();
             return Description { name, id: Err(words) };
         }
@@ -237,10 +249,15 @@ pub fn is_compacted(consumer: &Consumer, topic: &str, timeout: Duration) -> Resu
         sys::rd_kafka_ConfigResource_new(sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, name.as_ptr())
     };
     let mut resources = [resource];
-    let event = Event::request(consumer, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout, |rk, options, queue| {
-        // SAFETY: all handles are alive for the call.
-        unsafe { sys::rd_kafka_DescribeConfigs(rk, resources.as_mut_ptr(), 1, options, queue) }
-    });
+    let event = Event::request(
+        consumer,
+        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
+        timeout,
+        |rk, options, queue| {
+            // SAFETY: all handles are alive for the call.
+            unsafe { sys::rd_kafka_DescribeConfigs(rk, resources.as_mut_ptr(), 1, options, queue) }
+        },
+    );
     // SAFETY: made above, used up by the call.
     unsafe { sys::rd_kafka_ConfigResource_destroy(resource) };
     let event = event.with_context(|| format!("cannot read the configuration of topic {topic:?}"))?;
@@ -256,7 +273,9 @@ pub fn is_compacted(consumer: &Consumer, topic: &str, timeout: Duration) -> Resu
         for i in 0..entry_count {
             let entry = *entries.add(i);
             let value = sys::rd_kafka_ConfigEntry_value(entry);
-            if CStr::from_ptr(sys::rd_kafka_ConfigEntry_name(entry)).to_bytes() == b"cleanup.policy" && !value.is_null() {
+            if CStr::from_ptr(sys::rd_kafka_ConfigEntry_name(entry)).to_bytes() == b"cleanup.policy"
+                && !value.is_null()
+            {
                 return Ok(CStr::from_ptr(value).to_string_lossy().contains("compact"));
             }
         }

@@ -48,11 +48,14 @@ pub fn run(watch: Watch, consumer: Consumer) -> Result<()> {
     let mut failing = false;
     while !watch.ownership.is_closing() {
         let step = || -> Result<()> {
-            if Instant::now() >= next_look {
+            let claims: Vec<Arc<Claim>> =
+                watch.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+            // A start is decided on what Kafka says now: the topic may just have been created again.
+            if Instant::now() >= next_look || !claims.is_empty() {
                 next_look = Instant::now() + LOOK;
                 watch.look(&consumer)?;
             }
-            for claim in watch.ownership.all().iter().filter(|c| c.wants_start()) {
+            for claim in &claims {
                 watch.open(&consumer, claim)?;
             }
             if Instant::now() >= next_commit {
@@ -85,7 +88,10 @@ impl Watch {
     /// Reads partition counts, topic ids, and the offsets of partitions that are new.
     fn look(&self, consumer: &Consumer) -> Result<()> {
         let names: Vec<&str> = self.topics.iter().map(|t| &*t.name).collect();
-        let cluster_id = consumer.client().fetch_cluster_id(REQUEST).context("the brokers do not tell their cluster id")?;
+        let cluster_id = consumer
+            .client()
+            .fetch_cluster_id(REQUEST)
+            .context("the brokers do not tell their cluster id")?;
         let described = native::describe_topics(consumer, &names, REQUEST)?;
         let mut problem = None;
         let mut news = false;
@@ -94,7 +100,11 @@ impl Watch {
             match id {
                 Ok(id) => news |= self.look_at(consumer, topic, &cluster_id, id)?,
                 Err(reason) => {
-                    problem = Some(anyhow!("topic {:?} cannot be described: {}; does it exist?", topic.name, reason.trim()));
+                    problem = Some(anyhow!(
+                        "topic {:?} cannot be described: {}; does it exist?",
+                        topic.name,
+                        reason.trim()
+                    ));
                 }
             }
         }
@@ -107,7 +117,9 @@ impl Watch {
 
     /// True if there is something that the ledger does not know.
     fn look_at(&self, consumer: &Consumer, topic: &Topic, cluster_id: &str, topic_id: &str) -> Result<bool> {
-        for claim in self.ownership.all().iter().filter(|c| *c.topic == *topic.name && c.topic_id != *topic_id) {
+        for claim in
+            self.ownership.all().iter().filter(|c| *c.topic == *topic.name && c.topic_id != *topic_id)
+        {
             claim.stop(format!(
                 "the topic was deleted and created again (its id was {} and is {topic_id}): offsets from {} on mean other \
                  records now",
@@ -116,13 +128,16 @@ impl Watch {
             ));
             self.ownership.touch();
         }
-        let metadata = consumer.fetch_metadata(Some(&topic.name), REQUEST).with_context(|| format!("cannot list the partitions of topic {:?}", topic.name))?;
+        let metadata = consumer
+            .fetch_metadata(Some(&topic.name), REQUEST)
+            .with_context(|| format!("cannot list the partitions of topic {:?}", topic.name))?;
         let partition_count = metadata.topics().first().map_or(0, |t| t.partitions().len()) as i32;
         let mut new = Vec::new();
         for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
-            let (log_start, log_end) = consumer
-                .fetch_watermarks(&topic.name, partition, REQUEST)
-                .with_context(|| format!("cannot read the log's ends of partition {}/{partition}", topic.name))?;
+            let (log_start, log_end) =
+                consumer.fetch_watermarks(&topic.name, partition, REQUEST).with_context(|| {
+                    format!("cannot read the log's ends of partition {}/{partition}", topic.name)
+                })?;
             let start = match self.kafka.start {
                 StartPosition::Earliest => log_start,
                 StartPosition::Latest => log_end,
@@ -136,16 +151,23 @@ impl Watch {
             // Without the right to ask, a record that compaction took stops the partition: the safe side.
             _ => native::is_compacted(consumer, &topic.name, REQUEST).unwrap_or(false),
         };
-        topic.set_seen(Seen { cluster_id: cluster_id.to_owned(), topic_id: topic_id.to_owned(), partition_count, new, compacted });
+        topic.set_seen(Seen {
+            cluster_id: cluster_id.to_owned(),
+            topic_id: topic_id.to_owned(),
+            partition_count,
+            new,
+            compacted,
+        });
         Ok(news)
     }
 
     /// Decides where a claim starts, and tells the poller.
     fn open(&self, consumer: &Consumer, claim: &Claim) -> Result<()> {
         let Some(seen) = self.topics[claim.partition.topic].seen() else { return Ok(()) };
-        let (start, end) = consumer
-            .fetch_watermarks(&claim.topic, claim.partition.id, REQUEST)
-            .with_context(|| format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id))?;
+        let (start, end) =
+            consumer.fetch_watermarks(&claim.topic, claim.partition.id, REQUEST).with_context(|| {
+                format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id)
+            })?;
         claim.set_log_end(end);
         let log = Log { topic_id: seen.topic_id, start, end, compacted: seen.compacted };
         match opening(&claim.topic_id, &log, &claim.places()) {
@@ -159,7 +181,11 @@ impl Watch {
     fn commit(&self, consumer: &Consumer) -> Result<()> {
         let mut offsets = TopicPartitionList::new();
         for claim in self.ownership.all() {
-            offsets.add_partition_offset(&claim.topic, claim.partition.id, Offset::Offset(claim.committed()))?;
+            offsets.add_partition_offset(
+                &claim.topic,
+                claim.partition.id,
+                Offset::Offset(claim.committed()),
+            )?;
         }
         if offsets.count() == 0 {
             return Ok(());

@@ -1,0 +1,144 @@
+//! The world changes under a running engine: logs lose records, topics are created again, tables are altered. Where the
+//! promise cannot be kept it stops and says why.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::world::{World, all_rows, record, stack, wait_for};
+
+/// Runs a verb that is not `run`; what it printed, and whether it ended well.
+fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+        .args(arguments)
+        .env("DATABASE_URL", &world.database_url)
+        .env("REDIS_URL", &world.redis_url)
+        .output()
+        .expect("rowmill starts");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (text, output.status.success())
+}
+
+#[test]
+fn retention_past_the_position_stops_until_the_gap_is_accepted() {
+    let world = World::new("retention");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    world.produce("in", 0, (0..100).map(record));
+    world.produce("in", 1, (0..100).map(record));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    engine.stop();
+    world.produce("in", 0, (100..300).map(record));
+    world.produce("in", 1, (100..300).map(record));
+    let topic = world.topic("in");
+    let request = world.file(
+        "delete.json",
+        &format!(
+            "{{\"partitions\":[{{\"topic\":\"{topic}\",\"partition\":0,\"offset\":250}}],\"version\":1}}"
+        ),
+    );
+    stack(&["kafka", "delete-records", "--offset-json-file", &request]);
+
+    let path = world.file("check.toml", &config);
+    let (text, fine) = rowmill(&world, &["check", "--config", &path]);
+    assert!(!fine && text.contains("[100, 250)"), "{text}");
+    let engine = world.engine(&config, &[]);
+    wait_for("the stop", 20, || engine.log().contains("no longer has offsets [100, 250)"));
+    wait_for("the other partition", 20, || world.count("SELECT count(*) FROM t WHERE _partition = 1") == 300);
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE _partition = 0"), 100);
+    wait_for("the reason in the ledger", 5, || {
+        world.count("SELECT count(*) FROM rowmill.ledger WHERE stopped IS NOT NULL") == 1
+    });
+    let (text, _) = rowmill(&world, &["status", "--config", &path]);
+    assert!(text.contains("STOPPED: Kafka no longer has offsets"), "{text}");
+
+    let (text, fine) = rowmill(&world, &["init", "--accept-gap", &format!("{topic}/0:100-250")]);
+    assert!(fine, "{text}");
+    wait_for("the rest", 20, || world.count("SELECT count(*) FROM t WHERE _partition = 0") == 150);
+    assert_eq!(world.count("SELECT to_offset - from_offset FROM rowmill.gap"), 150);
+    assert!(engine.stop().0.success());
+}
+
+/// The trap: nothing in Kafka's protocol tells a reader, and the offsets look right.
+#[test]
+fn a_topic_that_is_created_again_and_longer_stops() {
+    let world = World::new("recreated");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    let topic = world.topic("in");
+    stack(&["kafka-topics", "--delete", "--topic", &topic]);
+    std::thread::sleep(Duration::from_secs(1));
+    world.create_topic("in", 1);
+    world.produce("in", 0, (1000..1500).map(record));
+    wait_for("the running engine to notice", 12, || engine.log().contains("created again"));
+    engine.stop();
+    let rows = world.count("SELECT count(*) FROM t");
+    let again = world.engine(&config, &[]);
+    wait_for("the next one to refuse", 20, || again.log().contains("created again"));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(world.count("SELECT count(*) FROM t"), rows);
+}
+
+/// The bytes of a float would go into a bigint column without a word.
+#[test]
+fn an_altered_table_ends_the_process_and_the_next_start_goes_on() {
+    let world = World::new("altered");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.sql().batch_execute("ALTER TABLE t ADD COLUMN value DOUBLE PRECISION").expect("altered");
+    let config = world.model("in", "t", "");
+    let value = |n: u64| format!("{{\"n\":{n},\"value\":{n}}}");
+    let mut engine = world.engine(&config, &[]);
+    world.produce("in", 0, (0..100).map(value));
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") == 100);
+    world.sql().batch_execute("ALTER TABLE t ALTER COLUMN value TYPE BIGINT").expect("altered");
+    world.produce("in", 0, (100..200).map(value));
+    assert!(!engine.wait(20).success());
+    assert!(engine.log().contains("the definition of table public.t changed"), "{}", engine.log());
+    assert_eq!(world.count("SELECT count(*) FROM t"), 100);
+    let _next = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    world.check("t", &["in"], all_rows);
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE value <> n"), 0);
+}
+
+#[test]
+fn a_missing_privilege_ends_the_process_and_check_names_it() {
+    let world = World::new("privilege");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.produce("in", 0, (0..10).map(record));
+    let path = world.file("check.toml", &world.model("in", "nowhere", ""));
+    let (text, fine) = rowmill(&world, &["check", "--config", &path]);
+    assert!(!fine && text.contains("\"nowhere\" does not exist"), "{text}");
+    let path = world.file("check.toml", &world.model("in", "t", ""));
+    let (text, fine) = rowmill(&world, &["check", "--config", &path]);
+    assert!(fine && text.contains("`rowmill run` would work"), "{text}");
+}
+
+/// A new table on a topic that is already read begins where its siblings are; the change is adopted because they are level.
+#[test]
+fn a_table_is_added_to_a_topic() {
+    let world = World::new("added");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    world.create_table("u", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 30);
+    engine.stop();
+    let both = world.model("in", "t", "") + &world.model("in", "u", "");
+    let _engine = world.engine(&both, &[]);
+    wait_for("the new table in the ledger", 20, || world.count("SELECT count(*) FROM rowmill.ledger") == 4);
+    world.produce("in", 0, (100..200).map(record));
+    world.produce("in", 1, (100..200).map(record));
+    world.wait_drained(&["in"], 30);
+    assert_eq!(world.count("SELECT count(*) FROM t"), 300);
+    assert_eq!(world.count("SELECT count(*) FROM u"), 200);
+}

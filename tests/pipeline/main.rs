@@ -1,0 +1,14 @@
+//! The whole engine on real servers, one file for each kind of thing that happens to it. `make test` starts the servers.
+
+#![allow(clippy::disallowed_methods, reason = "a test's threads need no core plan")]
+
+mod world;
+
+mod backpressure;
+mod changes;
+mod crash;
+mod delivery;
+mod outage;
+mod poison;
+mod shutdown;
+mod takeover;

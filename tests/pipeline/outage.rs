@@ -1,0 +1,129 @@
+//! Servers go away and come back; nothing is dropped, nothing is set aside, and nobody has to help.
+
+use std::time::Duration;
+
+use crate::world::{World, all_rows, stack, wait_for};
+
+/// A model whose `word` comes from Redis.
+fn with_lookup(world: &World) -> String {
+    format!(
+        "[lookup.word]\nkey = \"word:{{}}\"\nttl = \"1s\"\n{}word = {{ lookup = \"word\" }}\n",
+        world.model("in", "t", "")
+    )
+}
+
+fn give_words(world: &World) {
+    let mut redis = world.redis();
+    let mut pipe = redis::pipe();
+    for i in 0..1000 {
+        pipe.cmd("SET").arg(format!("word:w{i}")).arg(format!("word-{i}")).ignore();
+    }
+    pipe.query::<()>(&mut redis).expect("Redis takes all");
+}
+
+#[test]
+fn postgres_restarts() {
+    let world = World::new("outage_postgres");
+    world.create_topic("in", 3);
+    world.create_table("t", "");
+    let load = world.load("in", 3, 5000);
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
+    for _ in 0..3 {
+        stack(&["kill", "postgres"]);
+        std::thread::sleep(Duration::from_millis(500));
+        stack(&["restart", "postgres"]);
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    load.stop();
+    world.wait_drained(&["in"], 40);
+    world.check("t", &["in"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
+#[test]
+fn kafka_restarts() {
+    let world = World::new("outage_kafka");
+    world.create_topic("in", 3);
+    world.create_table("t", "");
+    let load = world.load("in", 3, 2000);
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
+    stack(&["kill", "kafka"]);
+    std::thread::sleep(Duration::from_secs(1));
+    stack(&["restart", "kafka"]);
+    std::thread::sleep(Duration::from_secs(3));
+    load.stop();
+    world.wait_drained(&["in"], 60);
+    world.check("t", &["in"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
+#[test]
+fn redis_is_down_for_a_while() {
+    let world = World::new("outage_redis");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    give_words(&world);
+    let load = world.load("in", 2, 2000);
+    let engine = world.engine(&with_lookup(&world), &[]);
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
+    stack(&["kill", "redis"]);
+    wait_for("the engine to say so", 20, || engine.log().contains("waiting for Redis"));
+    stack(&["restart", "redis"]);
+    // It comes back empty: still no reason to set anything aside.
+    wait_for("the engine to notice an empty Redis", 20, || engine.log().contains("nothing is set aside"));
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);
+    give_words(&world);
+    load.stop();
+    world.wait_drained(&["in"], 40);
+    world.check("t", &["in"], all_rows);
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE word NOT LIKE 'word-%'"), 0);
+}
+
+#[test]
+fn redis_is_emptied_while_running() {
+    let world = World::new("outage_emptied");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    give_words(&world);
+    let load = world.load("in", 2, 2000);
+    let engine = world.engine(&with_lookup(&world), &[]);
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
+    // Not quite empty, so that only what was known before tells.
+    let mut redis = world.redis();
+    redis::cmd("FLUSHDB").query::<()>(&mut redis).expect("Redis answers");
+    redis::cmd("SET").arg("other").arg("1").query::<()>(&mut redis).expect("Redis answers");
+    wait_for("the engine to notice", 20, || engine.log().contains("nothing is set aside"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);
+    give_words(&world);
+    load.stop();
+    world.wait_drained(&["in"], 40);
+    world.check("t", &["in"], all_rows);
+}
+
+#[test]
+fn an_unknown_token_is_set_aside_and_a_late_one_is_not() {
+    let world = World::new("outage_token");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    give_words(&world);
+    let engine = world.engine(&with_lookup(&world), &[]);
+    let value = |n: u64, word: &str| format!("{{\"n\":{n},\"word\":\"{word}\"}}");
+    world.produce("in", 0, [value(1, "w1")]);
+    wait_for("a row", 20, || world.count("SELECT count(*) FROM t") == 1);
+    world.produce("in", 0, [value(2, "nobody"), value(3, "late"), value(4, "w4")]);
+    redis::cmd("SET")
+        .arg("word:late")
+        .arg("word-late")
+        .query::<()>(&mut world.redis())
+        .expect("Redis answers");
+    world.wait_drained(&["in"], 20);
+    let bad = value(2, "nobody");
+    world.check("t", &["in"], |v| {
+        if v == Some(bad.as_bytes()) { crate::world::Class::Dead } else { crate::world::Class::Row }
+    });
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter WHERE reason = 'unknown_token'"), 1);
+    assert!(engine.stop().0.success());
+}

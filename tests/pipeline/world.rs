@@ -1,0 +1,491 @@
+//! What the tests share: a database, topics and a Redis of their own, engines as processes, and the truth about what
+//! should have been stored, read from Kafka again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use postgres::{Client, NoTls};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+/// One test at a time has the servers: two engines and a producer fill two cores, and some tests stop a server.
+static SERVERS: Mutex<()> = Mutex::new(());
+
+pub(crate) struct World {
+    name: String,
+    dir: tempfile::TempDir,
+    database: String,
+    pub(crate) database_url: String,
+    pub(crate) redis_url: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Topic, partition, offset.
+type Place = (String, i32, i64);
+
+/// A record's value; `None` is a tombstone.
+type Value = Option<Vec<u8>>;
+
+/// What a record should become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Row,
+    Dead,
+    Skipped,
+}
+
+pub(crate) fn env(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run through `make test`, which starts the servers"))
+}
+
+/// Waits for a condition, and says what it waited for if it does not come.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    start.elapsed()
+}
+
+/// Runs one of the stack's own commands, for example `restart postgres`.
+pub(crate) fn stack(arguments: &[&str]) {
+    let command = PathBuf::from(env("STACK_BIN")).join(arguments[0]);
+    let status = Command::new(&command)
+        .args(&arguments[1..])
+        .stdout(Stdio::null())
+        .status()
+        .expect("the stack's command starts");
+    assert!(status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
+}
+
+impl World {
+    pub(crate) fn new(name: &str) -> World {
+        let turn = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, SeqCst);
+        let name = format!("{name}_{}_{number}", std::process::id());
+        let admin_url = env("DATABASE_URL");
+        let mut admin = Client::connect(&admin_url, NoTls).expect("PostgreSQL answers");
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
+        // The tests' role may have the name of the schema, which would come first.
+        admin
+            .batch_execute(&format!("ALTER DATABASE {name} SET search_path = public"))
+            .expect("its search path");
+        let (base, _) = admin_url.rsplit_once('/').expect("the URL names a database");
+        let (redis, _) = env("REDIS_URL")
+            .rsplit_once('/')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .expect("a database number");
+        let world = World {
+            dir: tempfile::tempdir().expect("a directory"),
+            database_url: format!("{base}/{name}"),
+            database: name.clone(),
+            redis_url: format!("{redis}/{}", 1 + number % 15),
+            name,
+            _turn: turn,
+        };
+        redis::cmd("FLUSHDB").query::<()>(&mut world.redis()).expect("Redis answers");
+        let status = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+            .args(["init", "--url", &world.database_url])
+            .stdout(Stdio::null())
+            .status()
+            .expect("rowmill starts");
+        assert!(status.success(), "rowmill init failed");
+        world
+    }
+
+    /// A topic's full name; tests use short ones.
+    pub(crate) fn topic(&self, short: &str) -> String {
+        format!("{}-{short}", self.name)
+    }
+
+    pub(crate) fn create_topic(&self, short: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = kafka().create().expect("an admin client");
+        let name = self.topic(short);
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))
+            .expect("Kafka answers");
+        created[0].as_ref().unwrap_or_else(|e| panic!("{e:?}"));
+    }
+
+    pub(crate) fn sql(&self) -> Client {
+        Client::connect(&self.database_url, NoTls).expect("PostgreSQL answers")
+    }
+
+    pub(crate) fn redis(&self) -> redis::Connection {
+        redis::Client::open(self.redis_url.as_str()).expect("a URL").get_connection().expect("Redis answers")
+    }
+
+    /// A table of the tests' usual form.
+    pub(crate) fn create_table(&self, name: &str, constraint: &str) {
+        self.sql()
+            .batch_execute(&format!(
+                "CREATE TABLE {name} (n BIGINT NOT NULL, word VARCHAR(20), _topic TEXT, _partition INTEGER, _offset BIGINT{constraint})"
+            ))
+            .expect("a table");
+    }
+
+    /// The model of such a table.
+    pub(crate) fn model(&self, topic: &str, table: &str, more: &str) -> String {
+        format!(
+            "[[model]]\ntopic = {:?}\ntable = {table:?}\n{more}\n[model.columns]\n_topic = {{ kafka = \"topic\" }}\n\
+             _partition = {{ kafka = \"partition\" }}\n_offset = {{ kafka = \"offset\" }}\n",
+            self.topic(topic)
+        )
+    }
+
+    /// Writes a file that lives as long as the world; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    }
+
+    /// Starts an engine on this configuration; `environment` may set fault points.
+    pub(crate) fn engine(&self, config: &str, environment: &[(&str, &str)]) -> Engine {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, SeqCst);
+        let path = self.dir.path().join(format!("rowmill-{number}.toml"));
+        std::fs::write(&path, config).expect("a file");
+        let log = self.dir.path().join(format!("engine-{number}.log"));
+        let child = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+            .args(["run", "--config"])
+            .arg(&path)
+            .env("DATABASE_URL", &self.database_url)
+            .env("REDIS_URL", &self.redis_url)
+            .envs(environment.iter().copied())
+            .stderr(File::create(&log).expect("a log"))
+            .spawn()
+            .expect("rowmill starts");
+        Engine { child, log }
+    }
+
+    pub(crate) fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+        let producer = producer();
+        for value in values {
+            send(&producer, &self.topic(topic), partition, Some(value.as_bytes()));
+        }
+        producer.flush(Duration::from_secs(30)).expect("Kafka takes all");
+    }
+
+    pub(crate) fn produce_tombstone(&self, topic: &str, partition: i32) {
+        let producer = producer();
+        send(&producer, &self.topic(topic), partition, None);
+        producer.flush(Duration::from_secs(30)).expect("Kafka takes it");
+    }
+
+    /// Produces numbered records in the background, about `rate` a second, until the result is dropped or stopped.
+    pub(crate) fn load(&self, topic: &str, partitions: i32, rate: u64) -> Load {
+        let (stop, name) = (Arc::new(AtomicBool::new(false)), self.topic(topic));
+        let stopping = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let producer = producer();
+            let (start, mut n) = (Instant::now(), 0u64);
+            while !stopping.load(SeqCst) {
+                let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
+                while n < due {
+                    let value = record(n);
+                    send(&producer, &name, (n % partitions as u64) as i32, Some(value.as_bytes()));
+                    n += 1;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            producer.flush(Duration::from_secs(60)).expect("Kafka takes all");
+            n
+        });
+        Load { stop, thread: Some(thread) }
+    }
+
+    /// Every committed record of a topic, read with a client of its own: partition, offset, value.
+    pub(crate) fn read_topic(&self, short: &str) -> Vec<(i32, i64, Value)> {
+        let topic = self.topic(short);
+        let consumer: BaseConsumer = kafka()
+            .set("group.id", "truth")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .create()
+            .expect("a consumer");
+        let timeout = Duration::from_secs(20);
+        let metadata = consumer.fetch_metadata(Some(&topic), timeout).expect("Kafka answers");
+        let mut ends = BTreeMap::new();
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (low, high) =
+                consumer.fetch_watermarks(&topic, partition.id(), timeout).expect("Kafka answers");
+            if low < high {
+                ends.insert(partition.id(), high);
+                list.add_partition_offset(&topic, partition.id(), Offset::Offset(low)).expect("an offset");
+            }
+        }
+        consumer.assign(&list).expect("assigned");
+        let mut records = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !ends.is_empty() {
+            assert!(Instant::now() < deadline, "topic {topic} cannot be read to its end");
+            let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+            let message = message.expect("a record");
+            records.push((message.partition(), message.offset(), message.payload().map(<[u8]>::to_vec)));
+            if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                ends.remove(&message.partition());
+            }
+        }
+        records
+    }
+
+    /// Waits until the ledger has reached the end of each of the topic's logs.
+    #[track_caller]
+    pub(crate) fn wait_drained(&self, topics: &[&str], seconds: u64) -> Duration {
+        let mut ends = BTreeMap::new();
+        let consumer: BaseConsumer = kafka().create().expect("a consumer");
+        for short in topics {
+            let topic = self.topic(short);
+            let timeout = Duration::from_secs(20);
+            let metadata = consumer.fetch_metadata(Some(&topic), timeout).expect("Kafka answers");
+            for partition in metadata.topics()[0].partitions() {
+                let (_, high) =
+                    consumer.fetch_watermarks(&topic, partition.id(), timeout).expect("Kafka answers");
+                ends.insert((topic.clone(), partition.id()), high);
+            }
+        }
+        wait_for("all records to be accounted for", seconds, || self.is_drained(&ends))
+    }
+
+    fn is_drained(&self, ends: &BTreeMap<(String, i32), i64>) -> bool {
+        let Ok(mut client) = Client::connect(&self.database_url, NoTls) else { return false };
+        let Ok(rows) =
+            client.query("SELECT topic, partition, min(next_offset) FROM rowmill.ledger GROUP BY 1, 2", &[])
+        else {
+            return false;
+        };
+        let reached: BTreeMap<(String, i32), i64> =
+            rows.iter().map(|r| ((r.get(0), r.get(1)), r.get(2))).collect();
+        ends.iter().all(|(place, end)| *end == 0 || reached.get(place).is_some_and(|next| next >= end))
+    }
+
+    /// Compares a table and the dead letters with the topics: every record must have exactly its outcome.
+    #[track_caller]
+    pub(crate) fn check(&self, table: &str, topics: &[&str], classify: impl Fn(Option<&[u8]>) -> Class) {
+        let mut client = self.sql();
+        let sql = format!("SELECT _topic, _partition, _offset, n FROM {table}");
+        let mut rows: BTreeMap<Place, Vec<i64>> = BTreeMap::new();
+        for row in client.query(&sql, &[]).expect("the table") {
+            rows.entry((row.get(0), row.get(1), row.get(2))).or_default().push(row.get(3));
+        }
+        let sql = "SELECT topic, partition, \"offset\", value FROM rowmill.dead_letter WHERE target = 'public.' || $1";
+        let mut dead: BTreeMap<Place, Vec<Value>> = BTreeMap::new();
+        for row in client.query(sql, &[&table]).expect("the dead letters") {
+            dead.entry((row.get(0), row.get(1), row.get(2))).or_default().push(row.get(3));
+        }
+        let (mut lost, mut doubled, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+        for short in topics {
+            for (partition, offset, value) in self.read_topic(short) {
+                let place = (self.topic(short), partition, offset);
+                let (stored, letters) =
+                    (rows.remove(&place).unwrap_or_default(), dead.remove(&place).unwrap_or_default());
+                let found = stored.len() + letters.len();
+                match classify(value.as_deref()) {
+                    Class::Row if stored.len() == 1 && letters.is_empty() => {
+                        if Some(stored[0]) != value.as_deref().and_then(number) {
+                            wrong.push(place);
+                        }
+                    }
+                    Class::Dead if letters == [value.clone()] && stored.is_empty() => {}
+                    Class::Skipped if found == 0 => {}
+                    _ if found == 0 => lost.push(place),
+                    _ if found > 1 => doubled.push(place),
+                    _ => wrong.push(place),
+                }
+            }
+        }
+        let phantom: Vec<_> = rows.keys().chain(dead.keys()).cloned().collect();
+        let counts = [&lost, &doubled, &wrong, &phantom].map(Vec::len);
+        let examples: Vec<_> = [lost, doubled, wrong, phantom]
+            .into_iter()
+            .map(|v| v.into_iter().take(3).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(counts, [0; 4], "{table}: lost, duplicated, wrong, phantom: {examples:?}");
+    }
+
+    pub(crate) fn count(&self, sql: &str) -> i64 {
+        self.sql().query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e}")).get(0)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The logs of a failed test are its explanation.
+            for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|e| e == "log") {
+                    let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                    let tail: Vec<&str> = text.lines().rev().take(40).collect();
+                    eprintln!("--- {}", entry.path().display());
+                    tail.iter().rev().for_each(|line| eprintln!("{line}"));
+                }
+            }
+            return;
+        }
+        if let Ok(mut admin) = Client::connect(&env("DATABASE_URL"), NoTls) {
+            admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).ok();
+        }
+    }
+}
+
+/// A running `rowmill run`; killed when dropped.
+pub(crate) struct Engine {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Engine {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the engine runs");
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ended");
+    }
+
+    /// SIGTERM, and how it ended after how long.
+    #[track_caller]
+    pub(crate) fn stop(mut self) -> (ExitStatus, Duration) {
+        self.signal(Signal::SIGTERM);
+        let start = Instant::now();
+        (self.wait(15), start.elapsed())
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let mut status = None;
+        wait_for("the engine to end", seconds, || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("it ended")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Peak resident memory in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("Linux tells");
+        line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("a number") * 1024
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Already gone is fine.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A producer in the background.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Load {
+    /// Ends it and says how many records there were.
+    pub(crate) fn stop(mut self) -> u64 {
+        self.stop.store(true, SeqCst);
+        self.thread.take().expect("not yet stopped").join().expect("the producer works")
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+    }
+}
+
+/// A good record.
+pub(crate) fn record(n: u64) -> String {
+    format!("{{\"n\":{n},\"word\":\"w{}\"}}", n % 1000)
+}
+
+/// The number of a good record.
+fn number(value: &[u8]) -> Option<i64> {
+    serde_json::from_slice::<serde_json::Value>(value).ok()?.get("n")?.as_i64()
+}
+
+/// Good records are rows, others are dead letters.
+pub(crate) fn all_rows(_: Option<&[u8]>) -> Class {
+    Class::Row
+}
+
+fn kafka() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", env("KAFKA_BROKERS"));
+    config
+}
+
+fn producer() -> ThreadedProducer<DefaultProducerContext> {
+    kafka()
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "2")
+        .set("queue.buffering.max.messages", "1000000")
+        .create()
+        .expect("a producer")
+}
+
+fn send(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    partition: i32,
+    value: Option<&[u8]>,
+) {
+    let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+    record.payload = value;
+    while let Err((error, back)) = producer.send(record) {
+        assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
+        record = back;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends records inside transactions, some of them aborted; the values of the aborted ones hold "aborted".
+pub(crate) fn produce_transactions(topic: &str, partition: i32, transactions: u64) {
+    let producer: BaseProducer =
+        kafka().set("transactional.id", format!("{topic}-tx")).create().expect("a producer");
+    let timeout = Duration::from_secs(20);
+    producer.init_transactions(timeout).expect("Kafka answers");
+    for number in 0..transactions {
+        producer.begin_transaction().expect("begun");
+        let abort = number % 3 == 1;
+        for i in 0..5 {
+            let value =
+                if abort { format!("{{\"n\":{i},\"word\":\"aborted\"}}") } else { record(number * 5 + i) };
+            producer
+                .send(BaseRecord::<[u8], _>::to(topic).partition(partition).payload(value.as_bytes()))
+                .expect("sent");
+        }
+        producer.flush(timeout).expect("flushed");
+        if abort {
+            producer.abort_transaction(timeout).expect("aborted");
+        } else {
+            producer.commit_transaction(timeout).expect("committed");
+        }
+    }
+}
