@@ -164,19 +164,13 @@ impl Probe {
         let end = (size as u32).saturating_sub(1);
         let first = end.saturating_sub(SWEEP_MARGIN);
         let mut table = Table::new(leaf, end, first);
-        let now_ns = self.settings.clock.now_ns();
-        let query = table.query(first, None, false, self.settings.commit_times);
+        let mut read = table.begin_read(self.settings.clock.now_ns());
+        read.first = first;
+        let query =
+            format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(0, &read, self.settings.commit_times));
         let mut stream = self.client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
-        copy_out::read(&mut stream, |row| {
-            match row.tid(0) {
-                Some((block, line)) => {
-                    table.places.insert(block, line)?;
-                }
-                None => table.oldest = oldest_of(&row),
-            }
-            Ok(())
-        })?;
-        table.last_read_ns = now_ns;
+        copy_out::read(&mut stream, |row| table.take(&mut read, &row).map(|_| ()))?;
+        table.last_read_ns = read.began_ns;
         Ok(table)
     }
 
@@ -227,15 +221,45 @@ impl Probe {
         }
     }
 
+    /// One statement for all tables: most of what a read costs is the round trip and the planning.
     fn read_all(&mut self) -> Result<()> {
         self.list_new_tables()?;
-        for index in 0..self.tables.len() {
-            self.read_table(index)?;
+        let Self { settings, client, tables, seen, counters, recording, .. } = self;
+        let began_ns = settings.clock.now_ns();
+        let mut reads: Vec<Read> = tables.iter_mut().map(|table| table.begin_read(began_ns)).collect();
+        let parts = tables.iter().zip(&reads).enumerate();
+        let parts: Vec<String> =
+            parts.map(|(n, (table, read))| table.query(n, read, settings.commit_times)).collect();
+        let query = format!("COPY ({}) TO STDOUT (FORMAT binary)", parts.join(" UNION ALL "));
+        let mut answered_ns = None;
+        let mut stream = client.copy_out(&query).context("read the tables")?;
+        copy_out::read(&mut stream, |row| {
+            // The snapshot is older than its first answer: what is in it was visible by then.
+            let answered_ns = *answered_ns.get_or_insert_with(|| settings.clock.now_ns());
+            let index = row.int8(0).and_then(|n| usize::try_from(n).ok()).filter(|n| *n < tables.len());
+            let index = index.context("the server sent a row of no table")?;
+            let (table, read) = (&mut tables[index], &mut reads[index]);
+            if !table.take(read, &row)? {
+                return Ok(());
+            }
+            let (lower_ns, found_late) = (read.lower_ns, read.again);
+            let mut sight = Sight { settings, seen, counters, recording, answered_ns, lower_ns, found_late };
+            sight.row(table.leaf.model, &row);
+            Ok(())
+        })
+        .context("read the tables")?;
+        for (table, read) in tables.iter_mut().zip(reads) {
+            if began_ns > settings.warmup_ns && began_ns < settings.end_ns && table.last_read_ns > 0 {
+                counters.longest_gap_us.fetch_max(((began_ns - table.last_read_ns) / 1000) as u64, Relaxed);
+            }
+            counters.rows.fetch_add(read.rows, Relaxed);
+            counters.found_late.fetch_add(if read.again { read.rows } else { 0 }, Relaxed);
+            table.finish_read(&read);
         }
-        for stream in &mut self.seen {
+        for stream in seen {
             stream.next = stream.next_now;
         }
-        self.counters.reads.fetch_add(1, Relaxed);
+        counters.reads.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -254,59 +278,23 @@ impl Probe {
         }
         Ok(())
     }
+}
 
-    fn read_table(&mut self, index: usize) -> Result<()> {
-        let Self { settings, client, tables, seen, counters, recording, .. } = self;
-        let table = &mut tables[index];
-        let began_ns = settings.clock.now_ns();
-        let sweeping = began_ns >= table.sweep.next_ns;
-        let again = std::mem::take(&mut table.sweep.missed);
-        let (first, oldest) = match again {
-            true => (table.sweep.start(), None),
-            false => (table.end.saturating_sub(table.overlap), table.oldest),
-        };
-        let lower_ns = if again { table.sweep.last_ns } else { table.last_read_ns };
-        let query = table.query(first, oldest, sweeping, settings.commit_times);
-        let mut rows = 0;
-        let mut counted = None;
-        let mut answered_ns = None;
-        let mut lowest_new = u32::MAX;
-        let mut stream = client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
-        copy_out::read(&mut stream, |row| {
-            // The snapshot is older than its first answer: what is in it was visible by then.
-            let answered_ns = *answered_ns.get_or_insert_with(|| settings.clock.now_ns());
-            let Some((block, line)) = row.tid(0) else {
-                table.oldest = oldest_of(&row);
-                counted = row.bytes(2).and_then(|t| std::str::from_utf8(t).ok()?.parse().ok());
-                return Ok(());
-            };
-            if !table.places.insert(block, line)? {
-                return Ok(());
-            }
-            rows += 1;
-            table.end = table.end.max(block);
-            lowest_new = lowest_new.min(block);
-            let mut sight =
-                Sight { settings, seen, counters, recording, answered_ns, lower_ns, found_late: again };
-            sight.row(table.leaf.model, &row);
-            Ok(())
-        })
-        .with_context(|| format!("read {}", table.leaf.name))?;
-        counters.rows.fetch_add(rows, Relaxed);
-        if began_ns > settings.warmup_ns && began_ns < settings.end_ns && table.last_read_ns > 0 {
-            counters.longest_gap_us.fetch_max(((began_ns - table.last_read_ns) / 1000) as u64, Relaxed);
-        }
-        if again && rows > 0 {
-            counters.found_late.fetch_add(rows, Relaxed);
-            table.overlap =
-                (table.end.saturating_sub(lowest_new) + OVERLAP_FIRST).clamp(table.overlap, OVERLAP_MAX);
-        }
-        table.last_read_ns = began_ns;
-        if sweeping {
-            table.finish_sweep(began_ns, counted);
-        }
-        Ok(())
-    }
+/// One read of one table.
+struct Read {
+    began_ns: i64,
+    /// Where it starts, and from which transaction on; `None` takes all.
+    first: u32,
+    oldest: Option<u32>,
+    /// Counts as well.
+    sweeping: bool,
+    /// Takes everything, because the last count found more than was seen.
+    again: bool,
+    /// When the table was last looked at: what is new was not visible then.
+    lower_ns: i64,
+    rows: u64,
+    counted: Option<u64>,
+    lowest_new: u32,
 }
 
 impl Table {
@@ -322,23 +310,66 @@ impl Table {
         }
     }
 
-    /// The first row tells of the snapshot: its oldest unfinished transaction and, for a sweep, the count.
-    fn query(&self, first: u32, oldest: Option<u32>, sweep: bool, commit_times: bool) -> String {
-        let name = &self.leaf.name;
-        let count = match sweep {
+    fn begin_read(&mut self, began_ns: i64) -> Read {
+        let again = std::mem::take(&mut self.sweep.missed);
+        Read {
+            began_ns,
+            first: if again { self.sweep.start() } else { self.end.saturating_sub(self.overlap) },
+            oldest: self.oldest.filter(|_| !again),
+            sweeping: began_ns >= self.sweep.next_ns,
+            again,
+            lower_ns: if again { self.sweep.last_ns } else { self.last_read_ns },
+            rows: 0,
+            counted: None,
+            lowest_new: u32::MAX,
+        }
+    }
+
+    /// The first row tells of the snapshot: its oldest unfinished transaction and, for a sweep, the count. Every row
+    /// begins with the table's number.
+    fn query(&self, number: usize, read: &Read, commit_times: bool) -> String {
+        let (name, first) = (&self.leaf.name, read.first);
+        let count = match read.sweeping {
             true => {
                 format!("(SELECT count(*) FROM ONLY {name} WHERE ctid >= '({},0)')::text", self.sweep.start())
             }
             false => "NULL::text".to_owned(),
         };
-        let recent = oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{xid}'::xid)"));
+        let recent = read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{xid}'::xid)"));
         let commit = if commit_times { "pg_xact_commit_timestamp(xmin)" } else { "NULL::timestamptz" };
         format!(
-            "COPY (SELECT NULL::tid, pg_snapshot_xmin(pg_current_snapshot())::text, {count}, NULL::timestamptz, \
-             NULL::timestamptz, NULL::timestamptz UNION ALL SELECT ctid, source::text, path::text, \"time\"::timestamptz, \
-             \"timestamp\"::timestamptz, {commit} FROM ONLY {name} WHERE ctid >= '({first},0)'{recent}) \
-             TO STDOUT (FORMAT binary)"
+            "SELECT {number}::int8, NULL::tid, pg_snapshot_xmin(pg_current_snapshot())::text, {count}, \
+             NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, source::text, \
+             path::text, \"time\"::timestamptz, \"timestamp\"::timestamptz, {commit} FROM ONLY {name} \
+             WHERE ctid >= '({first},0)'{recent}"
         )
+    }
+
+    /// Whether the row is a new one.
+    fn take(&mut self, read: &mut Read, row: &Row<'_>) -> Result<bool> {
+        let Some((block, line)) = row.tid(1) else {
+            self.oldest = oldest_of(row);
+            read.counted = row.bytes(3).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            return Ok(false);
+        };
+        if !self.places.insert(block, line)? {
+            return Ok(false);
+        }
+        read.rows += 1;
+        self.end = self.end.max(block);
+        read.lowest_new = read.lowest_new.min(block);
+        Ok(true)
+    }
+
+    fn finish_read(&mut self, read: &Read) {
+        if read.again && read.rows > 0 {
+            let overlap = self.end.saturating_sub(read.lowest_new) + OVERLAP_FIRST;
+            self.overlap = overlap.clamp(self.overlap, OVERLAP_MAX);
+        }
+        self.last_read_ns = read.began_ns;
+        if read.sweeping {
+            self.finish_sweep(read.began_ns, read.counted);
+        }
     }
 
     fn finish_sweep(&mut self, began_ns: i64, counted: Option<u64>) {
@@ -364,7 +395,7 @@ impl Sweep {
 
 /// The transaction id in a header row, without its epoch.
 fn oldest_of(row: &Row<'_>) -> Option<u32> {
-    let text = std::str::from_utf8(row.bytes(1)?).ok()?;
+    let text = std::str::from_utf8(row.bytes(2)?).ok()?;
     Some(text.parse::<u64>().ok()? as u32)
 }
 
@@ -387,7 +418,7 @@ impl Sight<'_> {
         };
         // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
         // verification, which calls it corrupted.
-        let Some(seq) = row.bytes(2).and_then(parse_seq).filter(|seq| *seq < 1 << 36) else { return };
+        let Some(seq) = row.bytes(3).and_then(parse_seq).filter(|seq| *seq < 1 << 36) else { return };
         let stream = &mut self.seen[stream];
         if stream.seqs.get(seq) == 1 {
             self.counters.duplicated.fetch_add(1, Relaxed);
@@ -405,13 +436,13 @@ impl Sight<'_> {
 
     /// The stream of a row of this run.
     fn stream_of(&self, model: usize, row: &Row<'_>) -> Option<usize> {
-        let (run, stream) = parse_source(row.bytes(1)?)?;
+        let (run, stream) = parse_source(row.bytes(2)?)?;
         let stream = usize::from(stream);
         (run == self.settings.run && self.settings.streams.get(stream) == Some(&model)).then_some(stream)
     }
 
     fn latencies(&mut self, model: usize, row: &Row<'_>) {
-        let Some(time_us) = row.timestamp_us(3) else { return };
+        let Some(time_us) = row.timestamp_us(4) else { return };
         let due_us = self.settings.clock.since_start_us(time_us);
         if due_us < self.settings.warmup_ns / 1000 {
             return;
@@ -419,11 +450,11 @@ impl Sight<'_> {
         let set = &mut self.recording.set;
         set.of(model, Latency::Visible).record(self.answered_ns / 1000 - due_us);
         set.of(model, Latency::VisibleLower).record((self.lower_ns / 1000 - due_us).max(0));
-        if let Some(timestamp_us) = row.timestamp_us(4) {
+        if let Some(timestamp_us) = row.timestamp_us(5) {
             set.of(model, Latency::Row).record(timestamp_us - time_us);
             self.counters.row_is_event_time.fetch_add(u64::from(timestamp_us == time_us), Relaxed);
         }
-        if let Some(commit_us) = row.timestamp_us(5) {
+        if let Some(commit_us) = row.timestamp_us(6) {
             set.of(model, Latency::Commit).record(commit_us - time_us);
         }
     }

@@ -262,7 +262,6 @@ impl Reporter {
         self.clock_step_us = self.clock_step_us.max((drift_us - self.drift_us).abs());
         self.drift_us = drift_us;
         let backlog = totals.acked.saturating_sub(totals.stored) as f64;
-        self.backlog_max = self.backlog_max.max(backlog);
         if phase == Phase::Steady && self.probe.reads.load(Relaxed) > 0 {
             self.backlog.push((now_ns as f64 / 1e9, backlog));
         }
@@ -561,10 +560,14 @@ impl Reporter {
         (busiest, host("host_cpu_steal_seconds_total") / (seconds * cores) * 100.0)
     }
 
-    /// Must be read while the generators still run: their threads take their times with them.
-    pub fn sample_cpu(&mut self) {
+    /// Between the seconds: the backlog's peak, and the CPU while the generators still run, because threads take their
+    /// times with them.
+    pub fn sample(&mut self) {
         let now_ns = self.clock.now_ns();
-        if self.steady.is_some() && now_ns >= self.next_sample_ns {
+        if self.probe.reads.load(Relaxed) > 0 {
+            self.backlog_max = self.backlog_max.max(self.acked().saturating_sub(self.stored()) as f64);
+        }
+        if self.steady.is_some() && self.sending.is_none() && now_ns >= self.next_sample_ns {
             self.cpu.end = Some(self.read_cpu(now_ns));
             self.next_sample_ns = now_ns + SECOND_NS / 4;
         }

@@ -63,11 +63,11 @@ fn set_up(plan: &Plan) -> Result<Setup> {
             version / 10_000
         );
     }
+    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
     if let Some(partitions) = plan.args.create_topics {
         plan.kafka.create_topics(&topics, partitions)?;
     }
     let partitions = plan.kafka.partitions(&topics)?;
-    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
     let users = plan.users.create(&mut redis)?;
     let settings = pg::settings(&mut client)?;
     let commit_times = settings.iter().any(|(name, value)| name == "track_commit_timestamp" && value == "on");
@@ -272,7 +272,7 @@ fn wait_for_generators(
 ) -> Result<Vec<Finished>> {
     while !generators.iter().all(JoinHandle::is_finished) {
         std::thread::sleep(Duration::from_millis(5));
-        reporter.sample_cpu();
+        reporter.sample();
         reporter.tick_if_due(None, target)?;
         if let Some(reason) = reporter.must_abort() {
             log::warn!("{reason}; the run ends here");
@@ -303,6 +303,7 @@ fn drain(plan: &Plan, reporter: &mut Reporter, target: &mut Option<target::Targe
             break false;
         }
         std::thread::sleep(Duration::from_millis(5));
+        reporter.sample();
         reporter.tick_if_due(Some(Phase::Drain), target)?;
     };
     let ended_ns = reporter.clock.now_ns();
