@@ -111,7 +111,8 @@ const SWEEPS_BACK: usize = 3;
 /// Blocks before the oldest end that a sweep also counts: several writers fill several blocks at a time.
 const SWEEP_MARGIN: u32 = 256;
 const OVERLAP_FIRST: u32 = 2;
-const OVERLAP_MAX: u32 = 4096;
+/// Some 10,000 rows, a millisecond and a half to step over. What lies farther back is left to the sweeps.
+const OVERLAP_MAX: u32 = 64;
 
 /// So many failures in a row are not a server that restarts; a table may be gone.
 const FAILURES_MAX: u32 = 10;
