@@ -1,6 +1,8 @@
 //! The load tester against real servers and a consumer that does wrong on request: every counter must read exactly what
 //! was done. Each test has topics, and a database with tables, of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
