@@ -184,7 +184,11 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let finished = wait_for_generators(generators, &mut reporter, &mut target, &stop)?;
     reporter.sending_ended();
 
-    let drained = if probe.is_some() { drain(plan, &mut reporter, &mut target)? } else { Drained::default() };
+    let drained = if probe.is_some() {
+        drain(plan, &mut reporter, &mut target)?
+    } else {
+        Drained { complete: true, ..Drained::default() }
+    };
     stop_probe.store(true, Relaxed);
     let mut error = finished
         .iter()
@@ -227,7 +231,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     error = error.or_else(|| target.as_mut().and_then(|t| t.ended_by_itself()));
     drop(target);
 
-    let summary = summarize(
+    let mut summary = summarize(
         plan,
         directory,
         setup,
@@ -239,10 +243,13 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
         error,
         &sent,
     );
-    json::write(directory, &summary)?;
-    crate::output::html::write(directory)?;
-    if args.ci {
-        crate::output::ci::write(directory, &summary)?;
+    let written = json::write(directory, &summary)
+        .and_then(|()| crate::output::html::write(directory))
+        .and_then(|()| if args.ci { crate::output::ci::write(directory, &summary) } else { Ok(()) });
+    // What was measured is still worth printing.
+    if let Err(problem) = written {
+        summary.error.get_or_insert(format!("{problem:#}"));
+        summary.exit = verdict::Exit::Error;
     }
     Ok(summary)
 }
