@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench loadtester-proof check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -11,6 +11,7 @@ help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
+	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy, and shellcheck where it is installed"
 	@echo "make unit         unit tests"
@@ -30,6 +31,11 @@ test:
 bench:
 	stack/install
 	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
+
+loadtester-proof:
+	stack/install
+	cargo build --release -p rowmill -p loadtester
+	STACK_DIR=target/proof-stack stack/with loadtester/proof/run $(PROOF)
 
 check: lint unit
 

@@ -1,0 +1,528 @@
+//! When each row became visible: its own connection reads what is new in the tables every few milliseconds.
+//!
+//! The tables have no index on `path`, and none may be created, so rows are not looked up: the end of each table is read,
+//! by place (a TID range scan), and every new row is read once. What makes that exact:
+//!
+//! - A row counts as new when its place (block, line) was not seen before.
+//! - Rows of transactions that commit late lie before the end. Each read starts a few blocks earlier, and only takes rows
+//!   of transactions that were not finished at the read before (`age(xmin)`), so the overlap costs almost nothing.
+//! - Once a second the same statement also counts all rows of the last seconds. Where that is more than was seen, the next
+//!   read takes everything, and reads start earlier from then on.
+//!
+//! A row became visible between two reads. `visible` is the later one, which errs against the consumer; `visible_lower`
+//! is the earlier one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use anyhow::{Context, Result, ensure};
+use postgres::Client;
+
+use crate::account::Bits;
+use crate::clock::{Clock, SECOND_NS};
+use crate::copy_out::{self, Row};
+use crate::latency::{Latency, Recording, Set};
+use crate::payload::{parse_seq, parse_source};
+use crate::pg::{Database, Leaf};
+
+/// What other threads see of the probe.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Distinct messages of this run seen in the tables.
+    pub stored: AtomicU64,
+    pub duplicated: AtomicU64,
+    /// Became visible after a later message of their stream.
+    pub reordered: AtomicU64,
+    /// Rows that appeared during the run and are not of it.
+    pub foreign: AtomicU64,
+    pub reads: AtomicU64,
+    pub rows: AtomicU64,
+    /// Rows that only the count once a second gave away; their lower bound is that much earlier.
+    pub found_late: AtomicU64,
+    pub busy_ns: AtomicU64,
+    /// The longest time between two reads in the steady phase.
+    pub longest_gap_us: AtomicU64,
+    /// Rows whose `timestamp` is their `time`, to the microsecond.
+    pub row_is_event_time: AtomicU64,
+    pub reconnects: AtomicU64,
+    /// When the last read began, in nanoseconds since the start: everything committed before it was seen.
+    pub read_began_ns: AtomicI64,
+}
+
+pub struct Settings {
+    pub run: u32,
+    pub clock: Clock,
+    pub interval_ns: i64,
+    pub warmup_ns: i64,
+    pub end_ns: i64,
+    /// The model of each stream.
+    pub streams: Vec<usize>,
+    pub models: Vec<crate::model::Model>,
+    /// The server keeps commit times.
+    pub commit_times: bool,
+}
+
+pub struct Probe {
+    database: Database,
+    settings: Settings,
+    client: Client,
+    tables: Vec<Table>,
+    seen: Vec<Stream>,
+    recording: Recording,
+    counters: Arc<Counters>,
+    next_listing_ns: i64,
+}
+
+/// What was seen of one stream.
+#[derive(Default)]
+struct Stream {
+    seqs: Bits,
+    /// One above the highest sequence number of earlier reads; what comes below it now was overtaken.
+    next: u64,
+    /// The same, with the present read.
+    next_now: u64,
+}
+
+/// One plain table and how far it was read.
+struct Table {
+    leaf: Leaf,
+    places: Places,
+    /// The highest block in which a row was seen.
+    end: u32,
+    /// Blocks that a read starts before the end.
+    overlap: u32,
+    /// The oldest transaction that was unfinished at the last read; `None` before the first.
+    oldest: Option<u32>,
+    last_read_ns: i64,
+    sweep: Sweep,
+}
+
+/// The count once a second.
+struct Sweep {
+    next_ns: i64,
+    /// Where each of the last sweeps found the end; the first is where the count starts.
+    ends: VecDeque<u32>,
+    last_ns: i64,
+    missed: bool,
+}
+
+const SWEEPS_BACK: usize = 3;
+/// Blocks before the oldest end that a sweep also counts: several writers fill several blocks at a time.
+const SWEEP_MARGIN: u32 = 256;
+const OVERLAP_FIRST: u32 = 2;
+/// Some 10,000 rows, a millisecond and a half to step over. What lies farther back is left to the sweeps.
+const OVERLAP_MAX: u32 = 64;
+
+/// So many failures in a row are not a server that restarts; a table may be gone.
+const FAILURES_MAX: u32 = 10;
+const RECONNECT_WITHIN_NS: i64 = 60 * SECOND_NS;
+
+fn connect(database: &Database) -> Result<Client> {
+    let mut client = database.connect("probe")?;
+    // Planning must not choose by statistics that an empty table does not have yet.
+    client
+        .batch_execute("SET jit = off; SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET statement_timeout = '60s'")
+        .context("set up the probe's session")?;
+    Ok(client)
+}
+
+impl Probe {
+    /// Connects and steps over the rows that are there already.
+    pub fn new(
+        database: &Database,
+        settings: Settings,
+        leaves: Vec<Leaf>,
+        recording: Recording,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        let client = connect(database)?;
+        let seen = settings.streams.iter().map(|_| Stream::default()).collect();
+        let mut probe = Self {
+            database: database.clone(),
+            settings,
+            client,
+            tables: Vec::new(),
+            seen,
+            recording,
+            counters,
+            next_listing_ns: 0,
+        };
+        for leaf in leaves {
+            let table = probe.step_over(leaf)?;
+            probe.tables.push(table);
+        }
+        Ok(probe)
+    }
+
+    /// A table from its present end on. The rows at the end are marked as seen, not counted.
+    fn step_over(&mut self, leaf: Leaf) -> Result<Table> {
+        let size: i64 = self
+            .client
+            .query_one("SELECT pg_relation_size($1::oid) / current_setting('block_size')::int", &[&leaf.oid])
+            .with_context(|| format!("look up the size of {}", leaf.name))?
+            .get(0);
+        let end = (size as u32).saturating_sub(1);
+        let first = end.saturating_sub(SWEEP_MARGIN);
+        let mut table = Table::new(leaf, end, first);
+        let mut read = table.begin_read(self.settings.clock.now_ns());
+        read.first = first;
+        let query =
+            format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(0, &read, self.settings.commit_times));
+        let mut stream = self.client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
+        copy_out::read(&mut stream, |row| table.take(&mut read, &row).map(|_| ()))?;
+        table.last_read_ns = read.began_ns;
+        Ok(table)
+    }
+
+    /// Reads until told to stop, then once more.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<Box<Set>> {
+        let mut next_ns = self.settings.clock.now_ns();
+        let mut failures = 0;
+        loop {
+            let stopping = stop.load(Relaxed);
+            let began_ns = self.settings.clock.now_ns();
+            match self.read_all() {
+                Ok(()) => failures = 0,
+                Err(error) if failures >= FAILURES_MAX => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    self.reconnect(error, stop)?;
+                }
+            }
+            let now_ns = self.settings.clock.now_ns();
+            self.counters.busy_ns.fetch_add((now_ns - began_ns) as u64, Relaxed);
+            self.counters.read_began_ns.store(began_ns, Relaxed);
+            self.recording.hand_over_if_due(now_ns);
+            if stopping {
+                return Ok(self.recording.set);
+            }
+            next_ns = (next_ns + self.settings.interval_ns).max(now_ns);
+            self.settings.clock.sleep_until(next_ns);
+        }
+    }
+
+    /// A server that restarts during a run is part of many tests. What was seen stays known, so reading goes on where it
+    /// ended.
+    fn reconnect(&mut self, error: anyhow::Error, stop: &AtomicBool) -> Result<()> {
+        log::warn!("the probe lost PostgreSQL ({error:#}); trying again");
+        self.counters.reconnects.fetch_add(1, Relaxed);
+        let limit_ns = self.settings.clock.now_ns() + RECONNECT_WITHIN_NS;
+        loop {
+            match connect(&self.database) {
+                Ok(client) => {
+                    self.client = client;
+                    return Ok(());
+                }
+                Err(_) if self.settings.clock.now_ns() < limit_ns && !stop.load(Relaxed) => {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+                Err(_) => return Err(error.context("the probe could not get back to PostgreSQL")),
+            }
+        }
+    }
+
+    /// One statement for all tables: most of what a read costs is the round trip and the planning.
+    fn read_all(&mut self) -> Result<()> {
+        self.list_new_tables()?;
+        let Self { settings, client, tables, seen, counters, recording, .. } = self;
+        let began_ns = settings.clock.now_ns();
+        let mut reads: Vec<Read> = tables.iter_mut().map(|table| table.begin_read(began_ns)).collect();
+        let parts = tables.iter().zip(&reads).enumerate();
+        let parts: Vec<String> =
+            parts.map(|(n, (table, read))| table.query(n, read, settings.commit_times)).collect();
+        let query = format!("COPY ({}) TO STDOUT (FORMAT binary)", parts.join(" UNION ALL "));
+        let mut answered_ns = None;
+        let mut stream = client.copy_out(&query).context("read the tables")?;
+        copy_out::read(&mut stream, |row| {
+            // The snapshot is older than its first answer: what is in it was visible by then.
+            let answered_ns = *answered_ns.get_or_insert_with(|| settings.clock.now_ns());
+            let index = row.int8(0).and_then(|n| usize::try_from(n).ok()).filter(|n| *n < tables.len());
+            let index = index.context("the server sent a row of no table")?;
+            let (table, read) = (&mut tables[index], &mut reads[index]);
+            if !table.take(read, &row)? {
+                return Ok(());
+            }
+            let (lower_ns, found_late) = (read.lower_ns, read.again);
+            let mut sight = Sight { settings, seen, counters, recording, answered_ns, lower_ns, found_late };
+            sight.row(table.leaf.model, &row);
+            Ok(())
+        })
+        .context("read the tables")?;
+        for (table, read) in tables.iter_mut().zip(reads) {
+            if began_ns > settings.warmup_ns && began_ns < settings.end_ns && table.last_read_ns > 0 {
+                counters.longest_gap_us.fetch_max(((began_ns - table.last_read_ns) / 1000) as u64, Relaxed);
+            }
+            counters.rows.fetch_add(read.rows, Relaxed);
+            counters.found_late.fetch_add(if read.again { read.rows } else { 0 }, Relaxed);
+            table.finish_read(&read);
+        }
+        for stream in seen {
+            stream.next = stream.next_now;
+        }
+        counters.reads.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Partitions and chunks come to life during a run.
+    fn list_new_tables(&mut self) -> Result<()> {
+        let now_ns = self.settings.clock.now_ns();
+        if now_ns < self.next_listing_ns {
+            return Ok(());
+        }
+        self.next_listing_ns = now_ns + SECOND_NS;
+        for leaf in crate::pg::leaves(&mut self.client, &self.settings.models)? {
+            if !self.tables.iter().any(|t| t.leaf.oid == leaf.oid) {
+                // It was not there a second ago: all its rows are new.
+                self.tables.push(Table::new(leaf, 0, 0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One read of one table.
+struct Read {
+    began_ns: i64,
+    /// Where it starts, and from which transaction on; `None` takes all.
+    first: u32,
+    oldest: Option<u32>,
+    /// Counts as well.
+    sweeping: bool,
+    /// Takes everything, because the last count found more than was seen.
+    again: bool,
+    /// When the table was last looked at: what is new was not visible then.
+    lower_ns: i64,
+    rows: u64,
+    counted: Option<u64>,
+    lowest_new: u32,
+}
+
+impl Table {
+    fn new(leaf: Leaf, end: u32, first: u32) -> Self {
+        Self {
+            leaf,
+            places: Places::from(first),
+            end,
+            overlap: OVERLAP_FIRST,
+            oldest: None,
+            last_read_ns: 0,
+            sweep: Sweep { next_ns: 0, ends: VecDeque::from([end]), last_ns: 0, missed: false },
+        }
+    }
+
+    fn begin_read(&mut self, began_ns: i64) -> Read {
+        let again = std::mem::take(&mut self.sweep.missed);
+        Read {
+            began_ns,
+            first: if again { self.sweep.start() } else { self.end.saturating_sub(self.overlap) },
+            oldest: self.oldest.filter(|_| !again),
+            sweeping: began_ns >= self.sweep.next_ns,
+            again,
+            lower_ns: if again { self.sweep.last_ns } else { self.last_read_ns },
+            rows: 0,
+            counted: None,
+            lowest_new: u32::MAX,
+        }
+    }
+
+    /// The first row tells of the snapshot: its oldest unfinished transaction and, for a sweep, the count. Every row
+    /// begins with the table's number.
+    fn query(&self, number: usize, read: &Read, commit_times: bool) -> String {
+        let (name, first) = (&self.leaf.name, read.first);
+        let count = match read.sweeping {
+            true => {
+                format!("(SELECT count(*) FROM ONLY {name} WHERE ctid >= '({},0)')::text", self.sweep.start())
+            }
+            false => "NULL::text".to_owned(),
+        };
+        let recent = read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{xid}'::xid)"));
+        let commit = if commit_times { "pg_xact_commit_timestamp(xmin)" } else { "NULL::timestamptz" };
+        format!(
+            "SELECT {number}::int8, NULL::tid, pg_snapshot_xmin(pg_current_snapshot())::text, {count}, \
+             NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, source::text, \
+             path::text, \"time\"::timestamptz, \"timestamp\"::timestamptz, {commit} FROM ONLY {name} \
+             WHERE ctid >= '({first},0)'{recent}"
+        )
+    }
+
+    /// Whether the row is a new one.
+    fn take(&mut self, read: &mut Read, row: &Row<'_>) -> Result<bool> {
+        let Some((block, line)) = row.tid(1) else {
+            self.oldest = oldest_of(row);
+            read.counted = row.bytes(3).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            return Ok(false);
+        };
+        if !self.places.insert(block, line)? {
+            return Ok(false);
+        }
+        read.rows += 1;
+        self.end = self.end.max(block);
+        read.lowest_new = read.lowest_new.min(block);
+        Ok(true)
+    }
+
+    fn finish_read(&mut self, read: &Read) {
+        if read.again && read.rows > 0 {
+            let overlap = self.end.saturating_sub(read.lowest_new) + OVERLAP_FIRST;
+            self.overlap = overlap.clamp(self.overlap, OVERLAP_MAX);
+        }
+        self.last_read_ns = read.began_ns;
+        if read.sweeping {
+            self.finish_sweep(read.began_ns, read.counted);
+        }
+    }
+
+    fn finish_sweep(&mut self, began_ns: i64, counted: Option<u64>) {
+        let start = self.sweep.start();
+        self.sweep.missed = counted.is_some_and(|counted| counted > self.places.count_from(start));
+        if !self.sweep.missed {
+            self.sweep.last_ns = began_ns;
+            self.sweep.ends.push_back(self.end);
+            if self.sweep.ends.len() > SWEEPS_BACK {
+                self.sweep.ends.pop_front();
+            }
+            self.places.forget_before(self.sweep.start().min(self.end.saturating_sub(self.overlap)));
+        }
+        self.sweep.next_ns = began_ns + SECOND_NS;
+    }
+}
+
+impl Sweep {
+    fn start(&self) -> u32 {
+        self.ends.front().map_or(0, |end| end.saturating_sub(SWEEP_MARGIN))
+    }
+}
+
+/// The transaction id in a header row, without its epoch.
+fn oldest_of(row: &Row<'_>) -> Option<u32> {
+    let text = std::str::from_utf8(row.bytes(2)?).ok()?;
+    Some(text.parse::<u64>().ok()? as u32)
+}
+
+/// What a new row means.
+struct Sight<'a> {
+    settings: &'a Settings,
+    seen: &'a mut [Stream],
+    counters: &'a Counters,
+    recording: &'a mut Recording,
+    answered_ns: i64,
+    lower_ns: i64,
+    found_late: bool,
+}
+
+impl Sight<'_> {
+    fn row(&mut self, model: usize, row: &Row<'_>) {
+        let Some(stream) = self.stream_of(model, row) else {
+            self.counters.foreign.fetch_add(1, Relaxed);
+            return;
+        };
+        // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
+        // verification, which calls it corrupted.
+        let Some(seq) = row.bytes(3).and_then(parse_seq).filter(|seq| *seq < 1 << 36) else { return };
+        let stream = &mut self.seen[stream];
+        if stream.seqs.get(seq) == 1 {
+            self.counters.duplicated.fetch_add(1, Relaxed);
+            return;
+        }
+        stream.seqs.set(seq, 1);
+        // What the probe itself overlooked for a second says nothing about the order of commits.
+        if seq < stream.next && !self.found_late {
+            self.counters.reordered.fetch_add(1, Relaxed);
+        }
+        stream.next_now = stream.next_now.max(seq + 1);
+        self.counters.stored.fetch_add(1, Relaxed);
+        self.latencies(model, row);
+    }
+
+    /// The stream of a row of this run.
+    fn stream_of(&self, model: usize, row: &Row<'_>) -> Option<usize> {
+        let (run, stream) = parse_source(row.bytes(2)?)?;
+        let stream = usize::from(stream);
+        (run == self.settings.run && self.settings.streams.get(stream) == Some(&model)).then_some(stream)
+    }
+
+    fn latencies(&mut self, model: usize, row: &Row<'_>) {
+        let Some(time_us) = row.timestamp_us(4) else { return };
+        let due_us = self.settings.clock.since_start_us(time_us);
+        if due_us < self.settings.warmup_ns / 1000 {
+            return;
+        }
+        let set = &mut self.recording.set;
+        set.of(model, Latency::Visible).record(self.answered_ns / 1000 - due_us);
+        set.of(model, Latency::VisibleLower).record((self.lower_ns / 1000 - due_us).max(0));
+        if let Some(timestamp_us) = row.timestamp_us(5) {
+            set.of(model, Latency::Row).record(timestamp_us - time_us);
+            self.counters.row_is_event_time.fetch_add(u64::from(timestamp_us == time_us), Relaxed);
+        }
+        if let Some(commit_us) = row.timestamp_us(6) {
+            set.of(model, Latency::Commit).record(commit_us - time_us);
+        }
+    }
+}
+
+/// The places (block, line) that were seen, from a first block on.
+struct Places {
+    first: u32,
+    blocks: VecDeque<[u64; LINES / 64]>,
+}
+
+/// A block of 8 kB holds at most 291 rows.
+const LINES: usize = 320;
+
+impl Places {
+    fn from(first: u32) -> Self {
+        Self { first, blocks: VecDeque::new() }
+    }
+
+    /// Whether the place is new. Places before the first block were seen long ago.
+    fn insert(&mut self, block: u32, line: u16) -> Result<bool> {
+        ensure!(
+            usize::from(line) < LINES,
+            "a block holds more than {LINES} rows: the probe reads servers with the usual block size of 8 kB only"
+        );
+        let Some(index) = block.checked_sub(self.first) else { return Ok(false) };
+        let index = index as usize;
+        if index >= self.blocks.len() {
+            self.blocks.resize(index + 1, [0; LINES / 64]);
+        }
+        let word = &mut self.blocks[index][usize::from(line) / 64];
+        let bit = 1 << (line % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        Ok(new)
+    }
+
+    fn count_from(&self, block: u32) -> u64 {
+        let skipped = block.saturating_sub(self.first) as usize;
+        self.blocks.iter().skip(skipped).flatten().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    fn forget_before(&mut self, block: u32) {
+        let count = (block.saturating_sub(self.first) as usize).min(self.blocks.len());
+        self.blocks.drain(..count);
+        self.first += count as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_new_once() {
+        let mut places = Places::from(10);
+        assert!(!places.insert(9, 1).unwrap(), "before the first block");
+        assert!(places.insert(10, 1).unwrap());
+        assert!(!places.insert(10, 1).unwrap());
+        assert!(places.insert(12, 291).unwrap());
+        assert!(places.insert(1, 400).is_err());
+        assert_eq!((places.count_from(0), places.count_from(11), places.count_from(13)), (2, 1, 0));
+        places.forget_before(12);
+        assert!(!places.insert(10, 1).unwrap(), "forgotten places are old");
+        assert!(!places.insert(12, 291).unwrap());
+        assert_eq!(places.count_from(12), 1);
+        places.forget_before(100);
+        assert!(places.insert(100, 1).unwrap());
+    }
+}

@@ -1,0 +1,674 @@
+//! Once a second: collects what all threads have counted, writes it to every output, shows a line. Runs on the main
+//! thread; nothing here is on the way of a message.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use anyhow::Result;
+use postgres::Client;
+
+use crate::clock::{Clock, SECOND_NS};
+use crate::generate::Counters;
+use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set};
+use crate::metrics::{Column, File, Values};
+use crate::observe::{self, OwnThread};
+use crate::options::Plan;
+use crate::output::csv::Sheet;
+use crate::output::hdr::Log;
+use crate::output::statsd::Statsd;
+use crate::output::terminal::{self, Line};
+use crate::pg;
+use crate::probe;
+use crate::run::Drained;
+use crate::schedule::Shape;
+use crate::target::Target;
+use crate::threshold::{Results, Threshold};
+use crate::verdict::Facts;
+use crate::verify::Verdict;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    Setup,
+    Warmup,
+    Steady,
+    Drain,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Setup => "setup",
+            Phase::Warmup => "warmup",
+            Phase::Steady => "steady",
+            Phase::Drain => "drain",
+        }
+    }
+}
+
+/// Sums over the generator threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Totals {
+    pub sent: u64,
+    pub bytes: u64,
+    pub acked: u64,
+    pub failed: u64,
+    pub indeterminate: u64,
+    pub queue_full: u64,
+    pub steady_due: u64,
+    pub steady_sent: u64,
+    pub stored: u64,
+}
+
+/// The files of a run directory. The first that cannot be written ends the writing, not the run.
+struct Files {
+    intervals: Sheet,
+    process: Sheet,
+    host: Sheet,
+    disk: Sheet,
+    net: Sheet,
+    log: Log,
+    failed: Option<String>,
+}
+
+/// The threads hand their histograms over as a second ends; this much later all have.
+const AFTER_NS: i64 = SECOND_NS / 20;
+
+pub struct Reporter {
+    pub clock: Clock,
+    shape: Arc<Shape>,
+    warmup_ns: i64,
+    run: String,
+    host_name: String,
+    collectors: Vec<Collector>,
+    counters: Vec<Arc<Counters>>,
+    probe: Arc<probe::Counters>,
+    observer: Option<Client>,
+    host: observe::Host,
+    files: Files,
+    statsd: Option<Statsd>,
+    quiet: bool,
+    next_ns: i64,
+    next_sample_ns: i64,
+    interval: Set,
+    total: Set,
+    last: Totals,
+    last_ns: i64,
+    /// Of the steady phase: (seconds, backlog).
+    backlog: Vec<(f64, f64)>,
+    backlog_max: f64,
+    cpu: CpuWatch,
+    drift_us: i64,
+    clock_step_us: i64,
+    consumer: Consumer,
+    latest: Results,
+    aborts: Vec<Abort>,
+    steady: Option<(i64, Totals)>,
+    sending: Option<(i64, Totals)>,
+    began: Instant,
+}
+
+struct Abort {
+    condition: Threshold,
+    grace_ns: i64,
+    since_ns: Option<i64>,
+    done: bool,
+}
+
+/// CPU of this program and its machine, between the end of the warm-up and the end of the sending.
+#[derive(Default)]
+struct CpuWatch {
+    begin: Option<CpuReading>,
+    end: Option<CpuReading>,
+}
+
+#[derive(Clone)]
+struct CpuReading {
+    at_ns: i64,
+    threads: Vec<OwnThread>,
+    own_s: f64,
+    host: Values,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Consumer {
+    seen: bool,
+    first: Option<(i64, f64)>,
+    last: Option<(i64, f64)>,
+    resident_max: f64,
+}
+
+impl Reporter {
+    #[expect(clippy::too_many_arguments, reason = "the reporter reads from everybody")]
+    pub fn new(
+        plan: &Plan,
+        directory: &Path,
+        clock: Clock,
+        shape: Arc<Shape>,
+        collectors: Vec<Collector>,
+        counters: Vec<Arc<Counters>>,
+        probe: Arc<probe::Counters>,
+        observer: Option<Client>,
+    ) -> Result<Self> {
+        let args = &plan.args;
+        let sheet = |file| Sheet::create(directory, file, args.csv_time);
+        let files = Files {
+            intervals: sheet(File::Intervals)?,
+            process: sheet(File::Process)?,
+            host: sheet(File::Host)?,
+            disk: sheet(File::Disk)?,
+            net: sheet(File::Net)?,
+            log: Log::create(directory, clock.wall_us(0))?,
+            failed: None,
+        };
+        let (run, host_name) = (format!("{:08x}", plan.run), observe::host_name());
+        let tags = vec![("run".to_owned(), run.clone()), ("host".to_owned(), host_name.clone())];
+        let statsd =
+            args.statsd.as_deref().map(|url| Statsd::connect(url, args.statsd_tags, tags)).transpose()?;
+        let models = args.mix.0.len();
+        let abort = |condition: &Threshold| Abort {
+            condition: condition.clone(),
+            grace_ns: args.abort_grace.as_nanos() as i64,
+            since_ns: None,
+            done: false,
+        };
+        Ok(Self {
+            clock,
+            shape,
+            warmup_ns: args.warmup.as_nanos() as i64,
+            run,
+            host_name,
+            collectors,
+            counters,
+            probe,
+            observer,
+            host: observe::Host::default(),
+            files,
+            statsd,
+            quiet: args.quiet,
+            next_ns: SECOND_NS + AFTER_NS,
+            next_sample_ns: 0,
+            interval: Set::new(models),
+            total: Set::new(models),
+            last: Totals::default(),
+            last_ns: 0,
+            backlog: Vec::new(),
+            backlog_max: 0.0,
+            cpu: CpuWatch::default(),
+            drift_us: 0,
+            clock_step_us: 0,
+            consumer: Consumer::default(),
+            latest: Results::new(),
+            aborts: args.abort_on.iter().map(abort).collect(),
+            steady: None,
+            sending: None,
+            began: Instant::now(),
+        })
+    }
+
+    pub fn acked(&self) -> u64 {
+        self.counters.iter().map(|c| c.acked.load(Relaxed)).sum()
+    }
+
+    pub fn stored(&self) -> u64 {
+        self.probe.stored.load(Relaxed)
+    }
+
+    fn totals(&self) -> Totals {
+        let sum = |of: fn(&Counters) -> &AtomicU64| self.counters.iter().map(|c| of(c).load(Relaxed)).sum();
+        Totals {
+            sent: sum(|c| &c.sent),
+            bytes: sum(|c| &c.bytes),
+            acked: sum(|c| &c.acked),
+            failed: sum(|c| &c.failed),
+            indeterminate: sum(|c| &c.indeterminate),
+            queue_full: sum(|c| &c.queue_full),
+            steady_due: sum(|c| &c.steady_due),
+            steady_sent: sum(|c| &c.steady_sent),
+            stored: self.stored(),
+        }
+    }
+
+    /// Does this second's work when it has passed.
+    pub fn tick_if_due(&mut self, phase: Option<Phase>, target: &mut Option<Target>) -> Result<()> {
+        let now_ns = self.clock.now_ns();
+        if self.steady.is_none() && now_ns >= self.warmup_ns {
+            self.steady = Some((now_ns, self.totals()));
+            self.cpu.begin = Some(self.read_cpu(now_ns));
+        }
+        if now_ns < self.next_ns {
+            return Ok(());
+        }
+        let phase = phase.unwrap_or(match now_ns - SECOND_NS / 2 {
+            ns if ns < 0 => Phase::Setup,
+            ns if ns < self.warmup_ns => Phase::Warmup,
+            _ => Phase::Steady,
+        });
+        self.next_ns = now_ns.div_euclid(SECOND_NS) * SECOND_NS + SECOND_NS + AFTER_NS;
+        self.tick(now_ns, phase, target);
+        Ok(())
+    }
+
+    fn tick(&mut self, now_ns: i64, phase: Phase, target: &mut Option<Target>) {
+        let totals = self.totals();
+        self.interval.clear();
+        for collector in &self.collectors {
+            collector.collect(&mut self.interval);
+        }
+        self.total.merge(&self.interval);
+        let drift_us = self.clock.wall_drift_us();
+        self.clock_step_us = self.clock_step_us.max((drift_us - self.drift_us).abs());
+        self.drift_us = drift_us;
+        let backlog = totals.acked.saturating_sub(totals.stored) as f64;
+        if phase == Phase::Steady && self.probe.reads.load(Relaxed) > 0 {
+            self.backlog.push((now_ns as f64 / 1e9, backlog));
+        }
+        let values = self.interval_values(now_ns, phase, &totals, backlog);
+        let process = target.as_mut().and_then(Target::sample);
+        self.note_consumer(now_ns, phase, process.as_ref());
+        self.write(now_ns, phase, &values, process.as_ref());
+        self.note_latest(&values);
+        if !self.quiet {
+            let columns = &self.files.intervals.columns;
+            terminal::line(&Line {
+                at_s: now_ns as f64 / 1e9,
+                all_s: self.shape.seconds(),
+                phase: phase.name(),
+                values: &|name| values.get(columns, name),
+                slope: slope(&self.backlog).map(|s| s.0),
+                process: process.as_ref().map(|p| {
+                    let columns = &self.files.process.columns;
+                    (p.get(columns, "process_cpu_percent"), p.get(columns, "process_resident_memory_bytes"))
+                }),
+            });
+        }
+        self.last = totals;
+        self.last_ns = now_ns;
+    }
+
+    fn interval_values(&mut self, now_ns: i64, phase: Phase, totals: &Totals, backlog: f64) -> Values {
+        let columns = &self.files.intervals.columns;
+        let mut values = Values::new(columns);
+        let seconds = ((now_ns - self.last_ns) as f64 / 1e9).max(1e-9);
+        let (from_s, to_s) = (self.last_ns as f64 / 1e9, now_ns as f64 / 1e9);
+        let offered = (self.shape.count_at(to_s) - self.shape.count_at(from_s)) / seconds;
+        let probe = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+        let rows = [
+            ("offered_rate", if phase == Phase::Drain { 0.0 } else { offered }),
+            ("sent_rate", (totals.sent - self.last.sent) as f64 / seconds),
+            ("acked_rate", (totals.acked - self.last.acked) as f64 / seconds),
+            ("stored_rate", (totals.stored - self.last.stored) as f64 / seconds),
+            ("sent_total", totals.sent as f64),
+            ("sent_bytes_total", totals.bytes as f64),
+            ("acked_total", totals.acked as f64),
+            ("failed_total", totals.failed as f64),
+            ("indeterminate_total", totals.indeterminate as f64),
+            ("stored_total", totals.stored as f64),
+            ("duplicated_total", probe(&self.probe.duplicated)),
+            ("reordered_total", probe(&self.probe.reordered)),
+            ("foreign_total", probe(&self.probe.foreign)),
+            ("backlog", backlog),
+            ("queue_full_total", totals.queue_full as f64),
+            ("row_negative_total", self.total.all(Latency::Row).negative as f64),
+            ("statsd_dropped_total", self.statsd.as_ref().map_or(0.0, |s| s.dropped as f64)),
+            ("probe_reads_total", probe(&self.probe.reads)),
+            ("probe_rows_total", probe(&self.probe.rows)),
+            ("probe_found_late_total", probe(&self.probe.found_late)),
+            ("probe_busy_seconds_total", probe(&self.probe.busy_ns) / 1e9),
+        ];
+        for (name, value) in rows {
+            values.set(columns, name, value);
+        }
+        // A server that is away for a second is no reason to stop.
+        if let Some(counters) = self.observer.as_mut().and_then(|client| pg::counters(client).ok()) {
+            let rows = [
+                ("pg_inserted_total", counters.inserted_total as f64),
+                ("pg_commits_total", counters.commits_total as f64),
+                ("pg_rollbacks_total", counters.rollbacks_total as f64),
+                ("pg_deadlocks_total", counters.deadlocks_total as f64),
+                ("pg_wal_bytes_total", counters.wal_bytes_total),
+                ("pg_active_backends", counters.active_backends as f64),
+                ("pg_waiting_backends", counters.waiting_backends as f64),
+            ];
+            for (name, value) in rows {
+                values.set(columns, name, value);
+            }
+        }
+        for latency in LATENCIES {
+            let recorder = self.interval.all(latency);
+            if recorder.is_empty() {
+                continue;
+            }
+            for (part, value) in recorder.summary().parts() {
+                let suffix = if part == "count" { "" } else { "_us" };
+                values.set(columns, &format!("{}_{part}{suffix}", latency.name()), value);
+            }
+        }
+        values
+    }
+
+    fn note_consumer(&mut self, now_ns: i64, phase: Phase, process: Option<&Values>) {
+        let Some(process) = process else { return };
+        let columns = &self.files.process.columns;
+        self.consumer.seen = true;
+        let get = |name| process.get(columns, name).unwrap_or(0.0);
+        self.consumer.resident_max = self.consumer.resident_max.max(get("process_resident_memory_bytes"));
+        if phase == Phase::Steady {
+            let cpu = get("process_cpu_user_seconds_total") + get("process_cpu_system_seconds_total");
+            self.consumer.first.get_or_insert((now_ns, cpu));
+            self.consumer.last = Some((now_ns, cpu));
+        }
+    }
+
+    fn write(&mut self, now_ns: i64, phase: Phase, values: &Values, process: Option<&Values>) {
+        let time_us = self.clock.wall_us(now_ns);
+        let (run, host_name, phase) = (&self.run, &self.host_name, phase.name());
+        let host = self.host.sample();
+        let files = &mut self.files;
+        let disks = observe::disks(&files.disk.columns);
+        let networks = observe::networks(&files.net.columns);
+        if let Some(statsd) = &mut self.statsd {
+            statsd.send(0, phase, &files.intervals.columns, values);
+            statsd.send(1, phase, &files.host.columns, &host);
+            if let Some(process) = process {
+                statsd.send(2, phase, &files.process.columns, process);
+            }
+        }
+        if files.failed.is_some() {
+            return;
+        }
+        let length_s = (now_ns - self.last_ns) as f64 / 1e9;
+        let result = (|| -> Result<()> {
+            files.intervals.write(time_us, &[run, host_name, phase], values)?;
+            files.host.write(time_us, &[run, host_name, phase], &host)?;
+            if let Some(process) = process {
+                files.process.write(time_us, &[run, host_name, phase, "consumer"], process)?;
+            }
+            for (name, values) in &disks {
+                files.disk.write(time_us, &[run, host_name, phase, name], values)?;
+            }
+            for (name, values) in &networks {
+                files.net.write(time_us, &[run, host_name, phase, name], values)?;
+            }
+            files.log.write(self.last_ns as f64 / 1e9, length_s, &self.interval)
+        })();
+        if let Err(error) = result {
+            let text =
+                format!("{error:#}; the run goes on without files, and what was written before is kept");
+            log::error!("{text}");
+            files.failed = Some(text);
+        }
+    }
+
+    /// This second's values under the names that conditions use.
+    fn note_latest(&mut self, values: &Values) {
+        let columns: &[Column] = &self.files.intervals.columns;
+        for (column, value) in columns.iter().zip(&values.0) {
+            if let Some(value) = value {
+                let name = column.csv.trim_end_matches("_us").trim_end_matches("_total");
+                self.latest.insert(name.to_owned(), *value);
+            }
+        }
+    }
+
+    /// The sentence of the first --abort-on condition that has held for its grace time; once.
+    pub fn must_abort(&mut self) -> Option<String> {
+        let now_ns = self.clock.now_ns();
+        for abort in self.aborts.iter_mut().filter(|a| !a.done) {
+            if abort.condition.holds(&self.latest) != Some(true) {
+                abort.since_ns = None;
+                continue;
+            }
+            if now_ns - *abort.since_ns.get_or_insert(now_ns) >= abort.grace_ns {
+                abort.done = true;
+                return Some(format!("{} has held for {} s", abort.condition, abort.grace_ns / SECOND_NS));
+            }
+        }
+        None
+    }
+
+    fn read_cpu(&mut self, at_ns: i64) -> CpuReading {
+        CpuReading {
+            at_ns,
+            threads: observe::own_threads(),
+            own_s: observe::own_use().0,
+            host: observe::Host::default().sample(),
+        }
+    }
+
+    /// The generators have ended.
+    pub fn sending_ended(&mut self) {
+        let now_ns = self.clock.now_ns();
+        self.sending = Some((now_ns, self.totals()));
+    }
+
+    pub fn say_verifying(&self) {
+        if !self.quiet {
+            eprintln!("reading the tables back ...");
+        }
+    }
+
+    /// Takes in what the threads still held and closes the files.
+    pub fn finish(&mut self, sets: &[Box<Set>]) -> Result<()> {
+        self.interval.clear();
+        for collector in &self.collectors {
+            collector.collect(&mut self.interval);
+        }
+        sets.iter().for_each(|set| self.interval.merge(set));
+        self.total.merge(&self.interval);
+        let now_ns = self.clock.now_ns();
+        if self.files.failed.is_none()
+            && let Err(error) = self.files.log.write(
+                self.last_ns as f64 / 1e9,
+                (now_ns - self.last_ns) as f64 / 1e9,
+                &self.interval,
+            )
+        {
+            self.files.failed = Some(format!("{error:#}"));
+        }
+        if let Some(statsd) = &mut self.statsd {
+            statsd.finish();
+        }
+        Ok(())
+    }
+
+    pub fn file_error(&self) -> Option<String> {
+        self.files.failed.clone()
+    }
+
+    pub fn total(&self, latency: Latency) -> Recorder {
+        self.total.all(latency)
+    }
+
+    pub fn of_model(&self, model: usize, latency: Latency) -> &Recorder {
+        self.total.get(model, latency)
+    }
+
+    pub fn final_totals(&self) -> Totals {
+        self.totals()
+    }
+
+    pub fn elapsed_s(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// What speaks about the run's validity.
+    pub fn facts(&self, plan: &Plan) -> Facts {
+        let (steady_s, sent) = self.steady_span();
+        let totals = self.totals();
+        let ratio = |part: u64, all: u64| if all == 0 { 1.0 } else { part as f64 / all as f64 };
+        let has_probe = self.probe.reads.load(Relaxed) > 0;
+        let (busiest, steal) = self.cpu_use();
+        // What an interrupted run did not come to send is not held against it.
+        let planned = self.shape.count_at(f64::INFINITY) - self.shape.count_at(self.warmup_ns as f64 / 1e9);
+        let missing =
+            if plan.args.arrivals == crate::schedule::Arrivals::Constant && crate::signals::count() == 0 {
+                ratio(sent, planned.round() as u64)
+            } else {
+                ratio(totals.steady_sent, totals.steady_due)
+            };
+        Facts {
+            achieved_ratio: missing.min(1.0),
+            achieved_rate: if steady_s > 0.0 { sent as f64 / steady_s } else { 0.0 },
+            schedule_lag_p99_us: self.total(Latency::ScheduleLag).summary().p99 as f64,
+            visible_p99_us: self.total(Latency::Visible).summary().p99 as f64,
+            busiest_thread_percent: busiest,
+            queue_full_ratio: if totals.sent == 0 {
+                0.0
+            } else {
+                totals.queue_full as f64 / totals.sent as f64
+            },
+            probe_interval_us: plan.args.probe_interval.as_micros() as f64,
+            probe_longest_gap_us: self.probe.longest_gap_us.load(Relaxed) as f64,
+            probe_cpu_percent: self.probe.busy_ns.load(Relaxed) as f64 / self.clock.now_ns().max(1) as f64
+                * 100.0,
+            probe_reconnects: self.probe.reconnects.load(Relaxed),
+            steal_percent: steal,
+            clock_step_us: self.clock_step_us as f64,
+            shares_cores: self.consumer.seen && plan.args.pin.is_none(),
+            has_probe,
+        }
+    }
+
+    /// Seconds of the steady phase and messages sent in time in it.
+    fn steady_span(&self) -> (f64, u64) {
+        let begin_s = self.warmup_ns as f64 / 1e9;
+        let end_s = match self.sending {
+            Some((ns, _)) => (ns as f64 / 1e9).min(self.shape.seconds()),
+            None => self.shape.seconds(),
+        };
+        ((end_s - begin_s).max(0.0), self.totals().steady_sent)
+    }
+
+    /// The busiest generator thread, and the time stolen from the machine, in percent.
+    fn cpu_use(&self) -> (f64, f64) {
+        let (Some(begin), Some(end)) = (&self.cpu.begin, &self.cpu.end) else { return (0.0, 0.0) };
+        let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
+        let used = |thread: &OwnThread| {
+            let before = begin.threads.iter().find(|t| t.name == thread.name).map_or(0.0, |t| t.cpu_s);
+            (thread.cpu_s - before) / seconds * 100.0
+        };
+        let busiest =
+            end.threads.iter().filter(|t| t.name.starts_with("lt-gen-")).map(used).fold(0.0, f64::max);
+        let columns = File::Host.columns();
+        let host = |name: &str| {
+            end.host.get(&columns, name).unwrap_or(0.0) - begin.host.get(&columns, name).unwrap_or(0.0)
+        };
+        let cores = end.host.get(&columns, "host_cores").unwrap_or(1.0).max(1.0);
+        (busiest, host("host_cpu_steal_seconds_total") / (seconds * cores) * 100.0)
+    }
+
+    /// Between the seconds: the backlog's peak, and the CPU while the generators still run, because threads take their
+    /// times with them.
+    pub fn sample(&mut self) {
+        let now_ns = self.clock.now_ns();
+        if self.probe.reads.load(Relaxed) > 0 {
+            self.backlog_max = self.backlog_max.max(self.acked().saturating_sub(self.stored()) as f64);
+        }
+        if self.steady.is_some() && self.sending.is_none() && now_ns >= self.next_sample_ns {
+            self.cpu.end = Some(self.read_cpu(now_ns));
+            self.next_sample_ns = now_ns + SECOND_NS / 4;
+        }
+    }
+
+    /// Everything that thresholds, comparisons and the summary speak of, by name.
+    pub fn results(&self, verdict: &Verdict, drained: &Drained, facts: &Facts) -> Results {
+        let mut results = Results::new();
+        for latency in LATENCIES {
+            let recorder = self.total(latency);
+            if recorder.is_empty() {
+                continue;
+            }
+            for (part, value) in recorder.summary().parts() {
+                results.insert(format!("{}_{part}", latency.name()), value);
+            }
+        }
+        for (class, count, _) in verdict.classes() {
+            results.insert(class.to_owned(), count as f64);
+        }
+        let (steady_s, sent) = self.steady_span();
+        let mut add = |name: &str, value: f64| results.insert(name.to_owned(), value);
+        add("achieved_ratio", facts.achieved_ratio);
+        add("achieved_rate", facts.achieved_rate);
+        add("steady_seconds", steady_s);
+        add("steady_sent", sent as f64);
+        add("backlog_max", self.backlog_max);
+        add("drain_seconds", drained.seconds);
+        add("queue_full", self.totals().queue_full as f64);
+        add("sent_bytes", self.totals().bytes as f64);
+        if let Some((slope, error)) = slope(&self.backlog) {
+            add("backlog_slope", slope);
+            add("backlog_slope_error", error);
+        }
+        if let (Some((begin_ns, begin)), Some((end_ns, end))) = (&self.steady, &self.sending) {
+            let seconds = (end_ns - begin_ns) as f64 / 1e9;
+            if seconds > 0.0 {
+                add(
+                    "offered_rate",
+                    self.shape.messages_between(*begin_ns as f64 / 1e9, *end_ns as f64 / 1e9) / seconds,
+                );
+                add("acked_rate", (end.acked - begin.acked) as f64 / seconds);
+                add("stored_rate", (end.stored - begin.stored) as f64 / seconds);
+            }
+        }
+        let lower = self.total(Latency::VisibleLower);
+        if !lower.is_empty() {
+            add("visible_resolution", self.total(Latency::Visible).summary().mean - lower.summary().mean);
+        }
+        if let (Some(begin), Some(end)) = (&self.cpu.begin, &self.cpu.end) {
+            let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
+            add("generator_cpu_percent", (end.own_s - begin.own_s) / seconds * 100.0);
+            add("generator_busiest_thread_percent", facts.busiest_thread_percent);
+            let columns = File::Host.columns();
+            let grown = |name: &str| {
+                end.host.get(&columns, name).unwrap_or(0.0) - begin.host.get(&columns, name).unwrap_or(0.0)
+            };
+            let cores = end.host.get(&columns, "host_cores").unwrap_or(1.0).max(1.0);
+            let idle = grown("host_cpu_idle_seconds_total") + grown("host_cpu_iowait_seconds_total");
+            add("host_cpu_percent", (1.0 - idle / (seconds * cores)).clamp(0.0, 1.0) * 100.0);
+        }
+        add("generator_rss_bytes", observe::own_use().1);
+        add("probe_busy_percent", facts.probe_cpu_percent);
+        add("probe_found_late", self.probe.found_late.load(Relaxed) as f64);
+        add("row_negative", self.total(Latency::Row).negative as f64);
+        if let (Some((from_ns, from)), Some((to_ns, to))) = (self.consumer.first, self.consumer.last)
+            && to_ns > from_ns
+        {
+            add("consumer_cpu_percent", (to - from) / ((to_ns - from_ns) as f64 / 1e9) * 100.0);
+        }
+        if self.consumer.seen {
+            add("consumer_rss_bytes_max", self.consumer.resident_max);
+        }
+        results
+    }
+}
+
+/// The slope of points by least squares, with its standard error; `None` below three points.
+pub fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    if points.len() < 3 {
+        return None;
+    }
+    let n = points.len() as f64;
+    let (x, y) = points.iter().fold((0.0, 0.0), |(a, b), p| (a + p.0 / n, b + p.1 / n));
+    let xx: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+    let xy: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    let slope = xy / xx;
+    let rest: f64 = points.iter().map(|p| (p.1 - y - slope * (p.0 - x)).powi(2)).sum();
+    Some((slope, (rest / (n - 2.0) / xx).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes() {
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 2.0)]), None);
+        let (rising, error) = slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0), (3.0, 7.0)]).unwrap();
+        assert!((rising - 2.0).abs() < 1e-9 && error < 1e-9);
+        let (flat, error) = slope(&[(0.0, 1.0), (1.0, -1.0), (2.0, 1.0), (3.0, -1.0), (4.0, 1.0)]).unwrap();
+        assert!(flat.abs() < 1e-9 && error > 0.1);
+    }
+}

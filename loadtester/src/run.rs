@@ -1,0 +1,452 @@
+//! One run from beginning to end: set up, send, drain, verify, judge, report.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use postgres::Client;
+
+use crate::clock::{Clock, SECOND_NS};
+use crate::generate::{self, Counters, Finished, Generator, STREAMS_MAX, Shared};
+use crate::kafka::IN_FLIGHT_MAX;
+use crate::keys::Keys;
+use crate::latency::{self, Latency, Set};
+use crate::options::{Plan, RowTimestamp};
+use crate::output::json::{self, Summary};
+use crate::payload::Writer;
+use crate::pg::{self, ClockOffset, Leaf};
+use crate::probe::{self, Probe};
+use crate::reporter::{Phase, Reporter};
+use crate::schedule::Schedule;
+use crate::signals;
+use crate::target;
+use crate::users::{self, Found};
+use crate::verdict;
+use crate::verify::{self, Depth, Outcomes, Sent};
+
+/// Between the set-up and the first message: threads start and producers connect.
+const AHEAD: Duration = Duration::from_millis(500);
+/// After the drain: what appears now appeared late.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// What the servers said before the run.
+pub struct Setup {
+    pub partitions: Vec<i32>,
+    pub leaves: Vec<Leaf>,
+    pub users: Found,
+    pub offset_before: ClockOffset,
+    pub settings: Vec<(String, String)>,
+    pub commit_times: bool,
+}
+
+/// Does the run and writes its results into `directory`.
+pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
+    if plan.args.null {
+        run_with(plan, directory, None)
+    } else {
+        run_with(plan, directory, Some(set_up(plan)?))
+    }
+}
+
+fn set_up(plan: &Plan) -> Result<Setup> {
+    let models = plan.args.mix.models();
+    let topics: Vec<&str> = plan.topics.iter().map(String::as_str).collect();
+    let mut client = plan.database.connect("setup")?;
+    let leaves = pg::leaves(&mut client, &models)?;
+    let version = pg::version(&mut client)?;
+    if version < 140_000 {
+        bail!(
+            "PostgreSQL {} cannot read the end of a table by place; version 14 or later is needed",
+            version / 10_000
+        );
+    }
+    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
+    if let Some(partitions) = plan.args.create_topics {
+        plan.kafka.create_topics(&topics, partitions)?;
+    }
+    let partitions = plan.kafka.partitions(&topics)?;
+    let users = plan.users.create(&mut redis)?;
+    let settings = pg::settings(&mut client)?;
+    let commit_times = settings.iter().any(|(name, value)| name == "track_commit_timestamp" && value == "on");
+    Ok(Setup {
+        partitions,
+        leaves,
+        users,
+        offset_before: pg::clock_offset(&mut client)?,
+        settings,
+        commit_times,
+    })
+}
+
+fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summary> {
+    let args = &plan.args;
+    let models = args.mix.models();
+    let partitions = setup.as_ref().map_or(vec![1; models.len()], |s| s.partitions.clone());
+    let streams = generate::streams(args.threads, &partitions);
+    let all_streams = streams.concat();
+    if all_streams.len() > STREAMS_MAX {
+        bail!(
+            "{} threads with {partitions:?} partitions need {} streams; {STREAMS_MAX} are the most",
+            args.threads,
+            all_streams.len()
+        );
+    }
+    let mut target = target::start(args)?;
+    let shape = Arc::new(plan.full_shape());
+    let warmup_ns = args.warmup.as_nanos() as i64;
+    let end_ns = (shape.seconds() * SECOND_NS as f64) as i64;
+    let clock = Clock::starting_in(AHEAD);
+    let stop = signals::stop_flag();
+
+    let probe_counters = Arc::new(probe::Counters::default());
+    let stop_probe = Arc::new(AtomicBool::new(false));
+    let (recording, collector) = latency::recording(models.len());
+    let mut collectors = vec![collector];
+    let probe = match &setup {
+        None => None,
+        Some(setup) => {
+            let settings = probe::Settings {
+                run: plan.run,
+                clock,
+                interval_ns: args.probe_interval.as_nanos() as i64,
+                warmup_ns,
+                end_ns,
+                streams: all_streams.iter().map(|s| s.model).collect(),
+                models: models.clone(),
+                commit_times: setup.commit_times,
+            };
+            let probe = Probe::new(
+                &plan.database,
+                settings,
+                setup.leaves.clone(),
+                recording,
+                probe_counters.clone(),
+            )?;
+            let stop = stop_probe.clone();
+            Some(spawn("lt-probe", move || probe.run(&stop))?)
+        }
+    };
+
+    let shared = Arc::new(Shared {
+        clock,
+        mix: args.mix.clone(),
+        keys: Keys::new(args.user_flags.users, args.keys),
+        tokens: Arc::new(plan.users.tokens()),
+        seed: args.user_flags.seed,
+        warmup_ns,
+        end_ns,
+        in_flight: IN_FLIGHT_MAX / args.threads,
+        stop: stop.clone(),
+    });
+    let mut generators = Vec::new();
+    let mut counters = Vec::new();
+    for (thread, streams) in streams.into_iter().enumerate() {
+        let (recording, collector) = latency::recording(models.len());
+        collectors.push(collector);
+        counters.push(Arc::new(Counters::default()));
+        let kafka = (!args.null).then_some(&plan.kafka);
+        let sink = generate::sink(kafka, &models, &plan.topics, shared.in_flight, args.linger_ms)?;
+        let schedule =
+            Schedule::new(shape.clone(), args.arrivals, shared.seed, thread as u64, args.threads as u64);
+        let writer = Writer::new(shared.seed, plan.run, plan.extra.clone());
+        let generator = Generator::new(
+            shared.clone(),
+            thread,
+            schedule,
+            sink,
+            streams,
+            plan.run,
+            writer,
+            recording,
+            counters[thread].clone(),
+        );
+        let core = args.pin.as_ref().map(|cores| cores.0[thread % cores.0.len()]);
+        generators.push(spawn(&format!("lt-gen-{thread}"), move || {
+            prepare_thread(core);
+            generator.run()
+        })?);
+    }
+
+    let observer = setup.as_ref().and_then(|_| plan.database.connect("observer").ok());
+    let mut reporter = Reporter::new(
+        plan,
+        directory,
+        clock,
+        shape.clone(),
+        collectors,
+        counters,
+        probe_counters.clone(),
+        observer,
+    )?;
+    let finished = wait_for_generators(generators, &mut reporter, &mut target, &stop)?;
+    reporter.sending_ended();
+
+    let drained = if probe.is_some() {
+        drain(plan, &mut reporter, &mut target)?
+    } else {
+        Drained { complete: true, ..Drained::default() }
+    };
+    stop_probe.store(true, Relaxed);
+    let mut error = finished
+        .iter()
+        .find_map(|f| f.refused.clone())
+        .map(|reason| format!("the producer refused messages: {reason}"));
+    let mut sets: Vec<Box<Set>> = finished.iter().map(|f| f.set.clone()).collect();
+    if let Some(probe) = probe {
+        match probe.join().expect("the probe does not panic") {
+            Ok(set) => sets.push(set),
+            Err(problem) => error = Some(format!("{problem:#}")),
+        }
+    }
+    reporter.finish(&sets)?;
+
+    let sent = sent(plan, &models, finished);
+    let reorders = probe_counters.reordered.load(Relaxed);
+    let checked = match &setup {
+        None => Ok((account_only(&sent), ClockOffset::default(), None)),
+        Some(setup) => check(plan, setup, &sent, directory, &mut reporter),
+    };
+    let (mut outcomes, offset_after, users_found) = match checked {
+        Ok(checked) => checked,
+        Err(problem) => {
+            error.get_or_insert(format!("{problem:#}"));
+            (account_only(&sent), ClockOffset::default(), None)
+        }
+    };
+    outcomes.verdict.reordered = reorders;
+    outcomes.verdict.foreign = probe_counters.foreign.load(Relaxed);
+    outcomes.verdict.late_after_drain = drained.late;
+    if args.verify != Depth::None && setup.is_some() {
+        let seen = probe_counters.stored.load(Relaxed);
+        outcomes.verdict.unseen_by_probe = outcomes.verdict.stored.saturating_sub(seen);
+    }
+    if args.cleanup && setup.is_some() {
+        let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
+        plan.users.remove(&mut redis)?;
+    }
+    error = error.or_else(|| event_time(plan, &probe_counters, &reporter));
+    error = error.or_else(|| target.as_mut().and_then(|t| t.ended_by_itself()));
+    drop(target);
+
+    let mut summary = summarize(
+        plan,
+        directory,
+        setup,
+        offset_after,
+        users_found,
+        outcomes,
+        drained,
+        reporter,
+        error,
+        &sent,
+    );
+    let written = json::write(directory, &summary)
+        .and_then(|()| crate::output::html::write(directory))
+        .and_then(|()| if args.ci { crate::output::ci::write(directory, &summary) } else { Ok(()) });
+    // What was measured is still worth printing.
+    if let Err(problem) = written {
+        summary.error.get_or_insert(format!("{problem:#}"));
+        summary.exit = verdict::Exit::Error;
+    }
+    Ok(summary)
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    Builder::new().name(name.to_owned()).spawn(work).with_context(|| format!("start the thread {name}"))
+}
+
+/// Timers as exact as the kernel has them; pinned only now, because librdkafka's threads inherit the cores of the thread
+/// that made them.
+fn prepare_thread(core: Option<usize>) {
+    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
+        log::debug!("timer slack stays as it is: {error}");
+    }
+    if let Some(id) = core
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        log::warn!("core {id} of --pin is not available; the thread runs where the kernel puts it");
+    }
+}
+
+fn wait_for_generators(
+    generators: Vec<JoinHandle<Finished>>,
+    reporter: &mut Reporter,
+    target: &mut Option<target::Target>,
+    stop: &AtomicBool,
+) -> Result<Vec<Finished>> {
+    while !generators.iter().all(JoinHandle::is_finished) {
+        std::thread::sleep(Duration::from_millis(5));
+        reporter.sample();
+        reporter.tick_if_due(None, target)?;
+        if let Some(reason) = reporter.must_abort() {
+            log::warn!("{reason}; the run ends here");
+            stop.store(true, Relaxed);
+        }
+    }
+    Ok(generators.into_iter().map(|g| g.join().expect("a generator does not panic")).collect())
+}
+
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Drained {
+    /// From the last message to the last row.
+    pub seconds: f64,
+    pub complete: bool,
+    /// Rows that appeared after that.
+    pub late: u64,
+}
+
+/// Waits until every acknowledged message has its row, or the user's patience ends.
+fn drain(plan: &Plan, reporter: &mut Reporter, target: &mut Option<target::Target>) -> Result<Drained> {
+    let began_ns = reporter.clock.now_ns();
+    let patience_ns = plan.args.drain_timeout.as_nanos() as i64;
+    let complete = loop {
+        if reporter.stored() >= reporter.acked() {
+            break true;
+        }
+        if reporter.clock.now_ns() - began_ns > patience_ns || signals::count() > 1 {
+            break false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        reporter.sample();
+        reporter.tick_if_due(Some(Phase::Drain), target)?;
+    };
+    let ended_ns = reporter.clock.now_ns();
+    let stored = reporter.stored();
+    let until_ns = ended_ns + SECOND_LOOK.as_nanos() as i64;
+    while reporter.clock.now_ns() < until_ns {
+        std::thread::sleep(Duration::from_millis(5));
+        reporter.tick_if_due(Some(Phase::Drain), target)?;
+    }
+    Ok(Drained { seconds: (ended_ns - began_ns) as f64 / 1e9, complete, late: reporter.stored() - stored })
+}
+
+/// All threads' accounts together, by stream id.
+fn sent(plan: &Plan, models: &[crate::model::Model], finished: Vec<Finished>) -> Sent {
+    let mut sent = Sent {
+        run: plan.run,
+        seed: plan.args.user_flags.seed,
+        models: models.to_vec(),
+        topics: plan.topics.clone(),
+        keys: Keys::new(plan.args.user_flags.users, plan.args.keys),
+        user_ids: (0..plan.users.count).map(|n| plan.users.id_of(n)).collect(),
+        streams: Vec::new(),
+        accounts: Vec::new(),
+        offsets: Vec::new(),
+    };
+    for thread in finished {
+        sent.streams.extend(thread.streams);
+        sent.accounts.extend(thread.accounts);
+        sent.offsets.extend(thread.offsets);
+    }
+    debug_assert!(sent.streams.iter().enumerate().all(|(at, stream)| usize::from(stream.id) == at));
+    sent
+}
+
+fn account_only(sent: &Sent) -> Outcomes {
+    verify::conclude_without_tables(sent)
+}
+
+type Checked = (Outcomes, ClockOffset, Option<usize>);
+
+fn check(
+    plan: &Plan,
+    setup: &Setup,
+    sent: &Sent,
+    directory: &Path,
+    reporter: &mut Reporter,
+) -> Result<Checked> {
+    let mut client: Client = plan.database.connect("verify")?;
+    let offset = pg::clock_offset(&mut client)?;
+    let leaves = pg::leaves(&mut client, &plan.args.mix.models())?;
+    debug_assert!(leaves.len() >= setup.leaves.len());
+    reporter.say_verifying();
+    let path = directory.join("verify_bad.csv");
+    let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let mut bad = std::io::BufWriter::new(file);
+    std::io::Write::write_all(&mut bad, b"class,source,seq,topic,partition,offset_at_least,detail\n")?;
+    let outcomes = verify::verify(
+        &mut client,
+        &leaves,
+        sent,
+        plan.args.verify,
+        plan.args.rejects_sql.as_deref(),
+        &mut bad,
+    )?;
+    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
+    let present = plan.users.count_present(&mut redis)?;
+    Ok((outcomes, offset, Some(present)))
+}
+
+/// Latency against a column that repeats the message's own time would be nothing but zeros.
+fn event_time(plan: &Plan, probe: &probe::Counters, reporter: &Reporter) -> Option<String> {
+    let rows = reporter.total(Latency::Row).summary().count;
+    let equal = probe.row_is_event_time.load(Relaxed);
+    (plan.args.row_timestamp != RowTimestamp::Event && rows > 100 && equal == rows).then(|| {
+        "every row's timestamp is its time: this consumer writes event time there, so a latency against it means nothing; say \
+         --row-timestamp event to leave it out"
+            .to_owned()
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything that a run has come to ends here")]
+fn summarize(
+    plan: &Plan,
+    directory: &Path,
+    setup: Option<Setup>,
+    offset_after: ClockOffset,
+    users_present: Option<usize>,
+    outcomes: Outcomes,
+    drained: Drained,
+    reporter: Reporter,
+    error: Option<String>,
+    sent: &Sent,
+) -> Summary {
+    let facts = reporter.facts(plan);
+    let reasons = verdict::reasons(&facts);
+    let results = reporter.results(&outcomes.verdict, &drained, &facts);
+    let thresholds: Vec<(String, Option<bool>)> =
+        plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
+    let violations = match plan.args.verify {
+        _ if setup.is_none() => Vec::new(),
+        _ => verdict::violations(&outcomes.verdict, plan.args.delivery),
+    };
+    let exit = verdict::exit(
+        error.is_some() || reporter.file_error().is_some(),
+        signals::count() > 0,
+        !violations.is_empty(),
+        reasons.iter().any(|r| r.severity == verdict::Severity::Invalid),
+        thresholds.iter().any(|(_, holds)| *holds != Some(true)),
+    );
+    let account_bytes = sent.accounts.iter().map(|a| a.bytes()).sum();
+    json::summary(
+        plan,
+        directory,
+        setup,
+        offset_after,
+        users_present,
+        outcomes,
+        drained,
+        reporter,
+        facts,
+        reasons,
+        results,
+        thresholds,
+        violations,
+        exit,
+        error,
+        account_bytes,
+    )
+}
+
+/// The directory of a run, named for its time and number.
+pub fn directory(plan: &Plan) -> Result<PathBuf> {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+    let directory = plan.args.out.join(format!("{now}-{:08x}", plan.run));
+    std::fs::create_dir_all(&directory).with_context(|| {
+        format!("create {} for the results; choose another place with --out", directory.display())
+    })?;
+    Ok(directory)
+}

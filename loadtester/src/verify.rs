@@ -1,0 +1,493 @@
+//! The account: reads the tables back and says what became of every message.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use postgres::Client;
+use serde::Serialize;
+
+use crate::account::{Bits, Outcome, StreamAccount};
+use crate::copy_out::{self, Row};
+use crate::generate::Stream;
+use crate::keys::Keys;
+use crate::model::Model;
+use crate::payload::{Draft, Field, Identity, parse_seq, parse_source, source_prefix};
+use crate::pg::Leaf;
+
+/// How much is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// Nothing.
+    None,
+    /// Which messages are there, and how often.
+    Count,
+    /// Every column of every row too.
+    Full,
+}
+
+/// The numbers of the account. What is bad is named first in `bad`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Verdict {
+    pub sent: u64,
+    pub acked: u64,
+    pub failed: u64,
+    pub indeterminate: u64,
+    /// Distinct messages found.
+    pub stored: u64,
+    pub rejected: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub corrupted: u64,
+    pub reordered: u64,
+    pub foreign: u64,
+    pub stored_indeterminate: u64,
+    pub stored_failed: u64,
+    pub late_after_drain: u64,
+    /// Rows that are in the tables where the probe does not look.
+    pub unseen_by_probe: u64,
+}
+
+impl Verdict {
+    /// (class, count, what it means), in the order of the report.
+    pub fn classes(&self) -> [(&'static str, u64, &'static str); 15] {
+        [
+            ("sent", self.sent, "handed to the producer"),
+            ("acked", self.acked, "acknowledged by Kafka"),
+            ("failed", self.failed, "certainly not stored by Kafka"),
+            ("indeterminate", self.indeterminate, "Kafka's answer is unknown"),
+            ("stored", self.stored, "distinct messages found in the tables"),
+            ("rejected", self.rejected, "found among the dead letters"),
+            ("lost", self.lost, "acknowledged, and neither stored nor rejected"),
+            ("duplicated", self.duplicated, "rows beyond the first of a message"),
+            ("corrupted", self.corrupted, "rows with a column that is not what was sent, user included"),
+            ("reordered", self.reordered, "became visible after a later message of their stream"),
+            ("foreign", self.foreign, "rows that appeared during the run and are not of it"),
+            ("stored_indeterminate", self.stored_indeterminate, "stored, though Kafka's answer is unknown"),
+            ("stored_failed", self.stored_failed, "stored, though Kafka reported a failure"),
+            ("late_after_drain", self.late_after_drain, "appeared only after the drain had ended"),
+            (
+                "unseen_by_probe",
+                self.unseen_by_probe,
+                "stored, but not where new rows are expected (see the docs)",
+            ),
+        ]
+    }
+}
+
+/// One example of something bad.
+#[derive(Clone, Debug, Serialize)]
+pub struct Example {
+    pub class: &'static str,
+    pub stream: String,
+    pub seq: Option<u64>,
+    pub topic: String,
+    pub partition: i32,
+    /// Where the message lies in Kafka, or the last known message of the stream before it.
+    pub offset_at_least: Option<i64>,
+    pub detail: String,
+}
+
+/// What is known of the streams before the tables are read.
+pub struct Sent {
+    pub run: u32,
+    pub seed: u64,
+    pub models: Vec<Model>,
+    pub topics: Vec<String>,
+    pub keys: Keys,
+    pub user_ids: Vec<String>,
+    /// By stream id.
+    pub streams: Vec<Stream>,
+    pub accounts: Vec<StreamAccount>,
+    pub offsets: Vec<Vec<(u64, i64)>>,
+}
+
+pub struct Outcomes {
+    pub verdict: Verdict,
+    /// At most `EXAMPLES` of each class.
+    pub examples: Vec<Example>,
+}
+
+const EXAMPLES: usize = 10;
+
+/// Reads all tables; every bad row goes to `bad`, as CSV.
+pub fn verify(
+    client: &mut Client,
+    leaves: &[Leaf],
+    sent: &Sent,
+    depth: Depth,
+    rejects_sql: Option<&str>,
+    bad: &mut dyn Write,
+) -> Result<Outcomes> {
+    let mut reader = Reader::new(sent, bad);
+    if depth != Depth::None {
+        for leaf in leaves {
+            reader.read_table(client, leaf, depth)?;
+        }
+        reader.read_rejects(client, rejects_sql)?;
+    }
+    reader.conclude(depth)
+}
+
+/// What the producers know, where no table was read.
+pub fn conclude_without_tables(sent: &Sent) -> Outcomes {
+    let mut nowhere = std::io::sink();
+    Reader::new(sent, &mut nowhere).conclude(Depth::None).expect("nothing is written")
+}
+
+struct Reader<'a> {
+    sent: &'a Sent,
+    draft: Draft,
+    stored: Vec<Bits>,
+    rejected: Vec<Bits>,
+    verdict: Verdict,
+    examples: Vec<Example>,
+    counts: BTreeMap<&'static str, usize>,
+    bad: &'a mut dyn Write,
+}
+
+impl<'a> Reader<'a> {
+    fn new(sent: &'a Sent, bad: &'a mut dyn Write) -> Self {
+        let bits = vec![Bits::default(); sent.streams.len()];
+        Self {
+            sent,
+            draft: Draft::new(sent.seed, sent.run),
+            stored: bits.clone(),
+            rejected: bits,
+            verdict: Verdict::default(),
+            examples: Vec::new(),
+            counts: BTreeMap::new(),
+            bad,
+        }
+    }
+
+    fn read_table(&mut self, client: &mut Client, leaf: &Leaf, depth: Depth) -> Result<()> {
+        let model = self.sent.models[leaf.model];
+        let query = query(leaf, model, self.sent.run, depth);
+        let mut rows = client.copy_out(&query).with_context(|| format!("read {} back", leaf.name))?;
+        copy_out::read(&mut rows, |row| self.row(leaf.model, &row, depth))
+            .with_context(|| format!("read {} back", leaf.name))?;
+        Ok(())
+    }
+
+    fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) -> Result<()> {
+        let stream = row.bytes(0).and_then(parse_source).map(|(_, stream)| usize::from(stream));
+        let Some(stream) = stream.filter(|s| self.sent.streams.get(*s).is_some_and(|s| s.model == model))
+        else {
+            return self.note("corrupted", None, None, "a source that this run does not have in this table");
+        };
+        let seq = row.bytes(1).and_then(parse_seq).filter(|seq| *seq < self.sent.accounts[stream].sent);
+        let Some(seq) = seq else {
+            return self.note(
+                "corrupted",
+                Some(stream),
+                None,
+                "a path that does not end in a number that was sent",
+            );
+        };
+        if self.stored[stream].get(seq) == 1 {
+            return self.note("duplicated", Some(stream), Some(seq), "one more row");
+        }
+        self.stored[stream].set(seq, 1);
+        self.verdict.stored += 1;
+        match self.sent.accounts[stream].outcome(seq) {
+            Outcome::Acked => {}
+            Outcome::Failed => self.verdict.stored_failed += 1,
+            Outcome::Indeterminate | Outcome::Pending => self.verdict.stored_indeterminate += 1,
+        }
+        if depth == Depth::Full
+            && let Some(column) = self.difference(model, stream, seq, row)
+        {
+            return self.note("corrupted", Some(stream), Some(seq), &format!("column {column}"));
+        }
+        Ok(())
+    }
+
+    /// The first column that is not what was sent.
+    fn difference(&mut self, model: usize, stream: usize, seq: u64, row: &Row<'_>) -> Option<&'static str> {
+        let model = self.sent.models[model];
+        let Some(due_us) = row.timestamp_us(3) else { return Some("time") };
+        let id = Identity { stream: self.sent.streams[stream].id, seq, due_us };
+        let user = self.draft.user(&self.sent.keys, id);
+        if row.bytes(2) != Some(self.sent.user_ids[user].as_bytes()) {
+            return Some("userid");
+        }
+        let fields = self.draft.fill(model, id).len();
+        let columns = model.columns();
+        // source and path are the row's first two columns; the others follow userid and time.
+        let place = |column: usize| if column < 2 { column } else { column + 2 };
+        (0..fields).find(|&column| !same(&self.draft, column, row, place(column))).map(|column| match columns
+            [column]
+        {
+            // The path holds a check of the time.
+            "path" => "path or time",
+            other => other,
+        })
+    }
+
+    /// Dead letters of rowmill, where its table exists, or what the user's own statement returns: source and path.
+    fn read_rejects(&mut self, client: &mut Client, rejects_sql: Option<&str>) -> Result<()> {
+        let pairs = match rejects_sql {
+            Some(sql) => {
+                let rows = client
+                    .query(sql, &[])
+                    .context("run --rejects-sql, which must return source and path as text")?;
+                let pair =
+                    |row: &postgres::Row| Ok((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));
+                rows.iter()
+                    .map(pair)
+                    .collect::<Result<Vec<_>, postgres::Error>>()
+                    .context("read what --rejects-sql returns")?
+            }
+            None => dead_letters(client, self.sent.run)?,
+        };
+        for (source, path) in pairs {
+            let stream = parse_source(source.as_bytes()).filter(|(run, _)| *run == self.sent.run);
+            let Some(stream) =
+                stream.map(|(_, stream)| usize::from(stream)).filter(|s| *s < self.rejected.len())
+            else {
+                continue;
+            };
+            if let Some(seq) = parse_seq(path.as_bytes()).filter(|seq| *seq < self.sent.accounts[stream].sent)
+            {
+                self.verdict.rejected += u64::from(self.rejected[stream].get(seq) == 0);
+                self.rejected[stream].set(seq, 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn conclude(mut self, depth: Depth) -> Result<Outcomes> {
+        for stream in 0..self.sent.streams.len() {
+            let account = &self.sent.accounts[stream];
+            self.verdict.sent += account.sent;
+            for seq in 0..account.sent {
+                match account.outcome(seq) {
+                    Outcome::Acked => self.verdict.acked += 1,
+                    Outcome::Failed => self.verdict.failed += 1,
+                    Outcome::Indeterminate | Outcome::Pending => self.verdict.indeterminate += 1,
+                }
+                let found = self.stored[stream].get(seq) == 1 || self.rejected[stream].get(seq) == 1;
+                if depth != Depth::None && !found && account.outcome(seq) == Outcome::Acked {
+                    self.note(
+                        "lost",
+                        Some(stream),
+                        Some(seq),
+                        "acknowledged, but in no table and no dead letter",
+                    )?;
+                }
+            }
+        }
+        Ok(Outcomes { verdict: self.verdict, examples: self.examples })
+    }
+
+    fn note(
+        &mut self,
+        class: &'static str,
+        stream: Option<usize>,
+        seq: Option<u64>,
+        detail: &str,
+    ) -> Result<()> {
+        match class {
+            "lost" => self.verdict.lost += 1,
+            "duplicated" => self.verdict.duplicated += 1,
+            _ => self.verdict.corrupted += 1,
+        }
+        let example = self.example(class, stream, seq, detail);
+        writeln!(
+            self.bad,
+            "{},{},{},{},{},{},{}",
+            class,
+            example.stream,
+            seq.map_or(String::new(), |s| s.to_string()),
+            example.topic,
+            example.partition,
+            example.offset_at_least.map_or(String::new(), |o| o.to_string()),
+            detail
+        )
+        .context("write verify_bad.csv")?;
+        let count = self.counts.entry(class).or_default();
+        *count += 1;
+        if *count <= EXAMPLES {
+            self.examples.push(example);
+        }
+        Ok(())
+    }
+
+    fn example(&self, class: &'static str, stream: Option<usize>, seq: Option<u64>, detail: &str) -> Example {
+        let known = stream.map(|s| (&self.sent.streams[s], &self.sent.offsets[s]));
+        let offset = known.zip(seq).and_then(|((_, offsets), seq)| {
+            let after = offsets.partition_point(|(at, _)| *at <= seq);
+            let (at, offset) = offsets.get(after.checked_sub(1)?)?;
+            // Messages of other streams may lie between, never fewer than our own.
+            Some(offset + (seq - at) as i64)
+        });
+        Example {
+            class,
+            stream: stream
+                .map_or(String::new(), |s| crate::payload::source(self.sent.run, self.sent.streams[s].id)),
+            seq,
+            topic: known.map_or(String::new(), |(s, _)| self.sent.topics[s.model].clone()),
+            partition: known.map_or(-1, |(s, _)| s.partition),
+            offset_at_least: offset,
+            detail: detail.to_owned(),
+        }
+    }
+}
+
+/// source, path, userid, time, then the model's other columns; every type as the comparison wants it.
+fn query(leaf: &Leaf, model: Model, run: u32, depth: Depth) -> String {
+    let mut columns = vec!["source::text".to_owned(), "path::text".to_owned()];
+    if depth == Depth::Full {
+        columns.extend(["userid::text".to_owned(), "\"time\"::timestamptz".to_owned()]);
+        columns.extend(model.columns()[2..].iter().map(|name| match (*name, model) {
+            ("value", Model::Metric) | ("latency", _) => format!("\"{name}\"::float8"),
+            ("hop", _) => format!("\"{name}\"::int8"),
+            _ => format!("\"{name}\"::text"),
+        }));
+    }
+    format!(
+        "COPY (SELECT {} FROM ONLY {} WHERE source LIKE '{}%') TO STDOUT (FORMAT binary)",
+        columns.join(", "),
+        leaf.name,
+        source_prefix(run)
+    )
+}
+
+fn same(draft: &Draft, field: usize, row: &Row<'_>, column: usize) -> bool {
+    match draft.field(field) {
+        Field::Text(start, end) => row.bytes(column) == Some(draft.text(start, end)),
+        Field::Integer(n) => row.int8(column) == Some(n),
+        // Both sides are the double nearest to the same decimal.
+        Field::Hundredths(n) => row.float8(column) == Some(n as f64 / 100.0),
+    }
+}
+
+fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
+    let row = client.query_one("SELECT to_regclass('rowmill.dead_letter') IS NOT NULL", &[])?;
+    if !row.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let prefix = source_prefix(run).into_bytes();
+    let rows = client
+        .query("SELECT value FROM rowmill.dead_letter WHERE position($1::bytea IN value) > 0", &[&prefix])
+        .context("read rowmill's dead letters")?;
+    let pair = |row: &postgres::Row| {
+        let value: Vec<u8> = row.get(0);
+        let json: serde_json::Value = serde_json::from_slice(&value).ok()?;
+        Some((json["source"].as_str()?.to_owned(), json["path"].as_str()?.to_owned()))
+    };
+    Ok(rows.iter().filter_map(pair).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeySpread;
+
+    /// Ten messages of one stream, all acknowledged but the last two.
+    fn sent() -> Sent {
+        let mut account = StreamAccount::default();
+        account.sent = 10;
+        (0..8).for_each(|seq| account.settle(seq, Outcome::Acked));
+        account.settle(8, Outcome::Failed);
+        Sent {
+            run: 7,
+            seed: 1,
+            models: vec![Model::Metric],
+            topics: vec!["metric".into()],
+            keys: Keys::new(3, KeySpread::Uniform),
+            user_ids: (0..3).map(|n| format!("user-{n}")).collect(),
+            streams: vec![Stream { id: 0, model: 0, partition: 2 }],
+            accounts: vec![account],
+            offsets: vec![vec![(0, 100)]],
+        }
+    }
+
+    /// A row as the server would send it, for message `seq`.
+    fn row(sent: &Sent, seq: u64, change: impl Fn(&mut Vec<Vec<u8>>)) -> Vec<u8> {
+        let mut draft = Draft::new(sent.seed, sent.run);
+        let id = Identity { stream: 0, seq, due_us: 946_684_800_000_000 + seq as i64 };
+        let user = draft.user(&sent.keys, id);
+        let fields = draft.fill(Model::Metric, id).to_vec();
+        let text = |field: Field| match field {
+            Field::Text(start, end) => draft.text(start, end).to_vec(),
+            Field::Integer(n) => n.to_be_bytes().to_vec(),
+            Field::Hundredths(n) => (n as f64 / 100.0).to_be_bytes().to_vec(),
+        };
+        let time = (seq as i64).to_be_bytes().to_vec();
+        let mut columns = vec![
+            text(fields[0]),
+            text(fields[1]),
+            sent.user_ids[user].clone().into_bytes(),
+            time,
+            text(fields[2]),
+        ];
+        change(&mut columns);
+        let mut out = b"PGCOPY\n\xff\r\n\0".to_vec();
+        out.extend([0; 8]);
+        out.extend((columns.len() as i16).to_be_bytes());
+        for column in columns {
+            out.extend((column.len() as i32).to_be_bytes());
+            out.extend(column);
+        }
+        out.extend((-1i16).to_be_bytes());
+        out
+    }
+
+    fn check(rows: &[Vec<u8>]) -> (Verdict, Vec<Example>) {
+        let sent = sent();
+        let mut bad = Vec::new();
+        let mut reader = Reader::new(&sent, &mut bad);
+        for bytes in rows {
+            copy_out::read(&mut bytes.as_slice(), |row| reader.row(0, &row, Depth::Full)).unwrap();
+        }
+        let outcomes = reader.conclude(Depth::Full).unwrap();
+        (outcomes.verdict, outcomes.examples)
+    }
+
+    #[test]
+    fn every_class_is_counted_exactly() {
+        let s = sent();
+        let all = |n| (0..n).map(|seq| row(&s, seq, |_| {})).collect::<Vec<_>>();
+        let (verdict, examples) = check(&all(8));
+        assert_eq!(
+            verdict,
+            Verdict { sent: 10, acked: 8, failed: 1, indeterminate: 1, stored: 8, ..Default::default() }
+        );
+        assert!(examples.is_empty());
+
+        let (verdict, _) = check(&all(10));
+        assert_eq!((verdict.stored_failed, verdict.stored_indeterminate, verdict.lost), (1, 1, 0));
+
+        let (verdict, examples) = check(&all(8)[..5]);
+        assert_eq!((verdict.stored, verdict.lost), (5, 3));
+        assert_eq!(
+            (examples[0].seq, examples[0].partition, examples[0].offset_at_least),
+            (Some(5), 2, Some(105))
+        );
+
+        let mut doubled = all(8);
+        doubled.extend(all(2));
+        assert_eq!(check(&doubled).0.duplicated, 2);
+    }
+
+    #[test]
+    fn every_altered_column_is_found() {
+        let s = sent();
+        let details = [(2, "column userid"), (3, "column path or time"), (4, "column value")];
+        for (column, detail) in details {
+            let altered = row(&s, 3, |columns| columns[column][1] ^= 1);
+            let (verdict, examples) = check(&[altered]);
+            assert_eq!(verdict.corrupted, 1, "{detail}");
+            assert_eq!(examples[0].detail, detail);
+        }
+        for alter in [b"/nowhere".to_vec(), b"/a/99".to_vec()] {
+            let (verdict, _) = check(&[row(&s, 3, |columns| columns[1] = alter.clone())]);
+            assert_eq!((verdict.corrupted, verdict.stored), (1, 0));
+        }
+        let (verdict, _) = check(&[row(&s, 3, |columns| columns[0] = b"lt-00000007-009".to_vec())]);
+        assert_eq!((verdict.corrupted, verdict.stored), (1, 0));
+    }
+}
