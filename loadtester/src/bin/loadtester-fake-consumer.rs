@@ -18,6 +18,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redis::Commands;
 use serde_json::Value;
 
+/// A row that is stored after its successors waits so long: they must be in the tables, and seen there, before it, also
+/// where a busy machine lets this program or the probe wait for a while.
+const HOLD: Duration = Duration::from_secs(2);
+
 /// Reads Kafka and fills the tables, with exactly as many mistakes as it is told to make.
 #[derive(Parser)]
 struct Args {
@@ -120,7 +124,7 @@ fn main() -> Result<()> {
                 Some(Fault::Lose) => continue,
                 Some(Fault::Double) => batches[at].push_str(&line),
                 Some(Fault::Swap) => {
-                    held.push((Instant::now() + Duration::from_millis(300), at, line));
+                    held.push((Instant::now() + HOLD, at, line));
                     continue;
                 }
                 Some(Fault::Corrupt) => {
