@@ -83,6 +83,11 @@ CREATE TABLE IF NOT EXISTS rowmill.dead_letter (
     created_at      TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX IF NOT EXISTS dead_letter_place ON rowmill.dead_letter (topic, partition, "offset");
+-- What a person decided about it: 'retried' stored it as rows in settled_tables, in the same transaction; 'discarded' let it be.
+ALTER TABLE rowmill.dead_letter
+    ADD COLUMN IF NOT EXISTS settled_at     TIMESTAMPTZ,
+    ADD COLUMN IF NOT EXISTS settled_as     TEXT CHECK (settled_as IN ('retried', 'discarded')),
+    ADD COLUMN IF NOT EXISTS settled_tables TEXT[] NOT NULL DEFAULT '{}';
 
 -- Ranges that Kafka no longer had and that a person accepted as lost, by name.
 CREATE TABLE IF NOT EXISTS rowmill.gap (

@@ -1,10 +1,30 @@
 //! The dead-letter table's only SQL: records that are no rows, written in the same transaction as their neighbors.
 
+use anyhow::{Context, Result, bail};
+use postgres::Client;
+
 use crate::batch::Record;
 
 /// The COPY that [`append`] writes tuples for.
 pub const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
                             value, header_names, header_values, kafka_timestamp) FROM STDIN (FORMAT binary)";
+
+/// Refuses a table that cannot say what became of a dead letter afterwards.
+pub fn check_columns(client: &mut Client) -> Result<()> {
+    let found = client
+        .query_typed(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('rowmill.dead_letter')
+                            AND attname = 'settled_tables' AND NOT attisdropped)",
+            &[],
+        )
+        .context("cannot look for the columns of rowmill.dead_letter")?;
+    if !found[0].get::<_, bool>(0) {
+        bail!(
+            "rowmill.dead_letter lacks the columns that say what became of a letter: run `rowmill init`, which adds them"
+        );
+    }
+    Ok(())
+}
 
 /// Fields of [`COPY_SQL`].
 const FIELDS: i16 = 12;

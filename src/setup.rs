@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use postgres::Client;
 
 use crate::config::Config;
@@ -28,13 +28,7 @@ pub fn read(config: &Config) -> Result<Setup> {
     let server = Server::parse(&config.postgres.url)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
-    let plan = match plan(config, &mut client)? {
-        Ok(plan) => plan,
-        Err(problems) => {
-            let list: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
-            bail!("the models do not fit the tables:{}", list.concat());
-        }
-    };
+    let plan = plan(config, &mut client)?.map_err(all_problems)?;
     let topics = topics(&plan);
     settle_routing(&mut client, config, &topics)?;
     Ok(Setup { server, plan: Arc::new(plan), topics })
@@ -62,6 +56,12 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
     }
     let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
     Ok(model::compile(&config.models, &tables, &lookups))
+}
+
+/// Every problem of the models in one sentence.
+pub fn all_problems(problems: Vec<Problem>) -> anyhow::Error {
+    let list: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
+    anyhow!("the models do not fit the tables:{}", list.concat())
 }
 
 /// The plan's topics with their tables, each table once, in the order of the models.

@@ -1,8 +1,9 @@
-//! Where records come from. librdkafka is spoken to here only: [`kafka`] polls, [`watch`] asks about topics, [`native`]
-//! holds the calls for which the safe binding has no words.
+//! Where records come from. librdkafka is spoken to here only: [`kafka`] polls, [`watch`] asks about topics, [`reread`]
+//! reads a range once more, [`native`] holds the calls for which the safe binding has no words.
 
 pub mod kafka;
 pub mod native;
+pub mod reread;
 pub mod watch;
 
 use std::sync::Mutex;

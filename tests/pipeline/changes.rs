@@ -1,23 +1,9 @@
 //! The world changes under a running engine: logs lose records, topics are created again, tables are altered. Where the
 //! promise cannot be kept it stops and says why.
 
-use std::process::Command;
 use std::time::Duration;
 
-use crate::world::{World, all_rows, record, stack, wait_for};
-
-/// Runs a verb that is not `run`; what it printed, and whether it ended well.
-fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
-    let output = Command::new(env!("CARGO_BIN_EXE_rowmill"))
-        .args(arguments)
-        .env("DATABASE_URL", &world.database_url)
-        .env("REDIS_URL", &world.redis_url)
-        .output()
-        .expect("rowmill starts");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (text, output.status.success())
-}
+use crate::world::{World, all_rows, record, rowmill, stack, wait_for};
 
 #[test]
 fn retention_past_the_position_stops_until_the_gap_is_accepted() {

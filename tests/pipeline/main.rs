@@ -12,3 +12,4 @@ mod outage;
 mod poison;
 mod shutdown;
 mod takeover;
+mod verify;

@@ -61,6 +61,19 @@ pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> 
     start.elapsed()
 }
 
+/// Runs a verb that is not `run`; what it printed, and whether it ended well.
+pub(crate) fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+        .args(arguments)
+        .env("DATABASE_URL", &world.database_url)
+        .env("REDIS_URL", &world.redis_url)
+        .output()
+        .expect("rowmill starts");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (text, output.status.success())
+}
+
 /// Runs one of the stack's own commands, for example `restart postgres`.
 pub(crate) fn stack(arguments: &[&str]) {
     let command = PathBuf::from(env("STACK_BIN")).join(arguments[0]);

@@ -1,0 +1,342 @@
+//! `rowmill verify`: Kafka once more, against what the database has of it.
+//!
+//! One snapshot of the database, then one pass over each partition's log, then a closer look where the two differ.
+//! [`database`] has the SQL, [`judge`] the decisions, [`report`] the words.
+
+mod database;
+mod judge;
+mod report;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use postgres::{IsolationLevel, Transaction};
+use rdkafka::consumer::Consumer as _;
+
+use self::database::{Counted, Letters, Place, Places, Traced};
+use self::judge::{Partition, Seen, Served, Sum, WIDTH};
+use crate::config::{self, Config};
+use crate::model::Plan;
+use crate::pg::Server;
+use crate::source::{self, native, reread};
+use crate::{dead_letter, ledger, setup};
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that was found.
+struct Findings {
+    pipeline: String,
+    brokers: String,
+    database: String,
+    taken_at: String,
+    partitions: Vec<Partition>,
+    traced: Vec<String>,
+    counted: Vec<Counted>,
+    /// Tables of the ledger that the configuration does not have.
+    unknown: Vec<String>,
+    /// Sentences about what contradicts itself, and about what could not be judged.
+    broken: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// True if nothing is wrong.
+pub fn run(config: &Config) -> Result<bool> {
+    let server = Server::parse(&config.postgres.url)?;
+    let mut client = server.connect("rowmill verify")?;
+    ledger::check_version(&mut client)?;
+    dead_letter::check_columns(&mut client)?;
+    let plan = setup::plan(config, &mut client)?.map_err(setup::all_problems)?;
+    let mut transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .context("cannot take a snapshot of the database")?;
+    // The log is read while the snapshot stands; a bound that the server sets for idle transactions would end it.
+    transaction.batch_execute(
+        "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0",
+    )?;
+    let mut findings = look(config, &plan, &mut transaction)?;
+    findings.database = server.address();
+    report::print(&findings);
+    Ok(findings.is_good())
+}
+
+fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Result<Findings> {
+    let taken_at = transaction.query_one("SELECT transaction_timestamp()::TEXT", &[])?.get(0);
+    let (mut partitions, ids) = database::ledger(transaction, &config.pipeline)?;
+    if partitions.is_empty() {
+        bail!(
+            "the ledger has nothing of pipeline {:?}: nothing was read yet, or another name was",
+            config.pipeline
+        );
+    }
+    let targets = targets(&partitions);
+    log::info!("verify: adding up {} tables", targets.len());
+    let (traced, counted) = database::tables(transaction, plan, &targets)?;
+    let known = |t: &String| traced.iter().any(|k| k.target == *t) || counted.iter().any(|k| k.target == *t);
+    let mut findings = Findings {
+        pipeline: config.pipeline.clone(),
+        brokers: config.kafka.brokers.clone(),
+        database: String::new(),
+        taken_at,
+        partitions: Vec::new(),
+        traced: traced.iter().map(|t| t.target.clone()).collect(),
+        unknown: targets.iter().filter(|t| !known(t)).cloned().collect(),
+        counted,
+        broken: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut sums: HashMap<String, HashMap<Place, BTreeMap<i64, Sum>>> = HashMap::new();
+    for table in &traced {
+        sums.insert(table.target.clone(), database::sums(transaction, table)?);
+    }
+    ask_kafka(config, &ids, &mut partitions, &mut findings)?;
+    let rows: Vec<BTreeMap<i64, Sum>> = partitions.iter_mut().map(|p| take_rows(p, &mut sums)).collect();
+    strays(&sums, &partitions, &mut findings);
+    compare(&config.kafka, transaction, &traced, &mut partitions, &rows)?;
+    match database::stray_letters(transaction, &config.pipeline)? {
+        0 => {}
+        n => findings.broken.push(format!("{n} dead letters belong to no partition and table of the ledger")),
+    }
+    partitions.iter_mut().for_each(Partition::conclude);
+    findings.partitions = partitions;
+    Ok(findings)
+}
+
+fn targets(partitions: &[Partition]) -> Vec<String> {
+    let mut targets: Vec<String> =
+        partitions.iter().flat_map(|p| &p.lanes).map(|l| l.target.clone()).collect();
+    targets.sort();
+    targets.dedup();
+    targets
+}
+
+/// Finds out which part of each log is still there, and whether it is the one that was read.
+fn ask_kafka(
+    config: &Config,
+    ids: &BTreeMap<String, String>,
+    partitions: &mut [Partition],
+    findings: &mut Findings,
+) -> Result<()> {
+    let consumer = source::consumer(&config.kafka)?;
+    let names: Vec<&str> = ids.keys().map(String::as_str).collect();
+    let described = native::describe_topics(&consumer, &names, KAFKA_TIMEOUT)?;
+    for topic in names {
+        let id = described.iter().find(|d| d.name == topic).map(|d| &d.id);
+        let mine = || partitions.iter().enumerate().filter(|(_, p)| p.topic == topic).map(|(index, _)| index);
+        let mine: Vec<usize> = mine().collect();
+        if id.and_then(|id| id.as_ref().ok()) != ids.get(topic) {
+            findings.broken.push(format!(
+                "topic {topic:?} is not the one that was read: it was deleted or created again, so its offsets say nothing \
+                 about the rows, which were compared with the ledger only"
+            ));
+            mine.into_iter().for_each(|index| partitions[index].checked_from = partitions[index].next());
+            continue;
+        }
+        let compacted = native::is_compacted(&consumer, topic, KAFKA_TIMEOUT)?;
+        for index in mine {
+            let partition = &mut partitions[index];
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition.id, KAFKA_TIMEOUT)
+                .with_context(|| format!("cannot ask Kafka for the log of {topic}/{}", partition.id))?;
+            partition.compacted = compacted;
+            partition.checked_from = low.clamp(partition.start(), partition.next());
+            if high < partition.next() {
+                partition.broken.push(format!(
+                    "the log ends at {high}, before next_offset: Kafka lost records that were stored"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Hands each partition the sums of its rows: over all its tables for the comparison, and each table's count.
+fn take_rows(
+    partition: &mut Partition,
+    sums: &mut HashMap<String, HashMap<Place, BTreeMap<i64, Sum>>>,
+) -> BTreeMap<i64, Sum> {
+    let place = (Some(partition.topic.clone()), Some(i64::from(partition.id)));
+    let mut all: BTreeMap<i64, Sum> = BTreeMap::new();
+    for lane in &mut partition.lanes {
+        let Some(table) = sums.get_mut(&lane.target) else { continue };
+        lane.traced = true;
+        for (bucket, sum) in table.remove(&place).unwrap_or_default() {
+            lane.stored += sum.count;
+            all.entry(bucket).or_default().add(sum);
+        }
+    }
+    all
+}
+
+/// Rows that no partition of the ledger took: phantoms where the topic is ours, somebody else's where it is not.
+fn strays(
+    sums: &HashMap<String, HashMap<Place, BTreeMap<i64, Sum>>>,
+    partitions: &[Partition],
+    findings: &mut Findings,
+) {
+    for (target, places) in sums {
+        for ((topic, id), buckets) in places {
+            let count: i64 = buckets.values().map(|s| s.count).sum();
+            match (topic, id) {
+                (Some(topic), Some(id)) if partitions.iter().any(|p| p.topic == *topic) => findings.broken.push(format!(
+                    "table {target} has {count} rows of {topic}/{id}, which the ledger does not know for it"
+                )),
+                _ => findings.notes.push(format!(
+                    "{count} rows of table {target} name no topic, partition and offset of this pipeline: somebody else's"
+                )),
+            }
+        }
+    }
+}
+
+/// Reads every log, and looks closer at the buckets that differ.
+fn compare(
+    kafka: &config::Kafka,
+    transaction: &mut Transaction<'_>,
+    traced: &[Traced],
+    partitions: &mut [Partition],
+    rows: &[BTreeMap<i64, Sum>],
+) -> Result<()> {
+    let mut progress = Progress::new(partitions.iter().map(|p| p.next() - p.checked_from).sum());
+    let mut differing: Vec<(usize, i64)> = Vec::new();
+    for (index, partition) in partitions.iter_mut().enumerate() {
+        read_log(kafka, transaction, partition, &mut progress)?;
+        if partition.is_traced() {
+            differing.extend(partition.differing(&rows[index]).into_iter().map(|bucket| (index, bucket)));
+        }
+    }
+    progress.end();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    log::info!("verify: {} ranges of {WIDTH} offsets differ; looking for the records", differing.len());
+    look_closer(kafka, transaction, traced, partitions, &differing)
+}
+
+/// One pass over a partition's log, with its dead letters beside it.
+fn read_log(
+    kafka: &config::Kafka,
+    transaction: &mut Transaction<'_>,
+    partition: &mut Partition,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut letters = Letters::open(transaction, partition, i64::MIN, i64::MAX)?;
+    let (topic, id, offsets) =
+        (partition.topic.clone(), partition.id, partition.checked_from..partition.next());
+    let done_before = progress.done;
+    reread::range(kafka, &topic, id, offsets.clone(), |offset, value| {
+        let mut here = Vec::new();
+        while let Some((at, found)) = letters.below(transaction, offset + 1)? {
+            if at == offset {
+                here = found;
+                break;
+            }
+            partition.see(at, Served::No, &found);
+        }
+        partition.see(offset, value.map_or(Served::Null, Served::Value), &here);
+        progress.at(done_before + offset - offsets.start);
+        Ok(())
+    })?;
+    while let Some((at, found)) = letters.below(transaction, i64::MAX)? {
+        partition.see(at, Served::No, &found);
+    }
+    progress.done = done_before + offsets.end - offsets.start;
+    Ok(())
+}
+
+/// Offset by offset, through the buckets that differ.
+fn look_closer(
+    kafka: &config::Kafka,
+    transaction: &mut Transaction<'_>,
+    traced: &[Traced],
+    partitions: &mut [Partition],
+    differing: &[(usize, i64)],
+) -> Result<()> {
+    let wanted: Vec<(&str, i32, i64)> = differing
+        .iter()
+        .map(|(index, bucket)| (&*partitions[*index].topic, partitions[*index].id, *bucket))
+        .collect();
+    let mut tables: Vec<(&str, Places)> = Vec::new();
+    for table in traced {
+        tables.push((&table.target, Places::open(transaction, table, &wanted)?));
+    }
+    for (number, (index, bucket)) in differing.iter().enumerate() {
+        let partition = &mut partitions[*index];
+        let mut seen = served(kafka, partition, *bucket)?;
+        letters(transaction, partition, *bucket, &mut seen)?;
+        for (target, places) in &mut tables {
+            while let Some((offset, count)) = places.next(transaction, number)? {
+                if let Some(lane) = partition.lanes.iter().position(|l| l.target == **target) {
+                    seen.entry(offset).or_default().rows.insert(lane, count);
+                }
+            }
+        }
+        partition.judge(&seen);
+    }
+    Ok(())
+}
+
+fn served(kafka: &config::Kafka, partition: &Partition, bucket: i64) -> Result<BTreeMap<i64, Seen>> {
+    let mut seen: BTreeMap<i64, Seen> = BTreeMap::new();
+    let from = partition.checked_from.max(bucket * WIDTH);
+    let to = partition.next().min((bucket + 1) * WIDTH);
+    reread::range(kafka, &partition.topic, partition.id, from..to, |offset, value| {
+        seen.entry(offset).or_default().served = Some(value.is_some());
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+fn letters(
+    transaction: &mut Transaction<'_>,
+    partition: &Partition,
+    bucket: i64,
+    seen: &mut BTreeMap<i64, Seen>,
+) -> Result<()> {
+    let mut letters = Letters::open(transaction, partition, bucket * WIDTH, (bucket + 1) * WIDTH)?;
+    while let Some((offset, found)) = letters.below(transaction, i64::MAX)? {
+        let outcomes = found.iter().filter(|l| l.is_outcome()).map(|l| l.lane);
+        seen.entry(offset).or_default().letters.extend(outcomes);
+    }
+    Ok(())
+}
+
+/// How much of the logs is read: on a terminal one line that changes every second, elsewhere a line every ten.
+struct Progress {
+    total: i64,
+    done: i64,
+    is_terminal: bool,
+    said_at: Instant,
+}
+
+impl Progress {
+    fn new(total: i64) -> Progress {
+        Progress { total, done: 0, is_terminal: std::io::stderr().is_terminal(), said_at: Instant::now() }
+    }
+
+    fn at(&mut self, done: i64) {
+        let every = Duration::from_secs(if self.is_terminal { 1 } else { 10 });
+        // A clock for each record would cost more than the record.
+        if done % 1024 != 0 || self.said_at.elapsed() < every {
+            return;
+        }
+        self.said_at = Instant::now();
+        let share = 100 * done / self.total.max(1);
+        if self.is_terminal {
+            // Nobody needs to know that a progress line could not be written.
+            write!(std::io::stderr(), "\rverify: {done} of {} offsets read, {share} %", self.total).ok();
+        } else {
+            log::info!("verify: {done} of {} offsets read, {share} %", self.total);
+        }
+    }
+
+    fn end(&self) {
+        if self.is_terminal {
+            write!(std::io::stderr(), "\r\x1b[K").ok();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The words of `rowmill verify`: a line for each partition and table, what was looked at and what was not, the verdict.
+
+use super::Findings;
+use super::judge::{Class, Lane, Partition};
+
+impl Findings {
+    /// Lost, duplicated, phantom, altered.
+    fn totals(&self) -> [i64; 4] {
+        let mut totals = [0; 4];
+        for partition in &self.partitions {
+            totals.iter_mut().zip(partition.totals()).for_each(|(sum, more)| *sum += more);
+        }
+        totals[0] += self.counted.iter().map(|t| (t.expected - t.stored).max(0)).sum::<i64>();
+        totals
+    }
+
+    /// Rows too many in tables that do not say which: duplicates or phantoms.
+    fn surplus(&self) -> i64 {
+        self.counted.iter().map(|t| (t.stored - t.expected).max(0)).sum()
+    }
+
+    fn broken(&self) -> usize {
+        self.broken.len() + self.partitions.iter().map(|p| p.broken.len()).sum::<usize>()
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.totals() == [0; 4] && self.surplus() == 0 && self.broken() == 0
+    }
+}
+
+pub(super) fn print(findings: &Findings) {
+    println!(
+        "pipeline {:?}: Kafka at {} against PostgreSQL at {}, as it was at {}\n",
+        findings.pipeline, findings.brokers, findings.database, findings.taken_at
+    );
+    println!(
+        "{:<28} {:>4} {:<24} {:>25} {:>12} {:>8} {:>8} {:>10} {:>8} {:>8}",
+        "topic", "part", "table", "covered", "rows", "dead", "skipped", "other", "holes", "gaps"
+    );
+    findings.partitions.iter().for_each(partition);
+    findings.counted.iter().filter(|t| t.stored != t.expected).for_each(|table| {
+        let (what, by) =
+            if table.stored < table.expected { ("LOST", -1) } else { ("DUPLICATED OR PHANTOM", 1) };
+        println!(
+            "table {}: {what} {}: it has {} rows, the ledger and the retried dead letters make {}",
+            table.target,
+            by * (table.stored - table.expected),
+            table.stored,
+            table.expected
+        );
+    });
+    findings.broken.iter().for_each(|words| println!("BROKEN: {words}"));
+    scope(findings);
+    println!("\n{}", verdict(findings));
+}
+
+fn partition(partition: &Partition) {
+    for lane in &partition.lanes {
+        let gaps: i64 = lane.gaps.iter().map(|g| g.end - g.start).sum();
+        println!(
+            "{:<28} {:>4} {:<24} {:>25} {:>12} {:>8} {:>8} {:>10} {:>8} {gaps:>8}",
+            partition.topic,
+            partition.id,
+            lane.target,
+            format!("[{}, {})", lane.start, lane.next),
+            lane.rows,
+            lane.dead,
+            lane.skipped,
+            lane.other,
+            lane.holes,
+        );
+        classes(lane).into_iter().for_each(|(what, class)| bad(partition, what, class));
+    }
+    bad(partition, "LOST, in none of its tables", &partition.lost);
+    partition.broken.iter().for_each(|words| println!("    BROKEN: {words}"));
+}
+
+fn classes(lane: &Lane) -> [(&'static str, &Class); 4] {
+    [
+        ("LOST", &lane.lost),
+        ("DUPLICATED", &lane.duplicated),
+        ("PHANTOM", &lane.phantom),
+        ("DEAD LETTERS WITH OTHER BYTES", &lane.altered),
+    ]
+}
+
+fn bad(partition: &Partition, what: &str, class: &Class) {
+    if class.count == 0 {
+        return;
+    }
+    let shown: Vec<String> = class.first.iter().map(|offset| format!("{}/{offset}", partition.id)).collect();
+    let places = match (shown.is_empty(), class.count > shown.len() as i64) {
+        (true, _) => "the counters do not say which".to_owned(),
+        (false, true) => format!("partition/offset {}, ...", shown.join(", ")),
+        (false, false) => format!("partition/offset {}", shown.join(", ")),
+    };
+    println!("    {what} {}: {places}", class.count);
+}
+
+/// What was looked at and what was not: a verdict is worth no more than that.
+fn scope(findings: &Findings) {
+    println!("\nchecked");
+    if !findings.traced.is_empty() {
+        println!(
+            "  record by record, by topic, partition and offset: that each record has one row or one dead letter, and each row a \
+             record: {}",
+            findings.traced.join(", ")
+        );
+    }
+    for table in &findings.counted {
+        println!(
+            "  by number: count(*) of {} against the ledger, as {}; assumes that nobody else writes to it or deletes from it",
+            table.target, table.why
+        );
+    }
+    println!("  dead letters, by topic, partition, offset and table, and the bytes of their values");
+    println!(
+        "  the ledger's counters against the number of records in Kafka, and its positions against rows and letters"
+    );
+    println!("not checked");
+    println!(
+        "  what stands in a row's other columns, and which of a topic's tables should have taken a record"
+    );
+    println!(
+        "  which of the records were right to become dead letters: `rowmill dead-letters list` shows why they did"
+    );
+    if !findings.counted.is_empty() {
+        println!(
+            "  in tables that are only counted: a lost row beside a duplicated one, and which record a row is"
+        );
+    }
+    for partition in findings.partitions.iter().filter(|p| p.lanes.len() > 1 && !p.is_traced()) {
+        println!(
+            "  {}/{}: single records, because not every table that it feeds says which record a row is",
+            partition.topic, partition.id
+        );
+    }
+    for partition in findings.partitions.iter().filter(|p| p.checked_from > p.start()) {
+        println!(
+            "  {}/{} offsets [{}, {}) against Kafka, which no longer has them: only the ledger's counters",
+            partition.topic,
+            partition.id,
+            partition.start(),
+            partition.checked_from
+        );
+    }
+    for partition in findings.partitions.iter().filter(|p| p.compacted) {
+        println!(
+            "  {}/{}: phantoms and losses where compaction took the record away",
+            partition.topic, partition.id
+        );
+    }
+    for target in &findings.unknown {
+        println!("  table {target}: the ledger has it and the configuration has not");
+    }
+    findings.notes.iter().for_each(|note| println!("  {note}"));
+}
+
+fn verdict(findings: &Findings) -> String {
+    let outcomes: i64 = findings
+        .partitions
+        .iter()
+        .flat_map(|p| &p.lanes)
+        .map(|l| l.rows + l.dead + l.skipped + l.other)
+        .sum();
+    if findings.is_good() {
+        return format!(
+            "PASS: {outcomes} outcomes in {} partitions, nothing is wrong",
+            findings.partitions.len()
+        );
+    }
+    let [lost, duplicated, phantom, altered] = findings.totals();
+    let mut words =
+        vec![format!("{lost} lost"), format!("{duplicated} duplicated"), format!("{phantom} phantom")];
+    let more = [
+        (findings.surplus(), "duplicated or phantom, which a count cannot tell"),
+        (altered, "dead letters with other bytes"),
+        (findings.broken() as i64, "contradictions"),
+    ];
+    words.extend(more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    format!("FAIL: {}", words.join(", "))
+}

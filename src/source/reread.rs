@@ -1,0 +1,91 @@
+//! A range of one partition, read once more: for `rowmill verify`, which must not believe what the engine believed.
+//!
+//! Each range gets a consumer of its own, read-committed and assigned by hand: one that has read nothing else can hold
+//! nothing stale, and no group's offset is asked for or moved.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::Log;
+use crate::config;
+
+/// Brokers that say nothing for so long are given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// One look at the queue.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Shows the offset and value of every record that Kafka serves in `offsets`, in order. Holes are passed over.
+///
+/// # Errors
+/// When the range cannot be read whole, or when `see` does not want to go on.
+pub fn range(
+    kafka: &config::Kafka,
+    topic: &str,
+    partition: i32,
+    offsets: Range<i64>,
+    mut see: impl FnMut(i64, Option<&[u8]>) -> Result<()>,
+) -> Result<()> {
+    if offsets.is_empty() {
+        return Ok(());
+    }
+    let place =
+        || format!("read offsets [{}, {}) of {topic}/{partition} from Kafka", offsets.start, offsets.end);
+    let consumer =
+        assigned(kafka, topic, partition, offsets.start).with_context(|| format!("cannot {}", place()))?;
+    let mut heard_at = Instant::now();
+    loop {
+        match consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                heard_at = Instant::now();
+                if message.offset() < offsets.end {
+                    see(message.offset(), message.payload())?;
+                }
+                if message.offset() + 1 >= offsets.end {
+                    return Ok(());
+                }
+            }
+            // The range may end with holes, behind which no record stands.
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange))) => {
+                bail!(
+                    "cannot {}: Kafka deleted records there in the meantime; run `rowmill verify` again",
+                    place()
+                )
+            }
+            Some(Err(error)) if is_final(&error) => bail!("cannot {}: {error}", place()),
+            Some(Err(_)) | None if heard_at.elapsed() < SILENCE_MAX => {}
+            Some(Err(error)) => bail!("cannot {}: {error}, for {} s", place(), SILENCE_MAX.as_secs()),
+            None => bail!("cannot {}: the brokers said nothing for {} s", place(), SILENCE_MAX.as_secs()),
+        }
+    }
+}
+
+fn assigned(kafka: &config::Kafka, topic: &str, partition: i32, first: i64) -> Result<BaseConsumer<Log>> {
+    let consumer: BaseConsumer<Log> =
+        super::client_config(kafka).set("enable.partition.eof", "true").create_with_context(Log::default())?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(first))?;
+    consumer.assign(&list)?;
+    Ok(consumer)
+}
+
+/// What waiting does not mend.
+fn is_final(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::Authentication
+        )
+    )
+}
