@@ -67,6 +67,10 @@ fn a_healthy_run_passes() {
     passes(&world, &path);
     let (text, _) = rowmill(&world, &["verify", "--config", &path]);
     assert!(text.contains("record by record") && !text.contains("by number"), "{text}");
+}
+
+#[test]
+fn a_healthy_run_without_places_passes() {
     let (world, path) = counted("verify_healthy_counted");
     passes(&world, &path);
     let (text, _) = rowmill(&world, &["verify", "--config", &path]);
