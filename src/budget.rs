@@ -29,25 +29,31 @@ impl Budget {
         })
     }
 
-    /// True while another poll is allowed. One poll may overshoot by what librdkafka had prefetched, which its own
-    /// queue bounds.
-    pub fn has_room(&self) -> bool {
-        self.total.load(SeqCst) < self.total_max
+    /// True while another poll is allowed; `stuck` says which topics are set aside. One poll may overshoot by what
+    /// librdkafka had prefetched, which its own queue bounds.
+    pub fn has_room(&self, stuck: &[bool]) -> bool {
+        self.free(stuck) > 0
     }
 
-    /// A topic may hold no more than what is still free: one that is stuck leaves half, and however many are stuck, there
-    /// is room for the next. A single topic may hold everything.
-    pub fn topic_has_room(&self, topic: usize) -> bool {
-        self.topics.len() == 1 || self.topics[topic].load(SeqCst) < self.free()
+    /// A topic may hold no more than what is still free: one that is slow leaves half. A single topic may hold everything.
+    pub fn topic_has_room(&self, topic: usize, stuck: &[bool]) -> bool {
+        self.topics.len() == 1 || self.used_by(topic) < self.free(stuck)
     }
 
-    /// True when a topic holds less than half of what it may.
+    /// True when a topic that was stuck holds so little again that it may come back without being stuck at once.
     pub fn topic_has_ample_room(&self, topic: usize) -> bool {
-        self.topics.len() == 1 || self.topics[topic].load(SeqCst) * 2 < self.free()
+        self.used_by(topic) * 16 < self.total_max
     }
 
-    fn free(&self) -> i64 {
-        self.total_max - self.total.load(SeqCst)
+    /// What the topics that flow may still take. However much the stuck ones hold, a quarter of the budget is not theirs.
+    fn free(&self, stuck: &[bool]) -> i64 {
+        let held: i64 = (0..self.topics.len()).filter(|t| stuck[*t]).map(|t| self.used_by(t)).sum();
+        let flowing = self.total.load(SeqCst) - held;
+        self.total_max - held.min(self.total_max / 4 * 3) - flowing
+    }
+
+    fn used_by(&self, topic: usize) -> i64 {
+        self.topics[topic].load(SeqCst)
     }
 
     /// Bytes in hand.
@@ -92,14 +98,19 @@ mod tests {
     #[test]
     fn stuck_topics_leave_room_for_the_others() {
         let budget = Budget::new(100, 3);
+        let none = [false; 3];
         let first = budget.charge(0, 50);
-        assert!(!budget.topic_has_room(0) && budget.topic_has_room(1) && budget.has_room());
-        let second = budget.charge(1, 25);
-        assert!(!budget.topic_has_room(1) && budget.topic_has_room(2) && budget.has_room());
-        drop(first);
-        assert!(budget.topic_has_ample_room(1) && budget.topic_has_room(0));
-        assert_eq!(budget.used(), 25);
-        drop(second);
+        assert!(!budget.topic_has_room(0, &none) && budget.topic_has_room(1, &none));
+        // Rows may turn out larger than their records: even more than everything leaves a quarter.
+        let second = budget.charge(1, 60);
+        assert!(!budget.has_room(&none));
+        let stuck = [true, true, false];
+        assert!(budget.has_room(&stuck) && budget.topic_has_room(2, &stuck));
+        let third = budget.charge(2, 13);
+        assert!(!budget.topic_has_room(2, &stuck) && budget.has_room(&stuck));
+        drop((first, second));
+        assert!(budget.topic_has_ample_room(0) && budget.topic_has_ample_room(1));
+        drop(third);
         assert_eq!(budget.used(), 0);
     }
 
@@ -107,7 +118,7 @@ mod tests {
     fn a_single_topic_may_use_everything() {
         let budget = Budget::new(100, 1);
         let charge = budget.charge(0, 99);
-        assert!(budget.topic_has_room(0));
+        assert!(budget.topic_has_room(0, &[false]));
         drop(charge);
     }
 }

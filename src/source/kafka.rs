@@ -162,7 +162,7 @@ impl Poller {
             };
             state.readings.insert(partition, reading);
             // Without credit it stays aside, and is taken back with its topic.
-            if !state.stuck[partition.topic] && self.budget.topic_has_room(partition.topic) {
+            if !state.stuck[partition.topic] && self.budget.topic_has_room(partition.topic, &state.stuck) {
                 self.resume(state, &[partition])?;
             }
         }
@@ -240,9 +240,6 @@ impl Poller {
 
     /// Decides whether the budget allows another poll, and sets stuck topics aside so that it may.
     fn may_poll(&self, state: &mut State) -> Result<bool> {
-        if !self.budget.has_room() {
-            return Ok(false);
-        }
         let mut may = true;
         for topic in 0..self.topics.len() {
             let aside = state.readings.iter().any(|(p, r)| p.topic == topic && r.aside);
@@ -253,7 +250,7 @@ impl Poller {
                     state.stuck[topic] = false;
                     self.take_back(state, topic)?;
                 }
-            } else if self.budget.topic_has_room(topic) {
+            } else if self.budget.topic_has_room(topic, &state.stuck) {
                 state.starved[topic] = None;
                 if aside {
                     self.take_back(state, topic)?;
@@ -267,7 +264,7 @@ impl Poller {
                 }
             }
         }
-        Ok(may)
+        Ok(may && self.budget.has_room(&state.stuck))
     }
 
     fn set_aside(&self, state: &mut State, topic: usize) -> Result<()> {
