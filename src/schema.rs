@@ -317,6 +317,15 @@ fn numeric_limit(typmod: i32) -> Option<NumericLimit> {
 mod tests {
     use super::*;
 
+    /// A batch compares what the ledger's function says with what was read here: written differently, every one would be
+    /// refused.
+    #[test]
+    fn the_fingerprint_is_the_ledgers_own() {
+        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        let here = words(FINGERPRINT_SQL).replace("$1", "target_table");
+        assert!(words(crate::ledger::SCHEMA_SQL).contains(&here), "{here}");
+    }
+
     #[test]
     fn typmods_are_read_as_the_server_writes_them() {
         fn check(oid: u32, typmod: i32, expected: &str) {
