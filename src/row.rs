@@ -3,12 +3,14 @@
 //! written from the slots. Nothing is allocated for a good record once the buffers have grown, and nothing here waits,
 //! asks a clock, or knows Kafka, Redis or PostgreSQL.
 
+mod scan;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::batch::{Headers, Record};
@@ -18,6 +20,7 @@ use crate::reject::{excerpt, excerpt_bytes};
 use crate::schema::Type;
 
 pub use crate::reject::{Reason, Reject};
+use scan::{NotJson, Scan};
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,12 +101,16 @@ struct Level {
     entries: Vec<Entry>,
     /// Which entry was the n-th key of an object last time: producers keep their order.
     usual: [u16; USUAL_KEYS],
+    /// Where a key with escapes becomes a plain one.
+    scratch: String,
 }
 
 const USUAL_KEYS: usize = 32;
 
 struct Entry {
     name: String,
+    /// The name as JSON writes it, quotes included.
+    quoted: Box<[u8]>,
     target: Target,
 }
 
@@ -183,8 +190,7 @@ impl TopicDecoder {
         }
         let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
         self.slots.fill(Slot::default());
-        let read = read_object(text, &mut self.levels, 0, &mut self.slots, text.as_ptr() as usize);
-        read.map_err(|error| not_an_object(text, &error))?;
+        read_message(text, &mut self.levels, &mut self.slots).map_err(|NotJson| not_an_object(text))?;
         for route in &mut self.routes {
             let slots = &self.slots;
             let scratch = &mut self.scratch;
@@ -505,7 +511,12 @@ impl Tree {
             let slot = tree.wanted.then_some(first_slot);
             *slots += usize::from(tree.wanted);
             let child = (!tree.children.is_empty()).then(|| tree.lay_out(levels, slots));
-            entries.push(Entry { name, target: Target { slot, child, first_slot, end_slot: *slots } });
+            let quoted = serde_json::Value::from(name.as_str()).to_string().into_bytes().into();
+            entries.push(Entry {
+                name,
+                quoted,
+                target: Target { slot, child, first_slot, end_slot: *slots },
+            });
         }
         entries.sort_by(|a, b| by_length(a.name.as_bytes(), b.name.as_bytes()));
         levels[index].entries = entries;
@@ -525,17 +536,23 @@ fn slot_of(levels: &[Level], path: &Path) -> usize {
 }
 
 impl Level {
-    /// The entry of a key that stands at `position` in its object.
-    fn find(&mut self, key: &[u8], position: usize) -> Option<Target> {
+    /// Reads the key that stands next, the one at `position` in its object, and finds its entry.
+    fn read_key(&mut self, scan: &mut Scan<'_>, position: usize) -> Result<Option<Target>, NotJson> {
         let usual = self.usual.get(position).and_then(|index| self.entries.get(usize::from(*index)));
-        if let Some(entry) = usual.filter(|entry| entry.name.as_bytes() == key) {
-            return Some(entry.target);
+        if let Some(entry) = usual.filter(|entry| scan.skip(&entry.quoted)) {
+            return Ok(Some(entry.target));
         }
-        let index = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key)).ok()?;
+        let start = scan.at;
+        scan.string()?;
+        let raw = scan.since(start);
+        // A key with half a surrogate pair is nobody's field.
+        let Ok(key) = copy::unescape(raw, &mut self.scratch) else { return Ok(None) };
+        let found = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key.as_bytes()));
+        let Ok(index) = found else { return Ok(None) };
         if let Some(usual) = self.usual.get_mut(position) {
             *usual = index as u16;
         }
-        Some(self.entries[index].target)
+        Ok(Some(self.entries[index].target))
     }
 }
 
@@ -543,88 +560,49 @@ fn by_length(a: &[u8], b: &[u8]) -> Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// Fills the slots of one object and of those inside it. `base` is the payload's address.
+/// Fills the slots of the object that stands next, and of those inside it.
 fn read_object(
-    text: &str,
+    scan: &mut Scan<'_>,
     levels: &mut [Level],
     level: usize,
     slots: &mut [Slot],
-    base: usize,
-) -> serde_json::Result<()> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    serde::Deserializer::deserialize_map(&mut reader, ObjectVisitor { levels, level, slots, base })?;
-    reader.end()
-}
-
-struct ObjectVisitor<'a> {
-    levels: &'a mut [Level],
-    level: usize,
-    slots: &'a mut [Slot],
-    base: usize,
-}
-
-impl<'de> Visitor<'de> for ObjectVisitor<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut position = 0;
-        while let Some(target) = map.next_key_seed(Key { level: &mut self.levels[self.level], position })? {
-            position += 1;
-            let Some(target) = target else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let raw = map.next_value::<&'de RawValue>()?.get();
-            // The last of several equal keys wins with all that is in it, as in jsonb.
-            self.slots[target.range()].fill(Slot::default());
-            if let Some(slot) = target.slot {
-                let start = raw.as_ptr() as usize - self.base;
-                self.slots[slot] = Slot { start: start as u32, end: (start + raw.len()) as u32 };
-            }
-            if let Some(child) = target.child
-                && raw.starts_with('{')
-            {
-                read_object(raw, self.levels, child, self.slots, self.base)
-                    .map_err(serde::de::Error::custom)?;
-            }
+) -> Result<(), NotJson> {
+    scan.expect(b'{')?;
+    let mut position = 0;
+    while scan.member(position == 0)? {
+        let target = levels[level].read_key(scan, position)?;
+        position += 1;
+        scan.expect(b':')?;
+        let inner = scan.next() == b'{';
+        let Some(target) = target else {
+            scan.value()?;
+            continue;
+        };
+        // The last of several equal keys wins with all that is in it, as in jsonb.
+        slots[target.range()].fill(Slot::default());
+        let start = scan.at;
+        match target.child.filter(|_| inner) {
+            Some(child) => read_object(scan, levels, child, slots)?,
+            None => scan.value()?,
         }
-        Ok(())
+        if let Some(slot) = target.slot {
+            slots[slot] = Slot { start: start as u32, end: scan.at as u32 };
+        }
     }
+    Ok(())
+}
+
+/// Reads a whole text that must be one object.
+fn read_message(text: &str, levels: &mut [Level], slots: &mut [Slot]) -> Result<(), NotJson> {
+    let mut scan = Scan::new(text);
+    read_object(&mut scan, levels, 0, slots)?;
+    scan.next();
+    if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
 }
 
 impl Target {
     fn range(self) -> Range<usize> {
         self.first_slot..self.end_slot
-    }
-}
-
-/// Recognizes a key without keeping it. Bytes, not text: a key with half a surrogate pair is nobody's field.
-struct Key<'a> {
-    level: &'a mut Level,
-    position: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<Target>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
-        reader.deserialize_bytes(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = Option<Target>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
-        Ok(self.level.find(key, self.position))
     }
 }
 
@@ -644,15 +622,39 @@ fn not_utf8(value: &[u8], error: std::str::Utf8Error) -> Reject {
 }
 
 #[cold]
-fn not_an_object(text: &str, error: &serde_json::Error) -> Reject {
+fn not_an_object(text: &str) -> Reject {
     let message = if text.is_empty() {
         "the value is empty".to_owned()
     } else {
+        let error = serde_json::from_str::<AnyObject>(text).err();
+        let error = error.map(|error| format!(": {error}")).unwrap_or_default();
         let hint = hint(text.as_bytes()).map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("the value is not a JSON object: {error}{hint}; found {}", excerpt(text))
+        format!("the value is not a JSON object{error}{hint}; found {}", excerpt(text))
     };
     let valid = serde_json::from_str::<IgnoredAny>(text).is_ok();
     Reject::new(if valid { Reason::NotAnObject } else { Reason::InvalidJson }, message)
+}
+
+/// Asks serde_json why a text is no object.
+struct AnyObject;
+
+impl<'de> serde::Deserialize<'de> for AnyObject {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        reader.deserialize_map(AnyObject)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyObject {
+    type Value = AnyObject;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 /// What else it may be: the usual surprises in a topic of JSON.
