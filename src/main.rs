@@ -49,12 +49,19 @@ enum Verb {
     ///
     /// Prints PASS and ends with 0 only if nothing is lost, duplicated, phantom or contradictory.
     Verify(ConfigFile),
+    /// Look at what was set aside, write it again, or let it be.
+    DeadLetters {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        action: command::dead_letters::Action,
+    },
 }
 
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(short, long, default_value = "rowmill.toml")]
+    #[arg(short, long, global = true, default_value = "rowmill.toml")]
     config: PathBuf,
 }
 
@@ -79,6 +86,9 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Init(init) => command::init::run(&init).map(|()| true),
         Verb::Check(file) => command::check::run(&file.config),
         Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
+        Verb::DeadLetters { file, action } => {
+            command::dead_letters::run(&config::read(&file.config)?, &action)
+        }
         Verb::Verify(file) => command::verify::run(&config::read(&file.config)?),
     }
 }

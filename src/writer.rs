@@ -688,7 +688,7 @@ fn stored_all(stored: u64, sent: usize, table: &str) -> Result<(), Failure> {
 /// Microseconds from 2000-01-01 to 1970-01-01, where the two clocks begin.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-fn micros_since_2000() -> i64 {
+pub(crate) fn micros_since_2000() -> i64 {
     jiff::Timestamp::now().as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 

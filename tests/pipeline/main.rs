@@ -7,6 +7,7 @@ mod world;
 mod backpressure;
 mod changes;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod outage;
 mod poison;
