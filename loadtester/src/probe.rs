@@ -30,12 +30,12 @@ use crate::pg::{Database, Leaf};
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Distinct messages of this run seen in the tables.
-    pub stored: AtomicU64,
+    pub stored: ByModel,
     pub duplicated: AtomicU64,
     /// Became visible after a later message of their stream.
-    pub reordered: AtomicU64,
+    pub reordered: ByModel,
     /// Rows that appeared during the run and are not of it.
-    pub foreign: AtomicU64,
+    pub foreign: ByModel,
     pub reads: AtomicU64,
     pub rows: AtomicU64,
     /// Rows that only the count once a second gave away; their lower bound is that much earlier.
@@ -48,6 +48,31 @@ pub struct Counters {
     pub reconnects: AtomicU64,
     /// When the last read began, in nanoseconds since the start: everything committed before it was seen.
     pub read_began_ns: AtomicI64,
+}
+
+/// A count for each model of the mix.
+#[derive(Debug, Default)]
+pub struct ByModel(Vec<AtomicU64>);
+
+impl ByModel {
+    fn add(&self, model: usize) {
+        self.0[model].fetch_add(1, Relaxed);
+    }
+
+    pub fn each(&self) -> Vec<u64> {
+        self.0.iter().map(|n| n.load(Relaxed)).collect()
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|n| n.load(Relaxed)).sum()
+    }
+}
+
+impl Counters {
+    pub fn new(models: usize) -> Self {
+        let by_model = || ByModel((0..models).map(|_| AtomicU64::new(0)).collect());
+        Self { stored: by_model(), reordered: by_model(), foreign: by_model(), ..Self::default() }
+    }
 }
 
 pub struct Settings {
@@ -414,7 +439,7 @@ struct Sight<'a> {
 impl Sight<'_> {
     fn row(&mut self, model: usize, row: &Row<'_>) {
         let Some(stream) = self.stream_of(model, row) else {
-            self.counters.foreign.fetch_add(1, Relaxed);
+            self.counters.foreign.add(model);
             return;
         };
         // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
@@ -428,10 +453,10 @@ impl Sight<'_> {
         stream.seqs.set(seq, 1);
         // What the probe itself overlooked for a second says nothing about the order of commits.
         if seq < stream.next && !self.found_late {
-            self.counters.reordered.fetch_add(1, Relaxed);
+            self.counters.reordered.add(model);
         }
         stream.next_now = stream.next_now.max(seq + 1);
-        self.counters.stored.fetch_add(1, Relaxed);
+        self.counters.stored.add(model);
         self.latencies(model, row);
     }
 

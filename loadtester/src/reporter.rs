@@ -212,8 +212,12 @@ impl Reporter {
         self.counters.iter().map(|c| c.acked.load(Relaxed)).sum()
     }
 
+    pub fn stored_by_model(&self) -> Vec<u64> {
+        self.probe.stored.each()
+    }
+
     pub fn stored(&self) -> u64 {
-        self.probe.stored.load(Relaxed)
+        self.probe.stored.sum()
     }
 
     fn totals(&self) -> Totals {
@@ -307,8 +311,8 @@ impl Reporter {
             ("indeterminate_total", totals.indeterminate as f64),
             ("stored_total", totals.stored as f64),
             ("duplicated_total", probe(&self.probe.duplicated)),
-            ("reordered_total", probe(&self.probe.reordered)),
-            ("foreign_total", probe(&self.probe.foreign)),
+            ("reordered_total", self.probe.reordered.sum() as f64),
+            ("foreign_total", self.probe.foreign.sum() as f64),
             ("backlog", backlog),
             ("queue_full_total", totals.queue_full as f64),
             ("row_negative_total", self.total.all(Latency::Row).negative as f64),

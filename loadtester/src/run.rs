@@ -25,7 +25,7 @@ use crate::signals;
 use crate::target;
 use crate::users::{self, Found};
 use crate::verdict;
-use crate::verify::{self, Depth, Outcomes, Sent};
+use crate::verify::{self, Depth, Outcomes, Sent, Verdict};
 
 /// Between the set-up and the first message: threads start and producers connect.
 const AHEAD: Duration = Duration::from_millis(500);
@@ -40,6 +40,8 @@ pub struct Setup {
     pub offset_before: ClockOffset,
     pub settings: Vec<(String, String)>,
     pub commit_times: bool,
+    /// By topic, what rowmill had set aside before.
+    pub dead_letters: Vec<u64>,
 }
 
 /// Does the run and writes its results into `directory`.
@@ -78,6 +80,7 @@ fn set_up(plan: &Plan) -> Result<Setup> {
         offset_before: pg::clock_offset(&mut client)?,
         settings,
         commit_times,
+        dead_letters: verify::count_dead_letters(&mut client, &plan.topics)?,
     })
 }
 
@@ -101,7 +104,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let clock = Clock::starting_in(AHEAD);
     let stop = signals::stop_flag();
 
-    let probe_counters = Arc::new(probe::Counters::default());
+    let probe_counters = Arc::new(probe::Counters::new(models.len()));
     let stop_probe = Arc::new(AtomicBool::new(false));
     let (recording, collector) = latency::recording(models.len());
     let mut collectors = vec![collector];
@@ -184,10 +187,10 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let finished = wait_for_generators(generators, &mut reporter, &mut target, &stop)?;
     reporter.sending_ended();
 
-    let drained = if probe.is_some() {
+    let (drained, late) = if probe.is_some() {
         drain(plan, &mut reporter, &mut target)?
     } else {
-        Drained { complete: true, ..Drained::default() }
+        (Drained { complete: true, ..Drained::default() }, Vec::new())
     };
     stop_probe.store(true, Relaxed);
     let mut error = finished
@@ -204,7 +207,6 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     reporter.finish(&sets)?;
 
     let sent = sent(plan, &models, finished);
-    let reorders = probe_counters.reordered.load(Relaxed);
     let checked = match &setup {
         None => Ok((account_only(&sent), ClockOffset::default(), None)),
         Some(setup) => check(plan, setup, &sent, directory, &mut reporter),
@@ -216,12 +218,8 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
             (account_only(&sent), ClockOffset::default(), None)
         }
     };
-    outcomes.verdict.reordered = reorders;
-    outcomes.verdict.foreign = probe_counters.foreign.load(Relaxed);
-    outcomes.verdict.late_after_drain = drained.late;
-    if args.verify != Depth::None && setup.is_some() {
-        let seen = probe_counters.stored.load(Relaxed);
-        outcomes.verdict.unseen_by_probe = outcomes.verdict.stored.saturating_sub(seen);
+    if setup.is_some() {
+        add_what_the_probe_saw(&mut outcomes.models, &probe_counters, &late, args.verify);
     }
     if args.cleanup && setup.is_some() {
         let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
@@ -294,12 +292,15 @@ pub struct Drained {
     /// From the last message to the last row.
     pub seconds: f64,
     pub complete: bool,
-    /// Rows that appeared after that.
-    pub late: u64,
 }
 
-/// Waits until every acknowledged message has its row, or the user's patience ends.
-fn drain(plan: &Plan, reporter: &mut Reporter, target: &mut Option<target::Target>) -> Result<Drained> {
+/// Waits until every acknowledged message has its row, or the user's patience ends. Then, by model, how many rows appeared
+/// after that.
+fn drain(
+    plan: &Plan,
+    reporter: &mut Reporter,
+    target: &mut Option<target::Target>,
+) -> Result<(Drained, Vec<u64>)> {
     let began_ns = reporter.clock.now_ns();
     let patience_ns = plan.args.drain_timeout.as_nanos() as i64;
     let complete = loop {
@@ -314,13 +315,14 @@ fn drain(plan: &Plan, reporter: &mut Reporter, target: &mut Option<target::Targe
         reporter.tick_if_due(Some(Phase::Drain), target)?;
     };
     let ended_ns = reporter.clock.now_ns();
-    let stored = reporter.stored();
+    let stored = reporter.stored_by_model();
     let until_ns = ended_ns + SECOND_LOOK.as_nanos() as i64;
     while reporter.clock.now_ns() < until_ns {
         std::thread::sleep(Duration::from_millis(5));
         reporter.tick_if_due(Some(Phase::Drain), target)?;
     }
-    Ok(Drained { seconds: (ended_ns - began_ns) as f64 / 1e9, complete, late: reporter.stored() - stored })
+    let late = reporter.stored_by_model().iter().zip(stored).map(|(now, then)| now - then).collect();
+    Ok((Drained { seconds: (ended_ns - began_ns) as f64 / 1e9, complete }, late))
 }
 
 /// All threads' accounts together, by stream id.
@@ -367,7 +369,7 @@ fn check(
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let mut bad = std::io::BufWriter::new(file);
     std::io::Write::write_all(&mut bad, b"class,source,seq,topic,partition,offset_at_least,detail\n")?;
-    let outcomes = verify::verify(
+    let mut outcomes = verify::verify(
         &mut client,
         &leaves,
         sent,
@@ -375,9 +377,26 @@ fn check(
         plan.args.rejects_sql.as_deref(),
         &mut bad,
     )?;
+    let dead_letters = verify::count_dead_letters(&mut client, &plan.topics)?;
+    for ((model, now), before) in outcomes.models.iter_mut().zip(dead_letters).zip(&setup.dead_letters) {
+        model.dead_letters = now.saturating_sub(*before);
+    }
     let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
     let present = plan.users.count_present(&mut redis)?;
     Ok((outcomes, offset, Some(present)))
+}
+
+/// Order, strangers and lateness are seen while the rows appear, not by reading back.
+fn add_what_the_probe_saw(models: &mut [Verdict], probe: &probe::Counters, late: &[u64], depth: Depth) {
+    let (seen, reordered, foreign) = (probe.stored.each(), probe.reordered.each(), probe.foreign.each());
+    for (at, model) in models.iter_mut().enumerate() {
+        model.reordered = reordered[at];
+        model.foreign = foreign[at];
+        model.late_after_drain = late[at];
+        if depth != Depth::None {
+            model.unseen_by_probe = model.stored.saturating_sub(seen[at]);
+        }
+    }
 }
 
 /// Latency against a column that repeats the message's own time would be nothing but zeros.
@@ -406,12 +425,12 @@ fn summarize(
 ) -> Summary {
     let facts = reporter.facts(plan);
     let reasons = verdict::reasons(&facts);
-    let results = reporter.results(&outcomes.verdict, &drained, &facts);
+    let results = reporter.results(&outcomes.verdict(), &drained, &facts);
     let thresholds: Vec<(String, Option<bool>)> =
         plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
     let violations = match plan.args.verify {
         _ if setup.is_none() => Vec::new(),
-        _ => verdict::violations(&outcomes.verdict, plan.args.delivery),
+        _ => verdict::violations(&outcomes.verdict(), plan.args.delivery),
     };
     let exit = verdict::exit(
         error.is_some() || reporter.file_error().is_some(),

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use crate::output::json::Summary;
 use crate::quantity::{show_count, show_us};
 use crate::verdict::Severity;
+use crate::verify::Verdict;
 
 pub struct Line<'a> {
     pub at_s: f64,
@@ -104,13 +105,8 @@ pub fn summary(summary: &Summary) {
             show_us(resolution)
         );
     }
-    let verdict = summary.verification;
     println!();
-    for chunk in verdict.classes().chunks(5) {
-        let cells: Vec<String> =
-            chunk.iter().map(|(class, count, _)| format!("{class} {}", show_count(*count))).collect();
-        println!("{}", cells.join("   "));
-    }
+    verification(summary);
     for example in summary.examples.iter().take(3) {
         println!(
             "  {}: {} {} in {} partition {}, offset {} or later ({})",
@@ -135,6 +131,40 @@ pub fn summary(summary: &Summary) {
         summary.seed
     );
     println!("report    {}", summary.directory.join("report.html").display());
+}
+
+/// A line for each model; what hardly ever happens is only named where it did.
+fn verification(summary: &Summary) {
+    const COLUMNS: [&str; 9] = [
+        "sent",
+        "acked",
+        "stored",
+        "dead_letters",
+        "lost",
+        "duplicated",
+        "corrupted",
+        "reordered",
+        "foreign",
+    ];
+    let width = |name: &str| name.len().max(9) + 2;
+    let cells = |of: &dyn Fn(&str) -> String| {
+        COLUMNS.map(|name| format!("{:>width$}", of(name), width = width(name))).concat()
+    };
+    let line = |name: &str, verdict: &Verdict| {
+        let classes = verdict.classes();
+        let count =
+            |column: &str| classes.iter().find(|c| c.0 == column).map_or(String::new(), |c| show_count(c.1));
+        println!("{name:<14}{}", cells(&count));
+    };
+    println!("{:<14}{}", "messages", cells(&|name| name.replace('_', " ")));
+    if summary.models.len() > 1 {
+        summary.models.iter().for_each(|m| line(&m.model, &m.verification));
+    }
+    line("all", &summary.verification);
+    let classes = summary.verification.classes();
+    for (class, count, meaning) in classes.iter().filter(|c| c.1 > 0 && !COLUMNS.contains(&c.0)) {
+        println!("{class} {}: {meaning}", show_count(*count));
+    }
 }
 
 pub fn reasons(summary: &Summary) -> Vec<String> {
