@@ -134,6 +134,8 @@ pub struct Outcomes {
     pub models: Vec<Verdict>,
     /// At most `EXAMPLES` of each class.
     pub examples: Vec<Example>,
+    /// Why `bad` does not have all of them.
+    pub not_written: Option<String>,
 }
 
 impl Outcomes {
@@ -163,13 +165,13 @@ pub fn verify(
         }
         reader.read_rejects(client, rejects_sql)?;
     }
-    reader.conclude(depth)
+    Ok(reader.conclude(depth))
 }
 
 /// What the producers know, where no table was read.
 pub fn conclude_without_tables(sent: &Sent) -> Outcomes {
     let mut nowhere = std::io::sink();
-    Reader::new(sent, &mut nowhere).conclude(Depth::None).expect("nothing is written")
+    Reader::new(sent, &mut nowhere).conclude(Depth::None)
 }
 
 struct Reader<'a> {
@@ -181,6 +183,7 @@ struct Reader<'a> {
     examples: Vec<Example>,
     counts: BTreeMap<&'static str, usize>,
     bad: &'a mut dyn Write,
+    not_written: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -195,6 +198,7 @@ impl<'a> Reader<'a> {
             examples: Vec::new(),
             counts: BTreeMap::new(),
             bad,
+            not_written: None,
         }
     }
 
@@ -202,12 +206,15 @@ impl<'a> Reader<'a> {
         let model = self.sent.models[leaf.model];
         let query = query(leaf, model, self.sent.run, depth);
         let mut rows = client.copy_out(&query).with_context(|| format!("read {} back", leaf.name))?;
-        copy_out::read(&mut rows, |row| self.row(leaf.model, &row, depth))
-            .with_context(|| format!("read {} back", leaf.name))?;
+        copy_out::read(&mut rows, |row| {
+            self.row(leaf.model, &row, depth);
+            Ok(())
+        })
+        .with_context(|| format!("read {} back", leaf.name))?;
         Ok(())
     }
 
-    fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) -> Result<()> {
+    fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) {
         let stream = row.bytes(0).and_then(parse_source).map(|(_, stream)| usize::from(stream));
         let Some(stream) = stream.filter(|s| self.sent.streams.get(*s).is_some_and(|s| s.model == model))
         else {
@@ -245,7 +252,6 @@ impl<'a> Reader<'a> {
         {
             return self.note("corrupted", model, Some(stream), Some(seq), &format!("column {column}"));
         }
-        Ok(())
     }
 
     /// The first column that is not what was sent.
@@ -303,7 +309,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn conclude(mut self, depth: Depth) -> Result<Outcomes> {
+    fn conclude(mut self, depth: Depth) -> Outcomes {
         for stream in 0..self.sent.streams.len() {
             let (account, model) = (&self.sent.accounts[stream], self.sent.streams[stream].model);
             self.models[model].sent += account.sent;
@@ -322,11 +328,12 @@ impl<'a> Reader<'a> {
                         Some(stream),
                         Some(seq),
                         "acknowledged, but in no table and no dead letter",
-                    )?;
+                    );
                 }
             }
         }
-        Ok(Outcomes { models: self.models, examples: self.examples })
+        self.bad.flush().unwrap_or_else(|error| self.not_written = Some(error.to_string()));
+        Outcomes { models: self.models, examples: self.examples, not_written: self.not_written }
     }
 
     fn note(
@@ -336,14 +343,14 @@ impl<'a> Reader<'a> {
         stream: Option<usize>,
         seq: Option<u64>,
         detail: &str,
-    ) -> Result<()> {
+    ) {
         match class {
             "lost" => self.models[model].lost += 1,
             "duplicated" => self.models[model].duplicated += 1,
             _ => self.models[model].corrupted += 1,
         }
         let example = self.example(class, stream, seq, detail);
-        writeln!(
+        let line = writeln!(
             self.bad,
             "{},{},{},{},{},{},{}",
             class,
@@ -353,14 +360,16 @@ impl<'a> Reader<'a> {
             example.partition,
             example.offset_at_least.map_or(String::new(), |o| o.to_string()),
             detail
-        )
-        .context("write verify_bad.csv")?;
+        );
+        // What a full disk does not take is still counted.
+        if let Err(error) = line {
+            self.not_written.get_or_insert(error.to_string());
+        }
         let count = self.counts.entry(class).or_default();
         *count += 1;
         if *count <= EXAMPLES {
             self.examples.push(example);
         }
-        Ok(())
     }
 
     fn example(&self, class: &'static str, stream: Option<usize>, seq: Option<u64>, detail: &str) -> Example {
@@ -434,7 +443,8 @@ fn has_dead_letters(client: &mut Client) -> Result<bool> {
     Ok(row.get(0))
 }
 
-fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
+/// Source and path of the messages of a run among rowmill's dead letters.
+pub fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
     if !has_dead_letters(client)? {
         return Ok(Vec::new());
     }
@@ -510,9 +520,13 @@ mod tests {
         let mut bad = Vec::new();
         let mut reader = Reader::new(&sent, &mut bad);
         for bytes in rows {
-            copy_out::read(&mut bytes.as_slice(), |row| reader.row(0, &row, Depth::Full)).unwrap();
+            copy_out::read(&mut bytes.as_slice(), |row| {
+                reader.row(0, &row, Depth::Full);
+                Ok(())
+            })
+            .unwrap();
         }
-        let outcomes = reader.conclude(Depth::Full).unwrap();
+        let outcomes = reader.conclude(Depth::Full);
         (outcomes.verdict(), outcomes.examples)
     }
 

@@ -202,8 +202,12 @@ pub fn write(directory: &Path, summary: &Summary) -> Result<()> {
     let path = directory.join("run.json");
     let mut text = serde_json::to_string_pretty(summary).context("write run.json")?;
     text.push('\n');
-    std::fs::write(&path, text)
-        .with_context(|| format!("write {}; free some space, or choose another --out", path.display()))?;
+    if let Err(error) = std::fs::write(&path, text) {
+        // Half of it would only confuse the next reader.
+        std::fs::remove_file(&path).ok();
+        return Err(error)
+            .with_context(|| format!("write {}; free some space, or choose another --out", path.display()));
+    }
     let visible = summary.latencies.iter().find(|l| l.name == "visible");
     if let Some(visible) = visible.filter(|v| v.summary.count > 0) {
         hdr::write_spectrum(&directory.join("visible.hgrm"), &hdr::decode(&visible.histogram)?)?;

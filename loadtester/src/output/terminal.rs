@@ -20,21 +20,21 @@ pub struct Line<'a> {
 pub fn line(line: &Line<'_>) {
     let get = |name: &str| (line.values)(name).unwrap_or(0.0);
     let latency = |name: &str| (line.values)(name).map_or("-".to_owned(), show_us);
+    let behind = get("sent_rate") < 0.99 * get("offered_rate") && line.phase == "steady";
     let done = match line.phase {
         "drain" => "drain".to_owned(),
         phase => format!("{phase} {:.0}/{:.0} s", line.at_s.min(line.all_s), line.all_s),
     };
     let mut text = format!(
-        "{done:>16} | {:>7.0}/s sent {:>7.0} acked {:>7.0} stored {:>7.0} | backlog {:>6.0}{} | visible p50 {} p99 {} max {} | lag p99 {}",
-        get("offered_rate"),
+        "{done:>15} | sent {:>5.0}{} acked {:>5.0} stored {:>5.0} /s | backlog {:>5.0}{} | visible p50 {} p99 {} | lag {}",
         get("sent_rate"),
+        if behind { format!(" of {:.0}", get("offered_rate")) } else { String::new() },
         get("acked_rate"),
         get("stored_rate"),
         get("backlog"),
         line.slope.map_or(String::new(), |s| format!(" ({s:+.0}/s)")),
         latency("visible_p50_us"),
         latency("visible_p99_us"),
-        latency("visible_max_us"),
         latency("schedule_lag_p99_us"),
     );
     if let Some((cpu, resident)) = line.process {
@@ -130,7 +130,21 @@ pub fn summary(summary: &Summary) {
         get("host_cpu_percent"),
         summary.seed
     );
-    println!("report    {}", summary.directory.join("report.html").display());
+    if let Some(looks) = result("probe_looks_rate") {
+        println!(
+            "probe     {looks:.0} looks/s, {:.0} of them reads: {:.1} % of a core here{}; waiting included, {:.0} % of the time",
+            get("probe_reads_rate"),
+            get("probe_thread_cpu_percent"),
+            result("probe_server_cpu_percent").map_or(String::new(), |p| format!(", {p:.1} % in the server")),
+            get("probe_busy_percent")
+        );
+    }
+    let report = summary.directory.join("report.html");
+    if report.exists() {
+        println!("report    {}", report.display());
+    } else {
+        println!("files     {} (there is no report)", summary.directory.display());
+    }
 }
 
 /// A line for each model; what hardly ever happens is only named where it did.
