@@ -118,9 +118,12 @@ fn run(options: &Options) -> Result<bool> {
 
 // --- the load tester -------------------------------------------------------------------------------------------------
 
-/// Its servers stand in the environment that all of us share; its progress goes to the terminal.
+/// Its servers stand in the environment that all of us share. Its progress goes to the terminal, its summary to a file.
 fn start_tester(options: &Options) -> Result<Ending> {
     let (rate, seconds) = (options.rate.to_string(), options.seconds);
+    fs::create_dir_all(&options.out).with_context(|| format!("create {}", options.out.display()))?;
+    let summary =
+        File::create(options.out.join("summary.txt")).context("create the load tester's summary")?;
     println!("loadtester sends {rate} records a second of five models for {seconds} s:\n");
     let child = Command::new(std::env::current_exe()?.with_file_name("loadtester"))
         .args(["--tls", "--rate", &rate, "--duration", &format!("{seconds}s")])
@@ -128,7 +131,7 @@ fn start_tester(options: &Options) -> Result<Ending> {
         .args(["--verify", "full", "--drain-timeout", "30s", "--out"])
         .arg(&options.out)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(summary)
         .spawn()
         .context("start loadtester")?;
     Ok(Ending(child))
@@ -382,7 +385,8 @@ fn judge(options: &Options, database: &mut Client, bad: &[Place], tested: ExitSt
     let code = tested.code().context("the load tester was killed")?;
     ensure!(
         matches!(code, 0 | 97 | 98),
-        "the load tester could not judge (exit code {code}); what it says stands above"
+        "the load tester could not judge (exit code {code}); {}/summary.txt or the lines above say why",
+        options.out.display()
     );
     let directory = newest(&options.out)?;
     let text = fs::read_to_string(directory.join("run.json")).context("read the load tester's verdict")?;
@@ -451,7 +455,11 @@ fn say_what_the_tester_says(run: &Value, code: i32, directory: &Path) {
 fn newest(out: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(out).with_context(|| format!("look for the report in {}", out.display()))?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.into_iter().max().with_context(|| format!("the load tester left no report in {}", out.display()))
+    paths
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .max()
+        .with_context(|| format!("the load tester left no report in {}", out.display()))
 }
 
 fn dead_letters(database: &mut Client, topic: &str) -> Result<Vec<Place>> {
