@@ -313,7 +313,8 @@ mod tests {
     fn the_dashboard_asks_for_what_is_written() {
         let dashboard = include_str!("../../docs/monitoring/grafana.json");
         let asked = |key: &str| {
-            let parts = dashboard.split(&format!("{key} == \\\"")).skip(1);
+            let before = format!("{key} == \\\"");
+            let parts = dashboard.split(before.as_str()).skip(1);
             parts.filter_map(|part| part.split('\\').next()).collect::<Vec<_>>()
         };
         let columns: Vec<Column> = FILES.iter().flat_map(|file| file.columns()).collect();

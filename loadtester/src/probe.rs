@@ -8,6 +8,8 @@
 //!   transaction began that was unfinished at the read before, and only takes rows of such transactions (`age(xmin)`).
 //! - Once a second the same statement also counts all rows of the last seconds. Where that is more than was seen, the next
 //!   read takes everything, and reads start earlier from then on.
+//! - A short row may fill the room that was left on a page seconds ago. Such rows are few; the probe does not see them, and
+//!   the verification, which reads everything, counts them.
 //!
 //! What keeps it from disturbing what it measures: a look first asks for the server's snapshot, which costs a fortieth of a
 //! read. As long as that is the same, no transaction has ended and nothing can have become visible. And after a look that
@@ -158,7 +160,6 @@ const ENDS_MAX: usize = 1024;
 
 /// After a look the server is left alone for as long as the look took, up to a limit: on a machine that is short of
 /// CPU the probe takes the less the shorter it is.
-
 const PAUSE_MAX_NS: i64 = SECOND_NS / 20;
 
 /// So many failures in a row are not a server that restarts; a table may be gone.

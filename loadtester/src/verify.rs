@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
         if depth == Depth::Full
             && let Some(column) = self.difference(model, stream, seq, row)
         {
-            return self.note("corrupted", model, Some(stream), Some(seq), &format!("column {column}"));
+            self.note("corrupted", model, Some(stream), Some(seq), &format!("column {column}"));
         }
     }
 

@@ -128,7 +128,7 @@ function spectrum() {
     const sx = q => left + Math.min(1, (q < 1 ? inverse(q) : far) / far) * (w - left - right), sy = v => top + (1 - Math.log(v / lo) / Math.log(hi / lo)) * (h - top - bottom);
     const svg = el("svg", { viewBox: `0 0 ${w} ${h}`, height: h });
     for (const v of decades(lo, hi)) svg.append(el("line", { x1: left, x2: w - right, y1: sy(v), y2: sy(v), stroke: "var(--line)" }), el("text", { x: left - 6, y: sy(v) + 4, "text-anchor": "end" }, span(v)));
-    [0, .9, .99, .999, .9999, .99999, .999999].filter((q, i) => inverse(q) <= far && (w > 500 || i % 2 === 0)).forEach(q => svg.append(el("text", { x: sx(q), y: h - 6, "text-anchor": "middle" }, q ? `${+(q * 100).toFixed(4)} %` : "0 %"), el("line", { x1: sx(q), x2: sx(q), y1: top, y2: h - bottom, stroke: "var(--line)" })));
+    [0, .9, .99, .999, .9999, .99999, .999999].filter((q, i) => inverse(q) <= far && (w > 500 || i % 2 === 0)).forEach(q => svg.append(el("text", { x: sx(q), y: h - 6, "text-anchor": sx(q) > w - 40 ? "end" : "middle" }, q ? `${+(q * 100).toFixed(4)} %` : "0 %"), el("line", { x1: sx(q), x2: sx(q), y1: top, y2: h - bottom, stroke: "var(--line)" })));
     names.forEach((name, n) => { const list = data.spectra[name].filter(p => p[1] > 0); svg.append(el("path", { d: list.map((p, i) => `${i ? "L" : "M"}${sx(p[0]).toFixed(1)} ${sy(p[1]).toFixed(1)}`).join(""), fill: "none", stroke: `var(--c${n})`, "stroke-width": 1.8 })); });
     box.replaceChildren(svg);
   };
