@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench loadtester-proof check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -45,7 +45,7 @@ lint:
 	.ci/shellcheck
 
 unit:
-	cargo test $(FEATURES) --lib --bins
+	cargo test $(FEATURES) --lib --bins --test simulator
 
 integration:
 	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)

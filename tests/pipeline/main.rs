@@ -12,4 +12,5 @@ mod outage;
 mod poison;
 mod shutdown;
 mod takeover;
+mod unknown_commit;
 mod verify;

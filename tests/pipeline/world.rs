@@ -18,6 +18,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rowmill_faults::proxy::Proxy;
 
 /// One test at a time has the servers: two engines and a producer fill two cores, and some tests stop a server.
 static SERVERS: Mutex<()> = Mutex::new(());
@@ -141,6 +142,15 @@ impl World {
 
     pub(crate) fn redis(&self) -> redis::Connection {
         redis::Client::open(self.redis_url.as_str()).expect("a URL").get_connection().expect("Redis answers")
+    }
+
+    /// A proxy before this world's PostgreSQL, and the URL that leads through it.
+    pub(crate) fn proxy(&self) -> (Proxy, String) {
+        let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
+        let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
+        let proxy = Proxy::start(address.parse().expect("an address")).expect("a free port");
+        let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
+        (proxy, url)
     }
 
     /// This world's PostgreSQL and Redis, over TLS.
