@@ -11,6 +11,7 @@ help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
+	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy, and shellcheck where it is installed"
@@ -31,6 +32,11 @@ test:
 bench:
 	stack/install
 	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
+
+faults:
+	stack/install
+	SIMULATE_SECONDS=60 cargo test $(FEATURES) --test simulator
+	STACK_DIR=target/faults-stack stack/with faults/run $(FAULTS)
 
 loadtester-proof:
 	stack/install

@@ -8,8 +8,8 @@ use rowmill::protocol;
 use rowmill::topics::Topic;
 
 use crate::database::Key;
-use crate::random::Random;
 use crate::records::Shape;
+use rowmill_faults::random::Random;
 
 pub(crate) const TOPIC_ID: &str = "id";
 

@@ -14,7 +14,6 @@ mod database;
 mod kafka;
 mod member;
 mod network;
-mod random;
 mod records;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +23,7 @@ use database::{LEASE, Server};
 use kafka::Cluster;
 use member::{Member, Outside};
 use network::Network;
-use random::Random;
+use rowmill_faults::random::Random;
 
 /// Processes at once.
 const MEMBERS: usize = 3;

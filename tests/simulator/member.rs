@@ -23,8 +23,8 @@ use rowmill::topics::Topic;
 use crate::database::{Key, Move, Server, Stored};
 use crate::kafka::{Cluster, Handle, Polled, TOPIC_ID};
 use crate::network::{Message, Network, Reply};
-use crate::random::Random;
 use crate::records::{self, Outcome};
+use rowmill_faults::random::Random;
 
 /// What surrounds the processes.
 pub(crate) struct Outside {

@@ -8,7 +8,7 @@ use rowmill::schema::{Column, Kind, Table, Type};
 use rowmill::setup;
 use rowmill::topics::Topic;
 
-use crate::random::Random;
+use rowmill_faults::random::Random;
 
 /// Topic `a` feeds two tables by a field, topic `b` one of them.
 const MODELS: &str = r#"
