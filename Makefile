@@ -12,6 +12,7 @@ help:
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
+	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy, and shellcheck where it is installed"
@@ -37,6 +38,10 @@ faults:
 	stack/install
 	SIMULATE_SECONDS=60 cargo test $(FEATURES) --test simulator
 	STACK_DIR=target/faults-stack stack/with faults/run $(FAULTS)
+
+mutants:
+	stack/install
+	STACK_DIR=target/mutants-stack stack/with faults/mutants
 
 loadtester-proof:
 	stack/install

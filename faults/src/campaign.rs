@@ -76,8 +76,7 @@ impl Campaign {
     /// Everybody runs, every partition is owned by the living and moves, and nobody is killed until the guard goes.
     /// `None` if that did not come about.
     pub(crate) fn calm(&self) -> Result<Option<Calm<'_>>> {
-        self.calm.store(true, SeqCst);
-        let guard = Calm(self);
+        let guard = Calm { campaign: self, was: self.calm.swap(true, SeqCst) };
         let mut client = self.patient_sql()?;
         let sql = "SELECT count(*) = 0 FROM rowmill.ledger
                    WHERE owner IS NULL OR NOT rowmill.alive(pipeline, owner) OR progress_at < clock_timestamp() - interval '2 s'";
@@ -111,12 +110,15 @@ impl Campaign {
 }
 
 /// While it lives, nobody is killed.
-pub(crate) struct Calm<'a>(&'a Campaign);
+pub(crate) struct Calm<'a> {
+    campaign: &'a Campaign,
+    was: bool,
+}
 
 impl Drop for Calm<'_> {
     fn drop(&mut self) {
-        self.0.calm.store(false, SeqCst);
-        self.0.engines.lock().iter_mut().for_each(|slot| slot.is_held = false);
+        self.campaign.calm.store(self.was, SeqCst);
+        self.campaign.engines.lock().iter_mut().for_each(|slot| slot.is_held = false);
     }
 }
 

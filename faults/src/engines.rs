@@ -268,9 +268,11 @@ impl Slot {
 }
 
 /// Reasons for which a process may end by itself, and what the journal calls them.
-const LEGAL_ENDS: [(&str, &str); 3] = [
+const LEGAL_ENDS: [(&str, &str); 4] = [
     ("longer than any legal wait", "watchdog"),
     ("the definition of table", "table altered"),
+    // A column that the rows were encoded with is gone before they arrive.
+    ("column \"extra\" of relation", "table altered"),
     ("a trigger or a rule on it drops rows", "trigger drops rows"),
 ];
 

@@ -10,8 +10,11 @@ use crate::kinds;
 use crate::traffic::Sent;
 use crate::world::LEASE_SECONDS;
 
-/// A restarted process writes its first row within this, in the median.
-const RESTART_MAX: Duration = Duration::from_secs(3);
+/// Seconds within which a restarted process writes its first row, in the median.
+const RESTART_MAX: f64 = 3.0;
+
+/// The same for somebody else's partitions: their lease, a tick, and a claim.
+const TAKE_OVER_MAX: f64 = LEASE_SECONDS + 2.0;
 
 pub(crate) struct Facts<'a> {
     pub(crate) seed: u64,
@@ -60,6 +63,10 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
     }
     findings.examples.iter().for_each(|example| line(format!("- {example}")));
     line("\n## Recovery\n".to_owned());
+    line(format!(
+        "A restart: from the start of all processes to the first new row. Taken over: from the signal until every \
+                  partition of the process has new rows; the lease is {LEASE_SECONDS} s.\n"
+    ));
     line("| | times | median | longest |\n|---|---|---|---|".to_owned());
     for (kind, mut times) in campaign.journal.recoveries() {
         times.sort_unstable();
@@ -128,12 +135,11 @@ fn problems(campaign: &Campaign, facts: &Facts<'_>) -> Vec<String> {
     }
     for (kind, mut times) in campaign.journal.recoveries() {
         times.sort_unstable();
-        let (middle, longest) = (times[times.len() / 2], times[times.len() - 1]);
-        if kind == "restart" && middle > RESTART_MAX {
-            problems.push(format!("a restart took {:.1} s in the median", middle.as_secs_f64()));
-        }
-        if kind != "restart" && longest.as_secs_f64() > LEASE_SECONDS + 2.0 {
-            problems.push(format!("{kind}: it took {:.1} s", longest.as_secs_f64()));
+        // The longest depends on what else the machine does; it is printed.
+        let middle = times[times.len() / 2].as_secs_f64();
+        let most = if kind == "restart" { RESTART_MAX } else { TAKE_OVER_MAX };
+        if middle > most {
+            problems.push(format!("{kind}: {middle:.1} s in the median, {most} s are the limit"));
         }
     }
     problems

@@ -1,5 +1,7 @@
 //! The database as the protocol sees it: the verbs of sql/rowmill.sql in Rust, one at a time, and the promise checked at
-//! every commit. tests/ledger.rs holds the verbs against the real ones.
+//! every commit. tests/ledger.rs compares the verbs with the real ones.
+
+#![allow(dead_code, reason = "the simulator and the comparison use different parts")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -177,6 +179,24 @@ impl Server {
 
     /// One whole transaction: COPY, advance, COMMIT. False if the advance raised.
     pub(crate) fn commit(&mut self, me: &str, stored: &[Stored], moves: &[Move], cluster: &Cluster) -> bool {
+        let before = self.database.clone();
+        if !self.advance(me, moves) {
+            return false;
+        }
+        self.past.push(before);
+        if self.past.len() > PAST {
+            self.past.remove(0);
+        }
+        for (key, offset, outcome) in stored {
+            let before = self.database.stored.entry(*key).or_default().insert(*offset, *outcome);
+            assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
+        }
+        moves.iter().for_each(|m| self.check(m.key, cluster));
+        true
+    }
+
+    /// ADVANCE: all spans or none.
+    pub(crate) fn advance(&mut self, me: &str, moves: &[Move]) -> bool {
         let fits = |m: &Move| {
             let row = &self.database.ledger[&m.key];
             let owned = row.owner.as_deref() == Some(me) && row.epoch == m.epoch;
@@ -184,14 +204,6 @@ impl Server {
         };
         if !moves.iter().all(fits) {
             return false;
-        }
-        self.past.push(self.database.clone());
-        if self.past.len() > PAST {
-            self.past.remove(0);
-        }
-        for (key, offset, outcome) in stored {
-            let before = self.database.stored.entry(*key).or_default().insert(*offset, *outcome);
-            assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
         }
         for m in moves {
             let row = self.database.ledger.get_mut(&m.key).expect("registered");
@@ -206,8 +218,14 @@ impl Server {
             );
             assert!(row.holes >= 0 && m.anchor.offset < m.next, "{m:?}");
         }
-        moves.iter().for_each(|m| self.check(m.key, cluster));
         true
+    }
+
+    /// As if its last heartbeat had come long ago.
+    pub(crate) fn let_expire(&mut self, member: &str) {
+        if let Some((heartbeat_at, _)) = self.database.members.get_mut(member) {
+            *heartbeat_at = 0;
+        }
     }
 
     /// The promise, for one partition and table.

@@ -1,6 +1,8 @@
 //! Kafka as a client sees it: logs with holes that grow and expire, and a consumer that may deliver stale records and
 //! records twice.
 
+#![allow(dead_code, reason = "the simulator and the comparison use different parts")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rowmill::ownership::Partition;
