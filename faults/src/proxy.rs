@@ -47,7 +47,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    upstream: SocketAddr,
+    upstream: Mutex<SocketAddr>,
     weather: Mutex<Weather>,
     /// How many COMMITs were struck.
     strikes: AtomicU64,
@@ -63,7 +63,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
-            upstream,
+            upstream: Mutex::new(upstream),
             weather: Mutex::new(Weather::Fair),
             strikes: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -85,6 +85,11 @@ impl Proxy {
 
     pub fn set(&self, weather: Weather) {
         *lock(&self.shared.weather) = weather;
+    }
+
+    /// New connections lead to another server, as a name does after a failover.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        *lock(&self.shared.upstream) = upstream;
     }
 
     /// How many COMMITs were lost, late, or robbed of their reply so far.
@@ -136,7 +141,7 @@ fn connect(shared: &Arc<Shared>, client: TcpStream) -> std::io::Result<()> {
     if shared.weather() == Weather::Refusing {
         return client.shutdown(Shutdown::Both);
     }
-    let server = TcpStream::connect(shared.upstream)?;
+    let server = TcpStream::connect(*lock(&shared.upstream))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     {

@@ -75,15 +75,16 @@ pub(crate) fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
     (text, output.status.success())
 }
 
-/// Runs one of the stack's own commands, for example `restart postgres`.
-pub(crate) fn stack(arguments: &[&str]) {
+/// Runs one of the stack's own commands, for example `restart postgres`; what it printed.
+pub(crate) fn stack(arguments: &[&str]) -> String {
     let command = PathBuf::from(env("STACK_BIN")).join(arguments[0]);
-    let status = Command::new(&command)
+    let output = Command::new(&command)
         .args(&arguments[1..])
-        .stdout(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .expect("the stack's command starts");
-    assert!(status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
+    assert!(output.status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl World {
@@ -190,6 +191,16 @@ impl World {
 
     /// Starts an engine on this configuration; `environment` may set fault points.
     pub(crate) fn engine(&self, config: &str, environment: &[(&str, &str)]) -> Engine {
+        self.engine_logging_to(None, config, environment)
+    }
+
+    /// The same, with its log elsewhere.
+    pub(crate) fn engine_logging_to(
+        &self,
+        log_file: Option<File>,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, SeqCst);
         let path = self.dir.path().join(format!("rowmill-{number}.toml"));
@@ -201,7 +212,7 @@ impl World {
             .env("DATABASE_URL", &self.database_url)
             .env("REDIS_URL", &self.redis_url)
             .envs(environment.iter().copied())
-            .stderr(File::create(&log).expect("a log"))
+            .stderr(log_file.unwrap_or_else(|| File::create(&log).expect("a log")))
             .spawn()
             .expect("rowmill starts");
         Engine { child, log }
