@@ -43,7 +43,7 @@ impl World {
         let url = redirect(&admin_url, None, Some("campaign"));
         let mut client = connect(&url)?;
         client.batch_execute("ALTER DATABASE campaign SET search_path = public; SET search_path = public")?;
-        let small_disk = SmallDisk::mount(dir);
+        let small_disk = SmallDisk::mount();
         if let Some(disk) = &small_disk {
             let path = disk.path.display();
             client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{path}'"))?;
@@ -114,7 +114,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    fn mount(dir: &Path) -> Option<SmallDisk> {
+    fn mount() -> Option<SmallDisk> {
         let path = std::env::temp_dir().join(format!("rowmill-small-{}", std::process::id()));
         std::fs::create_dir_all(&path).ok()?;
         let run = |program: &str, arguments: &[&str]| {
@@ -122,7 +122,6 @@ impl SmallDisk {
             output.is_ok_and(|o| o.status.success())
         };
         let place = path.to_str()?;
-        let _ = dir;
         if run("mount", &["-t", "tmpfs", "-o", "size=600m,mode=700", "tmpfs", place]) {
             let disk = SmallDisk { path: path.clone() };
             // The server's own user must own it.

@@ -140,6 +140,48 @@ fn a_topic_that_is_created_again_and_longer_stops() {
     assert_eq!(world.count("SELECT count(*) FROM t"), rows);
 }
 
+#[test]
+fn a_topic_that_is_created_again_and_shorter_stops() {
+    let world = World::new("recreated_shorter");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    assert!(engine.stop().0.success());
+    stack(&["kafka-topics", "--delete", "--topic", &world.topic("in")]);
+    std::thread::sleep(Duration::from_secs(1));
+    world.create_topic("in", 1);
+    world.produce("in", 0, (1000..1020).map(record));
+    let again = world.engine(&config, &[]);
+    wait_for("the refusal", 20, || again.log().contains("created again"));
+    assert_eq!(world.count("SELECT count(*) FROM t"), 100);
+}
+
+/// Somebody put a constraint on the dead letters: a record that is no row has no place left, and may not vanish.
+#[test]
+fn a_dead_letter_table_that_refuses_ends_the_process() {
+    let world = World::new("letters_refused");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world
+        .sql()
+        .batch_execute("ALTER TABLE rowmill.dead_letter ADD CONSTRAINT none CHECK (false) NOT VALID")
+        .expect("a constraint");
+    world.produce("in", 0, [record(1), "{".to_owned(), record(2)]);
+    let mut engine = world.engine(&world.model("in", "t", ""), &[]);
+    assert!(!engine.wait(20).success());
+    assert!(engine.log().contains("the dead-letter table refused"), "{}", engine.log());
+    assert_eq!(world.count("SELECT count(*) FROM t"), 0);
+    assert_eq!(world.count("SELECT next_offset FROM rowmill.ledger"), 0);
+    world.sql().batch_execute("ALTER TABLE rowmill.dead_letter DROP CONSTRAINT none").expect("dropped");
+    let _next = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 20);
+    assert_eq!(world.count("SELECT count(*) FROM t"), 2);
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 1);
+}
+
 /// The bytes of a float would go into a bigint column without a word.
 #[test]
 fn an_altered_table_ends_the_process_and_the_next_start_goes_on() {

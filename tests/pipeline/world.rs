@@ -219,7 +219,18 @@ impl World {
     }
 
     pub(crate) fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
-        let producer = producer();
+        self.produce_with("none", topic, partition, values);
+    }
+
+    /// Produces batches that are compressed in this way.
+    pub(crate) fn produce_with(
+        &self,
+        codec: &str,
+        topic: &str,
+        partition: i32,
+        values: impl IntoIterator<Item = String>,
+    ) {
+        let producer = producer(codec);
         for value in values {
             send(&producer, &self.topic(topic), partition, Some(value.as_bytes()));
         }
@@ -227,7 +238,7 @@ impl World {
     }
 
     pub(crate) fn produce_tombstone(&self, topic: &str, partition: i32) {
-        let producer = producer();
+        let producer = producer("none");
         send(&producer, &self.topic(topic), partition, None);
         producer.flush(Duration::from_secs(30)).expect("Kafka takes it");
     }
@@ -237,7 +248,7 @@ impl World {
         let (stop, name) = (Arc::new(AtomicBool::new(false)), self.topic(topic));
         let stopping = stop.clone();
         let thread = std::thread::spawn(move || {
-            let producer = producer();
+            let producer = producer("none");
             let (start, mut n) = (Instant::now(), 0u64);
             while !stopping.load(SeqCst) {
                 let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -485,8 +496,9 @@ fn kafka() -> ClientConfig {
     config
 }
 
-fn producer() -> ThreadedProducer<DefaultProducerContext> {
+fn producer(codec: &str) -> ThreadedProducer<DefaultProducerContext> {
     kafka()
+        .set("compression.type", codec)
         .set("enable.idempotence", "true")
         .set("linger.ms", "2")
         .set("queue.buffering.max.messages", "1000000")
