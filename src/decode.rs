@@ -10,13 +10,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use crate::batch::{Counts, DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
+use crate::batch::{Counts, DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::model::Plan;
 use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
-use crate::row::{Encoded, Limits, Parsed, Reject, TopicDecoder};
+use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::topics::Topic;
 
 /// What a decoder needs.
@@ -224,16 +224,19 @@ impl Decoder {
         self.models.clear();
         self.models.extend(decoder.models());
         // A token may be missing for the second table: nothing may be written for the first one before that is known.
-        if self.models.len() > 1 && !all_cached(decoder, &record, &self.lookups) {
+        if let Ok(Parsed::Message(message)) = parsed
+            && self.models.len() > 1
+            && !all_cached(decoder, message, &self.lookups)
+        {
             return false;
         }
         let offset = record.offset;
         match parsed {
-            Ok(Parsed::Message) if self.models.is_empty() => {
-                let reject = decoder.unroutable(&record);
+            Ok(Parsed::Message(message)) if self.models.is_empty() => {
+                let reject = decoder.unroutable(message);
                 set_aside(&mut lanes[0], offset, index, reject, outlets);
             }
-            Ok(Parsed::Message) => {
+            Ok(Parsed::Message(message)) => {
                 for model in &self.models {
                     let table = self.plan.models[*model].table;
                     let lane = lanes
@@ -244,7 +247,7 @@ impl Decoder {
                         continue;
                     }
                     let open = outlets[lane.outlet].batch();
-                    match decoder.encode(*model, &record, &self.lookups, &mut open.bytes) {
+                    match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
                         Ok(Encoded::Row) => {
                             open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 })
                         }
@@ -272,10 +275,11 @@ impl Decoder {
         let mut wanted: HashMap<(usize, Box<str>), Option<i64>> = HashMap::new();
         for index in from..run.records.end {
             let record = batch.record(&run.claim, index);
-            if wanted.len() >= most || !matches!(decoder.parse(&record), Ok(Parsed::Message)) {
-                continue;
+            if wanted.len() >= most {
+                break;
             }
-            decoder.tokens(&record, |lookup, token| {
+            let Ok(Parsed::Message(message)) = decoder.parse(&record) else { continue };
+            decoder.tokens(message, |lookup, token| {
                 if is_cached(lookups, lookup, token) {
                     return;
                 }
@@ -293,9 +297,9 @@ fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 
-fn all_cached(decoder: &mut TopicDecoder, record: &Record<'_>, lookups: &LookupCache) -> bool {
+fn all_cached(decoder: &mut TopicDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
     let mut all = true;
-    decoder.tokens(record, |lookup, token| all &= is_cached(lookups, lookup, token));
+    decoder.tokens(message, |lookup, token| all &= is_cached(lookups, lookup, token));
     all
 }
 
