@@ -14,6 +14,7 @@ use crate::batch::{Counts, DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::model::Plan;
+use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
 use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::topics::Topic;
@@ -37,12 +38,7 @@ pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
     for (table, writers) in decode.outlets.into_iter().enumerate() {
-        outlets.extend((0..writers.len()).map(|number| Outlet {
-            table,
-            number,
-            writers: writers.len(),
-            open: None,
-        }));
+        outlets.extend((0..writers.len()).map(|number| Outlet::new(table, number, writers.len())));
         senders.extend(writers);
     }
     loop {
@@ -97,7 +93,7 @@ fn next_event(inlet: &Receiver<RawBatch>, senders: &[Sender<TableBatch>], outlet
 }
 
 /// One writer, and the batch that is being filled for it.
-struct Outlet {
+pub struct Outlet {
     table: usize,
     /// Among the table's writers.
     number: usize,
@@ -106,6 +102,16 @@ struct Outlet {
 }
 
 impl Outlet {
+    /// The way to writer `number` of a table's `writers`.
+    pub fn new(table: usize, number: usize, writers: usize) -> Outlet {
+        Outlet { table, number, writers, open: None }
+    }
+
+    /// What was decoded for this writer since the last time.
+    pub fn take(&mut self) -> Option<TableBatch> {
+        self.open.take()
+    }
+
     fn try_send(&mut self, sender: &Sender<TableBatch>) {
         if let Some(batch) = self.open.take()
             && let Err(TrySendError::Full(batch)) = sender.try_send(batch)
@@ -120,7 +126,7 @@ impl Outlet {
 }
 
 /// The step: records to rows.
-struct Decoder {
+pub struct Decoder {
     plan: Arc<Plan>,
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
     topics: Vec<(TopicDecoder, Vec<usize>)>,
@@ -144,7 +150,7 @@ struct Lane {
 }
 
 impl Decoder {
-    fn new(
+    pub fn new(
         plan: Arc<Plan>,
         topics: &[Topic],
         limits: Limits,
@@ -160,7 +166,7 @@ impl Decoder {
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
-    fn decode(
+    pub fn decode(
         &mut self,
         batch: &Arc<RawBatch>,
         outlets: &mut [Outlet],
@@ -250,6 +256,7 @@ impl Decoder {
                     }
                 }
             }
+            Ok(Parsed::Tombstone) if planted(Bug::TombstonesUncounted) => return true,
             Ok(Parsed::Tombstone) => {
                 lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
             }

@@ -29,6 +29,7 @@ pub mod budget;
 pub mod cpu;
 pub mod pg;
 pub mod fault;
+pub mod mutant;
 
 // The stages, as data passes, and what they use.
 pub mod source;
