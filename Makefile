@@ -13,7 +13,7 @@ help:
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
-	@echo "make lint         format, clippy, and shellcheck where it is installed"
+	@echo "make lint         format, clippy; shellcheck and promtool where they are installed"
 	@echo "make unit         unit tests"
 	@echo "make integration  tests on real servers"
 	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
@@ -43,6 +43,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	.ci/shellcheck
+	.ci/monitoring
 
 unit:
 	cargo test $(FEATURES) --lib --bins

@@ -2,6 +2,7 @@
 //! Every default stands here, with its reason.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ struct RawConfig {
     lease: RawLease,
     #[serde(default)]
     threads: RawThreads,
+    #[serde(default)]
+    metrics: RawMetrics,
     #[serde(default)]
     model: Vec<RawModel>,
 }
@@ -91,6 +94,15 @@ struct RawThreads {
     watchdog: Option<Span>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    listen: Option<String>,
+    statsd: Option<String>,
+    statsd_tags: Option<StatsdTags>,
+    statsd_interval: Option<Span>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum RawPin {
@@ -109,6 +121,7 @@ pub struct Config {
     pub lookups: Vec<Lookup>,
     pub lease: Lease,
     pub threads: Threads,
+    pub metrics: Metrics,
     pub limits: Limits,
     pub models: Vec<RawModel>,
 }
@@ -203,6 +216,43 @@ pub struct Threads {
     pub watchdog: Duration,
 }
 
+/// Who is told the figures.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; `None` for nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The file asks for this address. A default that is taken, by a second process of this machine, is no error.
+    pub listen_is_wanted: bool,
+    pub statsd: Option<Statsd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statsd {
+    pub address: StatsdAddress,
+    pub tags: StatsdTags,
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatsdAddress {
+    /// Host and port.
+    Udp(String),
+    /// A datagram socket's path.
+    Unix(String),
+}
+
+/// How a StatsD server wants its labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatsdTags {
+    /// In the name, after a dot: every server reads that.
+    #[default]
+    None,
+    Dogstatsd,
+    Influx,
+    Graphite,
+}
+
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Raw and encoded records in hand.
@@ -242,6 +292,12 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Above every legal wait: the lock timeout, plus the time that a slow disk may need for one batch.
 const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// On loopback: who may see the figures is for the operator to say.
+const METRICS_LISTEN: &str = "127.0.0.1:9753";
+
+/// What most StatsD servers flush by.
+const STATSD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Batches count their bytes in 32 bits, and may grow to the whole budget.
 const MEMORY_MAX_BYTES: usize = 1 << 30;
@@ -345,6 +401,7 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
         lookups,
         lease,
         threads,
+        metrics: resolve_metrics(raw.metrics)?,
         limits,
         models: raw.model,
     })
@@ -389,6 +446,36 @@ fn resolve_pin(raw: Option<RawPin>) -> Result<Pin> {
         Some(RawPin::Cores(cores)) if !cores.is_empty() => Ok(Pin::Cores(cores)),
         Some(_) => bail!("threads.pin must be \"auto\", \"off\" or a list of cores like [2, 3]"),
     }
+}
+
+fn resolve_metrics(raw: RawMetrics) -> Result<Metrics> {
+    let listen_is_wanted = raw.listen.is_some();
+    let listen = match raw.listen.as_deref().unwrap_or(METRICS_LISTEN) {
+        "off" => None,
+        text => Some(text.parse().map_err(|_| {
+            anyhow::anyhow!("metrics.listen is {text:?}: write an IP address and a port like {METRICS_LISTEN:?}, or \"off\"")
+        })?),
+    };
+    let interval = raw.statsd_interval.map_or(STATSD_INTERVAL, |s| s.0);
+    if interval < Duration::from_secs(1) {
+        bail!("metrics.statsd_interval must be at least 1s");
+    }
+    let address = match raw.statsd.as_deref().map(|text| (text, text.split_once("://"))) {
+        None => None,
+        Some((_, Some(("udp", address)))) if address.contains(':') => {
+            Some(StatsdAddress::Udp(address.to_owned()))
+        }
+        Some((_, Some(("unix", path)))) if path.starts_with('/') => {
+            Some(StatsdAddress::Unix(path.to_owned()))
+        }
+        Some((text, _)) => bail!("metrics.statsd is {text:?}: write udp://host:8125 or unix:///path"),
+    };
+    let tags = raw.statsd_tags.unwrap_or_default();
+    Ok(Metrics {
+        listen,
+        listen_is_wanted,
+        statsd: address.map(|address| Statsd { address, tags, interval }),
+    })
 }
 
 /// Properties on which the promise rests: librdkafka would skip records or lose its place with other values.
@@ -505,6 +592,8 @@ mod tests {
         check(&format!("[kafka]\nstart = \"now\"\n{MODEL}"), "\"earliest\", \"latest\"");
         check(&format!("[kafka.properties]\n\"auto.offset.reset\" = \"latest\"\n{MODEL}"), "may not set");
         check(&format!("[threads]\npin = \"yes\"\n{MODEL}"), "threads.pin");
+        check(&format!("[metrics]\nlisten = \"localhost\"\n{MODEL}"), "an IP address and a port");
+        check(&format!("[metrics]\nstatsd = \"localhost:8125\"\n{MODEL}"), "udp://host:8125");
         check(&format!("[threads]\ndecoders = 0\n{MODEL}"), "between 1 and 64");
     }
 

@@ -45,5 +45,15 @@ pub mod lease;
 // Holding it together.
 pub mod setup;
 pub mod pipeline;
+
+// What people and machines are told of a running process.
+pub mod health;
+pub mod exposition;
+pub mod gather;
+pub mod process;
+pub mod http;
+pub mod statsd;
+
+// The verbs.
 pub mod supervisor;
 pub mod command;

@@ -3,8 +3,10 @@
 //! Redis is spoken to here only. Its absence is waited out; what it does not know becomes a dead letter only after the
 //! grace time, and never while Redis seems to have lost its data.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,6 +14,7 @@ use redis::{Client, ClientTlsConfig, Connection, TlsCertificates};
 
 use crate::config;
 use crate::cpu::Pulse;
+use crate::metrics::{LookupMetrics, Wait, Waits};
 use crate::row::{Found, Lookups};
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
@@ -38,10 +41,14 @@ pub struct LookupCache {
     connection: Option<Connection>,
     caches: Vec<Cache>,
     pulse: Arc<Pulse>,
+    waits: Arc<Waits>,
 }
 
 struct Cache {
     config: config::Lookup,
+    metrics: Arc<LookupMetrics>,
+    /// Answers from the cache in the present batch: a plain number, because it moves with each record.
+    hits: Cell<u64>,
     /// Looked into for every record: the standard hash would cost a tenth of the decoder.
     known: HashMap<Box<str>, Entry, foldhash::quality::RandomState>,
     /// A few tokens that had a value, the last one found at the back.
@@ -69,26 +76,32 @@ pub struct Wanted {
 impl LookupCache {
     pub fn new(
         redis: Option<&config::Redis>,
-        lookups: &[config::Lookup],
+        lookups: &[(config::Lookup, Arc<LookupMetrics>)],
         pulse: Arc<Pulse>,
+        waits: Arc<Waits>,
     ) -> Result<LookupCache> {
         let client = redis.map(client).transpose()?;
         let caches = lookups
             .iter()
-            .map(|config| Cache {
+            .map(|(config, metrics)| Cache {
                 config: config.clone(),
+                metrics: metrics.clone(),
+                hits: Cell::new(0),
                 known: HashMap::default(),
                 found_last: VecDeque::new(),
                 now: Instant::now(),
             })
             .collect();
-        Ok(LookupCache { client, connection: None, caches, pulse })
+        Ok(LookupCache { client, connection: None, caches, pulse, waits })
     }
 
     /// Ages the caches: what is found from now on is good for the whole batch.
     pub fn begin_batch(&mut self) {
         let now = Instant::now();
-        self.caches.iter_mut().for_each(|cache| cache.now = now);
+        for cache in &mut self.caches {
+            cache.now = now;
+            cache.metrics.hits.fetch_add(cache.hits.take(), Relaxed);
+        }
     }
 
     /// How many tokens may be asked for at once: what is learned must not push itself out of a cache.
@@ -98,7 +111,12 @@ impl LookupCache {
 
     /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
     /// said so first.
-    pub fn resolve(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
+    pub fn resolve(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {
+        let waits = self.waits.clone();
+        waits.during(Wait::Lookup, || self.resolve_all(wanted, keep_going))
+    }
+
+    fn resolve_all(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
         let mut pause = BACK_OFF.0;
         // What was said last; each new state of Redis is said once.
         let mut said = Said::Nothing;
@@ -111,12 +129,14 @@ impl LookupCache {
                     Ok(Answer::Settled) => break,
                     Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
                     Ok(Answer::Emptied(words)) => {
+                        self.put_off(chunk);
                         if std::mem::replace(&mut said, Said::Emptied) != Said::Emptied {
                             log::error!("waiting, nothing is set aside: {words}");
                         }
                         std::thread::sleep(BACK_OFF.1);
                     }
                     Err(error) => {
+                        self.put_off(chunk);
                         self.connection = None;
                         if std::mem::replace(&mut said, Said::Away) != Said::Away {
                             log::warn!("waiting for Redis: {error:#}");
@@ -131,6 +151,13 @@ impl LookupCache {
             log::info!("Redis answers again");
         }
         true
+    }
+
+    /// Counts a question that has to be asked again.
+    fn put_off(&self, wanted: &[Wanted]) {
+        if let Some(want) = wanted.first() {
+            self.caches[want.lookup].metrics.retries.fetch_add(1, Relaxed);
+        }
     }
 
     /// One round trip for each lookup among `wanted`.
@@ -155,6 +182,9 @@ impl LookupCache {
             {
                 return Ok(Answer::Emptied(words));
             }
+            let found = values.iter().flatten().count();
+            cache.metrics.found.fetch_add(found as u64, Relaxed);
+            cache.metrics.missing.fetch_add((values.len() - found) as u64, Relaxed);
             for (want, value) in mine.into_iter().zip(values) {
                 if !cache.learn(want, value.as_deref(), now_ms) {
                     answer = Answer::Grace;
@@ -269,6 +299,7 @@ impl Lookups for LookupCache {
             Some(Entry { value: Some(value), asked_at, .. })
                 if *asked_at >= cache.now || cache.now.duration_since(*asked_at) < cache.config.ttl =>
             {
+                cache.hits.set(cache.hits.get() + 1);
                 Found::Value(value)
             }
             Some(Entry { value: None, asked_at, .. }) if *asked_at >= cache.now => Found::Unknown,
@@ -320,7 +351,14 @@ mod tests {
             cache_max: max,
             grace: Duration::from_secs(1),
         };
-        Cache { config, known: HashMap::default(), found_last: VecDeque::new(), now: Instant::now() }
+        Cache {
+            config,
+            metrics: Arc::default(),
+            hits: Cell::new(0),
+            known: HashMap::default(),
+            found_last: VecDeque::new(),
+            now: Instant::now(),
+        }
     }
 
     fn want(token: &str, newest_ms: Option<i64>) -> Wanted {

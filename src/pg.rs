@@ -199,6 +199,23 @@ pub enum Class {
     Lost,
 }
 
+impl Class {
+    pub const ALL: &[Class] =
+        &[Class::Row, Class::World, Class::Fenced, Class::TableChanged, Class::Setup, Class::Lost];
+
+    /// Its name in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Row => "row",
+            Class::World => "world",
+            Class::Fenced => "fenced",
+            Class::TableChanged => "table_changed",
+            Class::Setup => "setup",
+            Class::Lost => "lost",
+        }
+    }
+}
+
 /// Sorts an error into what follows. ARCHITECTURE.md has the reasons.
 pub fn classify(error: &postgres::Error) -> Class {
     match error.as_db_error() {

@@ -8,6 +8,7 @@ mod backpressure;
 mod changes;
 mod crash;
 mod delivery;
+mod metrics;
 mod outage;
 mod poison;
 mod shutdown;

@@ -171,6 +171,11 @@ impl World {
         )
     }
 
+    /// A path for a file that lives as long as the world.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// Writes a file that lives as long as the world; its path.
     pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);
