@@ -13,7 +13,7 @@ help:
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
-	@echo "make lint         format, clippy; shellcheck and promtool where they are installed"
+	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
 	@echo "make unit         unit tests"
 	@echo "make integration  tests on real servers"
 	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
@@ -44,6 +44,7 @@ lint:
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	.ci/shellcheck
 	.ci/monitoring
+	.ci/systemd
 
 unit:
 	cargo test $(FEATURES) --lib --bins

@@ -1,8 +1,7 @@
 //! Whether this process is alive and of use: what `/healthz`, `/readyz` and systemd are told.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cpu::Threads;
@@ -17,7 +16,9 @@ pub struct Board {
     /// Without a heartbeat for this long, others take the partitions.
     lease: Duration,
     pipeline: OnceLock<Arc<Pipeline>>,
-    stopping: AtomicBool,
+    stopping: Mutex<bool>,
+    /// Tells the watchdog that something changed.
+    changed: Condvar,
     progress: Mutex<Progress>,
 }
 
@@ -28,7 +29,8 @@ impl Board {
             limit,
             lease,
             pipeline: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: Mutex::new(false),
+            changed: Condvar::new(),
             progress: Mutex::default(),
         }
     }
@@ -44,7 +46,23 @@ impl Board {
     }
 
     pub fn set_stopping(&self) {
-        self.stopping.store(true, SeqCst);
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `timeout`, or until the end begins.
+    pub fn wait(&self, timeout: Duration) {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = *stopping;
+        drop(
+            self.changed
+                .wait_timeout_while(stopping, timeout, |now| *now == was)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     /// False with a sentence where a thread hangs: in a call that never returns, or with work that it does not do. A server
@@ -58,7 +76,7 @@ impl Board {
                 ));
             }
         }
-        let Some(pipeline) = self.pipeline().filter(|_| !self.stopping.load(SeqCst)) else { return Ok(()) };
+        let Some(pipeline) = self.pipeline().filter(|_| !self.is_stopping()) else { return Ok(()) };
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         match progress.stuck(pipeline.works(), Instant::now(), self.limit) {
             Some(work) => Err(format!("{work} has had work and not moved for {} s", self.limit.as_secs())),
@@ -68,7 +86,7 @@ impl Board {
 
     /// False with a sentence before the first heartbeat, without a fresh one, and while stopping.
     pub fn ready(&self) -> Result<(), String> {
-        if self.stopping.load(SeqCst) {
+        if self.is_stopping() {
             return Err("stopping".to_owned());
         }
         let Some(pipeline) = self.pipeline() else {
@@ -145,10 +163,10 @@ mod tests {
         // It moved.
         assert!(!look(12, true, 2));
         assert!(!look(22, true, 2));
-        // Nothing to do is no hang, however long; and the time begins anew afterwards.
+        // Nothing to do is no hang, however long; and the time begins anew with the next work.
         assert!(!look(100, false, 2));
         assert!(!look(101, true, 2));
-        assert!(!look(111, true, 2));
-        assert!(look(112, true, 2));
+        assert!(!look(110, true, 2));
+        assert!(look(111, true, 2));
     }
 }

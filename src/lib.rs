@@ -53,6 +53,7 @@ pub mod gather;
 pub mod process;
 pub mod http;
 pub mod statsd;
+pub mod notify;
 
 // The verbs.
 pub mod supervisor;

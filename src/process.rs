@@ -8,10 +8,19 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::exposition::Family;
 
 /// Remembers the CPU time of threads that have ended, so that no counter goes back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Threads {
+    /// By this machine's clock: a service that sees only itself in /proc cannot ask when the machine was started.
+    started_s: f64,
     alive: HashMap<String, (String, f64)>,
     ended: BTreeMap<String, f64>,
+}
+
+impl Default for Threads {
+    fn default() -> Threads {
+        let started_s = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+        Threads { started_s, alive: HashMap::new(), ended: BTreeMap::new() }
+    }
 }
 
 impl Threads {
@@ -62,13 +71,9 @@ impl Threads {
                 Family::gauge("process_virtual_memory_bytes", "Virtual memory.").with(stat.number(22)),
                 Family::gauge("process_threads", "Threads.").with(stat.number(19)),
             ]);
-            if let Some(booted) = booted_at() {
-                let help = "When the process started, in seconds since 1970 UTC.";
-                families.push(
-                    Family::gauge("process_start_time_seconds", help).with(booted + stat.number(21) / ticks),
-                );
-            }
         }
+        let help = "When the process started, in seconds since 1970 UTC.";
+        families.push(Family::gauge("process_start_time_seconds", help).with(self.started_s));
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
             families.push(Family::gauge("process_open_fds", "Open files.").with(files.count() as f64));
         }
@@ -77,12 +82,6 @@ impl Threads {
         }
         families
     }
-}
-
-/// Seconds since 1970 UTC. The kernel counts starts of processes from here.
-fn booted_at() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
 
 /// A `stat` file of /proc: the name, and what follows it.

@@ -15,6 +15,7 @@ use crate::gather::Gatherer;
 use crate::health::Board;
 use crate::lease::Wake;
 use crate::metrics::{Totals, report_line};
+use crate::notify::Manager;
 use crate::pipeline::{self, Pipeline};
 use crate::queue;
 use crate::setup::{self, Setup};
@@ -30,6 +31,9 @@ const RELEASE_MAX: Duration = Duration::from_secs(2);
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);
 const REPORT_LOG: Duration = Duration::from_secs(10);
 
+/// Between two looks at the threads' health.
+const WATCH: Duration = Duration::from_secs(1);
+
 /// Runs the pipeline until a signal or a failure.
 ///
 /// # Errors
@@ -42,7 +46,7 @@ pub fn run(config: &Config) -> Result<()> {
 
     let threads = Arc::new(threads);
     let board = Arc::new(Board::new(threads.clone(), config.threads.watchdog, config.lease.duration));
-    watch_health(&threads, &board)?;
+    watch_health(&threads, &board, Manager::from_environment()?)?;
     tell(config, &threads, &board)?;
     let Some(setup) = wait_for_setup(config, &threads, &signals)? else { return Ok(()) };
     let me = setup::member(config);
@@ -167,21 +171,28 @@ fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
     )
 }
 
-/// Ends the process when a thread hangs: nothing inside a client library can time such a call out.
-fn watch_health(threads: &Threads, board: &Arc<Board>) -> Result<()> {
+/// Ends the process when a thread hangs: nothing inside a client library can time such a call out. systemd hears from here
+/// that all is well, and so ends a process in which even this thread hangs.
+fn watch_health(threads: &Threads, board: &Arc<Board>, manager: Option<Manager>) -> Result<()> {
     let board = board.clone();
-    threads.spawn(
-        "watchdog",
-        None,
-        || Ok(()),
-        move |()| loop {
-            std::thread::sleep(Duration::from_secs(1));
-            if let Err(reason) = board.healthy() {
-                log::error!("{reason}: ending the process, so that it can start again; nothing is lost");
-                std::process::abort();
+    threads.spawn("watchdog", None, || Ok(()), move |()| watch(&board, manager))
+}
+
+fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
+    let mut told_stopping = false;
+    loop {
+        if let Err(reason) = board.healthy() {
+            log::error!("{reason}: ending the process, so that it can start again; nothing is lost");
+            std::process::abort();
+        }
+        if let Some(manager) = &mut manager {
+            manager.alive(board);
+            if board.is_stopping() && !std::mem::replace(&mut told_stopping, true) {
+                manager.stopping();
             }
-        },
-    )
+        }
+        board.wait(WATCH);
+    }
 }
 
 /// Serves the figures as configured. A process whose default address is taken goes on without.

@@ -12,5 +12,6 @@ mod metrics;
 mod outage;
 mod poison;
 mod shutdown;
+mod systemd;
 mod takeover;
 mod verify;
