@@ -12,6 +12,7 @@
 
 // What is configured, and what the catalog makes of it.
 pub mod spelling;
+pub mod secret;
 pub mod config;
 pub mod schema;
 pub mod model;
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod queue;
 pub mod budget;
 pub mod cpu;
+pub mod tls;
 pub mod pg;
 pub mod fault;
 

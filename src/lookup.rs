@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use redis::{Client, ClientTlsConfig, Connection, TlsCertificates};
+use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 
 use crate::config;
 use crate::cpu::Pulse;
 use crate::metrics::{LookupMetrics, Wait, Waits};
 use crate::row::{Found, Lookups};
+use crate::tls;
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ const KEYS_MAX: usize = 10_000;
 
 /// All lookups of one decoder, each with a cache of its own.
 pub struct LookupCache {
-    client: Option<Client>,
+    client: Option<(Client, config::Redis)>,
     connection: Option<Connection>,
     caches: Vec<Cache>,
     pulse: Arc<Pulse>,
@@ -80,7 +81,8 @@ impl LookupCache {
         pulse: Arc<Pulse>,
         waits: Arc<Waits>,
     ) -> Result<LookupCache> {
-        let client = redis.map(client).transpose()?;
+        let client =
+            redis.map(|redis| Ok::<_, anyhow::Error>((client(redis)?, redis.clone()))).transpose()?;
         let caches = lookups
             .iter()
             .map(|(config, metrics)| Cache {
@@ -196,11 +198,11 @@ impl LookupCache {
 
     /// The values of the keys, and how many keys Redis has in all.
     fn mget(&mut self, keys: &[String]) -> Result<(Vec<Option<String>>, u64)> {
-        let client = self.client.as_ref().context("a lookup needs [redis]")?;
+        let (client, redis) = self.client.as_ref().context("a lookup needs [redis]")?;
         let connection = &mut self.connection;
         self.pulse.during("asking Redis", || {
             if connection.is_none() {
-                let new = client.get_connection_with_timeout(TIMEOUT).context("cannot connect")?;
+                let new = connect(client, redis)?;
                 new.set_read_timeout(Some(TIMEOUT))?;
                 new.set_write_timeout(Some(TIMEOUT))?;
                 *connection = Some(new);
@@ -310,32 +312,46 @@ impl Lookups for LookupCache {
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
-    let mut connection =
-        client(redis)?.get_connection_with_timeout(TIMEOUT).context("cannot connect to Redis")?;
+    let mut connection = connect(&client(redis)?, redis)?;
     redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
 }
 
 fn client(redis: &config::Redis) -> Result<Client> {
-    let open = || match &redis.ca {
-        None => Client::open(redis.url.as_str()),
-        Some(ca) => {
-            let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
-            let client_tls = match (&redis.cert, &redis.key) {
-                (Some(cert), Some(key)) => {
-                    Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
-                }
-                _ => None,
-            };
-            Client::build_with_tls(
-                redis.url.as_str(),
-                TlsCertificates { client_tls, root_cert: Some(read(ca)?) },
-            )
+    let open = || {
+        let mut info = redis.url.as_str().into_connection_info()?;
+        let mut login = info.redis_settings().clone();
+        if let Some(username) = &redis.username {
+            login = login.set_username(username);
         }
+        if let Some(password) = &redis.password {
+            login = login.set_password(password);
+        }
+        info = info.set_redis_settings(login);
+        let Some(ca) = &redis.ca else { return Client::open(info) };
+        let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
+        let client_tls = match (&redis.cert, &redis.key) {
+            (Some(cert), Some(key)) => {
+                Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
+            }
+            _ => None,
+        };
+        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: Some(read(ca)?) })
     };
     // The URL may hold a password, and the error could quote it.
     open().map_err(|error| {
         anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category())
     })
+}
+
+/// Opens a connection. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
+/// speak TLS, and trusts the system's authorities too.
+fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
+    const ABOUT: &str = "cannot connect to Redis";
+    if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
+        let client = redis.cert.as_deref().zip(redis.key.as_deref());
+        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT).context(ABOUT)?;
+    }
+    client.get_connection_with_timeout(TIMEOUT).context(ABOUT)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod delivery;
 mod metrics;
 mod outage;
 mod poison;
+mod security;
 mod shutdown;
 mod systemd;
 mod takeover;

@@ -113,7 +113,8 @@ impl World {
         };
         redis::cmd("FLUSHDB").query::<()>(&mut world.redis()).expect("Redis answers");
         let status = Command::new(env!("CARGO_BIN_EXE_rowmill"))
-            .args(["init", "--url", &world.database_url])
+            .arg("init")
+            .env("DATABASE_URL", &world.database_url)
             .stdout(Stdio::null())
             .status()
             .expect("rowmill starts");
