@@ -11,6 +11,7 @@ mod delivery;
 mod metrics;
 mod outage;
 mod poison;
+mod roles;
 mod security;
 mod shutdown;
 mod systemd;

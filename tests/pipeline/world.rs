@@ -63,12 +63,19 @@ pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> 
 
 /// Runs a verb that is not `run`; what it printed, and whether it ended well.
 pub(crate) fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
-    let output = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+    run(Command::new(env!("CARGO_BIN_EXE_rowmill"))
         .args(arguments)
         .env("DATABASE_URL", &world.database_url)
-        .env("REDIS_URL", &world.redis_url)
-        .output()
-        .expect("rowmill starts");
+        .env("REDIS_URL", &world.redis_url))
+}
+
+/// The same with another PostgreSQL role.
+pub(crate) fn rowmill_as(database_url: &str, arguments: &[&str]) -> (String, bool) {
+    run(Command::new(env!("CARGO_BIN_EXE_rowmill")).args(arguments).env("DATABASE_URL", database_url))
+}
+
+fn run(command: &mut Command) -> (String, bool) {
+    let output = command.output().expect("rowmill starts");
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (text, output.status.success())
