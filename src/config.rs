@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
+use crate::logging;
 use crate::model::RawModel;
 use crate::secret::{self, Environment};
 use crate::spelling::did_you_mean;
@@ -38,6 +39,8 @@ struct RawConfig {
     threads: RawThreads,
     #[serde(default)]
     metrics: RawMetrics,
+    #[serde(default)]
+    log: RawLog,
     #[serde(default)]
     model: Vec<RawModel>,
 }
@@ -122,6 +125,23 @@ struct RawThreads {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawLog {
+    format: Option<logging::Format>,
+    level: Option<LogLevel>,
+}
+
+/// Below debug, the clients' libraries would log what passes through them.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawMetrics {
     listen: Option<String>,
     statsd: Option<String>,
@@ -148,6 +168,7 @@ pub struct Config {
     pub lease: Lease,
     pub threads: Threads,
     pub metrics: Metrics,
+    pub log: Log,
     pub limits: Limits,
     pub models: Vec<RawModel>,
 }
@@ -267,6 +288,13 @@ pub struct Threads {
     pub pin: Pin,
     /// A call to a server that lasts longer ends the process; the ledger makes that safe.
     pub watchdog: Duration,
+}
+
+/// How `run` logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    pub format: logging::Format,
+    pub level: log::LevelFilter,
 }
 
 /// Who is told the figures.
@@ -491,6 +519,15 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         lease,
         threads,
         metrics: resolve_metrics(raw.metrics)?,
+        log: Log {
+            format: raw.log.format.unwrap_or_default(),
+            level: match raw.log.level.unwrap_or(LogLevel::Info) {
+                LogLevel::Error => log::LevelFilter::Error,
+                LogLevel::Warn => log::LevelFilter::Warn,
+                LogLevel::Info => log::LevelFilter::Info,
+                LogLevel::Debug => log::LevelFilter::Debug,
+            },
+        },
         limits,
         models: raw.model,
     })

@@ -24,6 +24,7 @@ pub mod ownership;
 pub mod protocol;
 
 // The plumbing.
+pub mod logging;
 pub mod metrics;
 pub mod queue;
 pub mod budget;

@@ -277,7 +277,9 @@ pub fn describe(error: &postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => {
             let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
-            for part in [db.detail(), db.hint()].into_iter().flatten() {
+            // The detail of a refused row quotes the row, which belongs into its dead letter and nowhere else.
+            let detail = db.detail().filter(|_| classify(error) != Class::Row);
+            for part in [detail, db.hint()].into_iter().flatten() {
                 text.push_str(": ");
                 text.push_str(part);
             }

@@ -289,8 +289,9 @@ impl Writer {
             }
             let mut result = self.transaction(state, copy_sql, &mut load, &spans);
             let mut attempted = spans;
-            if let Err(Failure { class: Class::Row, words, .. }) = &result {
-                log::debug!("table {} refuses a row: {words}; looking for it", self.target.name);
+            if let Err(Failure { class: Class::Row, .. }) = &result {
+                // Not the server's words: they quote the row.
+                log::debug!("table {} refuses a row; looking for it", self.target.name);
                 state.client = None;
                 (result, attempted) = self.isolate(state, copy_sql, &mut load);
             } else if result.is_ok() {

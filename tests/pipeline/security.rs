@@ -334,3 +334,23 @@ fn a_password_on_the_command_line_is_refused() {
     let (text, ok) = rowmill(&world, &["init", "--url", "postgresql://u:canary@127.0.0.1/d"]);
     assert!(!ok && text.contains("everybody on this machine can see") && !text.contains("canary"), "{text}");
 }
+
+#[test]
+fn a_log_line_is_one_event_without_payloads() {
+    let world = world();
+    let config = world.model("in", "t", "") + "[log]\nformat = \"json\"\nlevel = \"debug\"\n";
+    world.sql().batch_execute("ALTER TABLE t ADD CHECK (n < 5), ADD UNIQUE (n)").expect("constraints");
+    let engine = world.engine(&config, &[]);
+    // Refused by the decoder, by a constraint, by an index; each with a word that must not be in the log.
+    let words =
+        ["{\"n\":\"payload-1\"}", "{\"n\":9,\"word\":\"payload-2\"}", "{\"n\":1,\"word\":\"payload-3\"}"];
+    world.produce("in", 0, [words[2], words[2], words[1], words[0]].map(str::to_owned));
+    world.wait_drained(&["in"], 20);
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 3);
+    let log = engine.log();
+    for line in log.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(event["message"].is_string() && event["time"].is_string(), "{line}");
+    }
+    assert!(log.contains("refuses a row") && !log.contains("payload-"), "{log}");
+}
