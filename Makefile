@@ -15,7 +15,7 @@ help:
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
-	@echo "make lint         format, clippy, and shellcheck where it is installed"
+	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
 	@echo "make unit         unit tests"
 	@echo "make integration  tests on real servers"
 	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
@@ -54,6 +54,8 @@ lint:
 	cargo fmt --all --check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	.ci/shellcheck
+	.ci/monitoring
+	.ci/systemd
 
 unit:
 	cargo test $(FEATURES) --lib --bins --test simulator

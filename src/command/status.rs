@@ -17,7 +17,7 @@ use crate::source;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn run(config: &Config) -> Result<()> {
-    let mut client = Server::parse(&config.postgres.url)?.connect("rowmill status")?;
+    let mut client = Server::of(&config.postgres)?.connect("rowmill status")?;
     ledger::check_version(&mut client)?;
     members(&mut client, &config.pipeline)?;
     partitions(&mut client, config)?;

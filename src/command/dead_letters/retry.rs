@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::copy::{HEADER, TRAILER};
 use crate::cpu::Pulse;
 use crate::lookup::{LookupCache, Wanted};
+use crate::metrics::Waits;
 use crate::model::{Plan, TablePlan, patch_clocks};
 use crate::pg::{self, Class, describe};
 use crate::row::{Encoded, Limits, Message, Parsed, TopicDecoder};
@@ -72,7 +73,8 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     let decoders = topics.map(|topic| TopicDecoder::new(plan.clone(), topic, limits)).collect();
     // No thread is watched here; a lookup has a deadline of its own.
     let pulse = Arc::new(Pulse::new("retry"));
-    let lookups = LookupCache::new(config.redis.as_ref(), &config.lookups, pulse)?;
+    let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
+    let lookups = LookupCache::new(config.redis.as_ref(), &lookups, pulse, Waits::new("retry"))?;
     let mut retry = Retry { client, plan, decoders, lookups, dry_run: decision.dry_run };
 
     let filter = decision.filter.values(&config.pipeline);
