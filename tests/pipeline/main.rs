@@ -10,6 +10,7 @@ mod crash;
 mod dead_letters;
 mod delivery;
 mod failover;
+mod guard;
 mod metrics;
 mod outage;
 mod poison;
