@@ -6,6 +6,7 @@ mod world;
 
 mod backpressure;
 mod changes;
+mod corpus;
 mod crash;
 mod dead_letters;
 mod delivery;
