@@ -19,7 +19,8 @@ thread_local! {
 
 fuzz_target!(|value: &[u8]| {
     let is_object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(value).is_ok();
-    DECODERS.with_borrow_mut(|decoders| decoders.iter_mut().for_each(|decoder| check(decoder, value, is_object)));
+    DECODERS
+        .with_borrow_mut(|decoders| decoders.iter_mut().for_each(|decoder| check(decoder, value, is_object)));
 });
 
 fn check(decoder: &mut TopicDecoder, value: &[u8], is_object: bool) {
