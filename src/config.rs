@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
+use crate::guard;
 use crate::logging;
 use crate::model::RawModel;
 use crate::secret::{self, Environment};
@@ -37,6 +38,8 @@ struct RawConfig {
     lease: RawLease,
     #[serde(default)]
     threads: RawThreads,
+    #[serde(default)]
+    guard: RawGuard,
     #[serde(default)]
     metrics: RawMetrics,
     #[serde(default)]
@@ -125,6 +128,13 @@ struct RawThreads {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawGuard {
+    dead_letter_share: Option<f64>,
+    dead_letter_window: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawLog {
     format: Option<logging::Format>,
     level: Option<LogLevel>,
@@ -167,6 +177,8 @@ pub struct Config {
     pub lookups: Vec<Lookup>,
     pub lease: Lease,
     pub threads: Threads,
+    /// `None` where dead letters stop nothing.
+    pub guard: Option<guard::Limit>,
     pub metrics: Metrics,
     pub log: Log,
     pub limits: Limits,
@@ -374,6 +386,12 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above every legal wait: the lock timeout, plus the time that a slow disk may need for one batch.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// So many records are a sample, and few enough to set aside before a bad deployment is noticed.
+const DEAD_LETTER_WINDOW: u64 = 1000;
+
+/// The guard keeps up to 16 bytes for each, for each topic.
+const DEAD_LETTER_WINDOW_MAX: u64 = 100_000;
+
 /// On loopback: who may see the figures is for the operator to say.
 const METRICS_LISTEN: &str = "127.0.0.1:9753";
 
@@ -518,6 +536,7 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         lookups,
         lease,
         threads,
+        guard: resolve_guard(&raw.guard)?,
         metrics: resolve_metrics(raw.metrics)?,
         log: Log {
             format: raw.log.format.unwrap_or_default(),
@@ -531,6 +550,27 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         limits,
         models: raw.model,
     })
+}
+
+fn resolve_guard(raw: &RawGuard) -> Result<Option<guard::Limit>> {
+    let window = raw.dead_letter_window.unwrap_or(DEAD_LETTER_WINDOW);
+    if !(10..=DEAD_LETTER_WINDOW_MAX).contains(&window) {
+        bail!("guard.dead_letter_window must be between 10 and {DEAD_LETTER_WINDOW_MAX} records");
+    }
+    match raw.dead_letter_share {
+        None if raw.dead_letter_window.is_some() => {
+            bail!(
+                "guard.dead_letter_window says nothing without dead_letter_share, which switches the guard on"
+            )
+        }
+        None => Ok(None),
+        Some(share) if share > 0.0 && share < 1.0 => Ok(Some(guard::Limit { share, window })),
+        Some(share) => {
+            bail!(
+                "guard.dead_letter_share is {share}: use a share between 0 and 1, like 0.5; without it nothing is stopped"
+            )
+        }
+    }
 }
 
 fn optional(setting: &str, text: Option<String>, env: Environment<'_>) -> Result<Option<String>> {
@@ -855,6 +895,14 @@ mod tests {
         check(&format!("[metrics]\nlisten = \"localhost\"\n{MODEL}"), "an IP address and a port");
         check(&format!("[metrics]\nstatsd = \"localhost:8125\"\n{MODEL}"), "udp://host:8125");
         check(&format!("[threads]\ndecoders = 0\n{MODEL}"), "between 1 and 64");
+        for share in ["0.0", "1.0", "-0.5", "nan", "inf"] {
+            check(&format!("[guard]\ndead_letter_share = {share}\n{MODEL}"), "guard.dead_letter_share is");
+        }
+        check(&format!("[guard]\ndead_letter_window = 500\n{MODEL}"), "without dead_letter_share");
+        check(
+            &format!("[guard]\ndead_letter_share = 0.5\ndead_letter_window = 9\n{MODEL}"),
+            "between 10 and 100000",
+        );
     }
 
     #[test]
