@@ -17,17 +17,22 @@ pub(super) const KINDS: [Kind; 5] = [
     Kind { name: "storm", run: storm },
 ];
 
-/// All die at once and are started again at once: how long until the first row?
+/// All die at once and are started again at once: how long from the kill to the first row?
 fn kill_all(campaign: &Campaign, random: &mut Random) -> Struck {
     let Some(_calm) = campaign.calm()? else { return Ok((false, "it never became calm".to_owned())) };
     let mut client = campaign.sql()?;
+    let start = Instant::now();
     for slot in campaign.engines.lock().iter_mut() {
         slot.is_held = true;
         slot.kill();
     }
-    campaign.wait(5, || campaign.engines.lock().iter().all(|s| s.child.is_none()));
+    // What they sent before they died may still be executed, and is no sign of life.
+    let theirs = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'rowmill %' AND datname = 'campaign'";
+    campaign.wait(5, || {
+        let all_dead = campaign.engines.lock().iter().all(|s| s.child.is_none());
+        all_dead && client.query_one(theirs, &[]).is_ok_and(|r| r.get(0))
+    });
     let before = campaign.progress(&mut client, "true")?;
-    let start = Instant::now();
     for slot in campaign.engines.lock().iter_mut() {
         slot.start(&campaign.world, random, true)?;
     }
