@@ -80,8 +80,18 @@ pub struct Run {
     pub next: i64,
     /// The run's last record; filled by [`RawBatch::note_anchors`].
     pub anchor: Anchor,
+    /// When the run's records were stamped; filled with the anchor.
+    pub times: Times,
     /// Where the run's records are in the batch.
     pub records: Range<usize>,
+}
+
+/// When the first and the last record of a stretch were stamped, in milliseconds since 1970 UTC; `None` where one has no
+/// timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    pub first_ms: Option<i64>,
+    pub last_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,14 +152,17 @@ impl RawBatch {
                 first,
                 next,
                 anchor: Anchor { offset: record.offset, hash: 0 },
+                times: Times::default(),
                 records: index..index + 1,
             }),
         }
     }
 
-    /// Ends the filling: hashes each run's last record.
+    /// Ends the filling: hashes each run's last record, and notes its times.
     pub fn note_anchors(&mut self) {
         for i in 0..self.runs.len() {
+            let records = self.runs[i].records.clone();
+            self.runs[i].times = self.times(records.start, records.end - 1);
             let anchor = self.anchor(&self.runs[i].claim, self.runs[i].records.end - 1);
             self.runs[i].anchor = anchor;
         }
@@ -202,6 +215,12 @@ impl RawBatch {
         self.records[index].offset
     }
 
+    /// When records `first` and `last` were stamped.
+    fn times(&self, first: usize, last: usize) -> Times {
+        let stamp = |index: usize| Some(self.records[index].timestamp_ms).filter(|ms| *ms != i64::MIN);
+        Times { first_ms: stamp(first), last_ms: stamp(last) }
+    }
+
     pub fn is_tombstone(&self, index: usize) -> bool {
         self.records[index].value < 0
     }
@@ -243,6 +262,7 @@ pub struct Segment {
     pub counts: Counts,
     /// The last record of `[first, next)`.
     pub anchor: Anchor,
+    pub times: Times,
     /// Which of the batch's rows.
     pub rows: Range<usize>,
     /// The records themselves, kept while rows or dead letters refer to them.
@@ -306,6 +326,14 @@ impl TableBatch {
     pub fn row_bytes(&self, index: usize) -> Range<usize> {
         let start = if index == 0 { 0 } else { self.rows[index - 1].end as usize };
         start..self.rows[index].end as usize
+    }
+
+    /// Where consecutive rows lie in the bytes.
+    pub fn rows_bytes(&self, rows: Range<usize>) -> Range<usize> {
+        if rows.is_empty() {
+            return 0..0;
+        }
+        self.row_bytes(rows.start).start..self.row_bytes(rows.end - 1).end
     }
 }
 
@@ -401,6 +429,7 @@ impl Segment {
         assert_eq!(self.next, more.first, "spans of one claim follow each other");
         self.next = more.next;
         self.anchor = more.anchor;
+        self.times.last_ms = more.times.last_ms;
         self.counts += more.counts;
     }
 
@@ -437,12 +466,14 @@ impl Segment {
             next: cut,
             counts,
             anchor: raw.anchor(&self.claim, last),
+            times: raw.times(self.records.start, last),
             rows: self.rows.start..at,
             raw: self.raw.clone(),
             records: self.records.start..record,
             skipped: self.skipped.iter().copied().filter(|i| (*i as usize) < record).collect(),
             extra: self.extra.clone(),
         };
+        self.times.first_ms = raw.times(record, record).first_ms;
         self.first = cut;
         self.rows.start = at;
         self.records.start = record;
@@ -477,7 +508,7 @@ mod tests {
             Partition { topic: 0, id },
             "t".into(),
             "id".into(),
-            vec![Lane::new(0, 1, 100, None)],
+            vec![Lane::new(0, 1, 100, None, Arc::default())],
         ))
     }
 
@@ -546,6 +577,7 @@ mod tests {
                 next: run_next,
                 counts,
                 anchor,
+                times: Times::default(),
                 rows: first_row..table.rows.len(),
                 raw: Some(Arc::new(raw)),
                 records,

@@ -61,6 +61,11 @@ impl Budget {
         self.total.load(SeqCst)
     }
 
+    /// Bytes that may be in hand.
+    pub fn max(&self) -> i64 {
+        self.total_max
+    }
+
     /// Takes `bytes` for a topic; dropping the charge gives them back.
     pub fn charge(self: &Arc<Budget>, topic: usize, bytes: usize) -> Charge {
         self.total.fetch_add(bytes as i64, SeqCst);

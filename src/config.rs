@@ -2,6 +2,7 @@
 //! Every default stands here, with its reason.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
+use crate::logging;
 use crate::model::RawModel;
+use crate::secret::{self, Environment};
 use crate::spelling::did_you_mean;
 
 /// The whole file as written.
@@ -35,6 +38,10 @@ struct RawConfig {
     #[serde(default)]
     threads: RawThreads,
     #[serde(default)]
+    metrics: RawMetrics,
+    #[serde(default)]
+    log: RawLog,
+    #[serde(default)]
     model: Vec<RawModel>,
 }
 
@@ -44,15 +51,36 @@ struct RawKafka {
     brokers: Option<String>,
     group_id: Option<String>,
     start: Option<String>,
-    tls: Option<KafkaTls>,
+    tls: Option<RawKafkaTls>,
+    sasl: Option<RawSasl>,
+    #[serde(default)]
+    plaintext: bool,
     #[serde(default)]
     properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKafkaTls {
+    ca: String,
+    cert: Option<String>,
+    key: Option<String>,
+    key_password: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSasl {
+    mechanism: String,
+    username: String,
+    password: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPostgres {
     url: Option<String>,
+    password: Option<String>,
     lock_timeout: Option<Span>,
 }
 
@@ -60,6 +88,10 @@ struct RawPostgres {
 #[serde(deny_unknown_fields)]
 struct RawRedis {
     url: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    #[serde(default)]
+    plaintext: bool,
     ca: Option<String>,
     cert: Option<String>,
     key: Option<String>,
@@ -91,6 +123,32 @@ struct RawThreads {
     watchdog: Option<Span>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    format: Option<logging::Format>,
+    level: Option<LogLevel>,
+}
+
+/// Below debug, the clients' libraries would log what passes through them.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    listen: Option<String>,
+    statsd: Option<String>,
+    statsd_tags: Option<StatsdTags>,
+    statsd_interval: Option<Span>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum RawPin {
@@ -109,6 +167,8 @@ pub struct Config {
     pub lookups: Vec<Lookup>,
     pub lease: Lease,
     pub threads: Threads,
+    pub metrics: Metrics,
+    pub log: Log,
     pub limits: Limits,
     pub models: Vec<RawModel>,
 }
@@ -120,17 +180,27 @@ pub struct Kafka {
     pub group_id: String,
     pub start: StartPosition,
     pub tls: Option<KafkaTls>,
+    pub sasl: Option<Sasl>,
     /// librdkafka's own properties, passed through.
     pub properties: BTreeMap<String, String>,
 }
 
 /// PEM files for TLS to Kafka; `cert` and `key` where the brokers ask for them.
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaTls {
-    pub ca: String,
+    /// `None` for the authorities that the system trusts.
+    pub ca: Option<String>,
     pub cert: Option<String>,
     pub key: Option<String>,
+    pub key_password: Option<String>,
+}
+
+/// A user for Kafka.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sasl {
+    pub mechanism: String,
+    pub username: String,
+    pub password: String,
 }
 
 /// Where a topic begins that the ledger does not know.
@@ -145,6 +215,8 @@ pub enum StartPosition {
 #[derive(Clone)]
 pub struct Postgres {
     pub url: String,
+    /// Instead of one in the URL.
+    pub password: Option<String>,
     /// Bounds every wait for a lock; afterwards the batch is tried again.
     pub lock_timeout: Duration,
 }
@@ -152,12 +224,27 @@ pub struct Postgres {
 #[derive(Clone)]
 pub struct Redis {
     pub url: String,
+    /// Instead of those in the URL.
+    pub username: Option<String>,
+    pub password: Option<String>,
     pub ca: Option<String>,
     pub cert: Option<String>,
     pub key: Option<String>,
 }
 
-/// A URL may hold a password, so neither is ever printed whole.
+/// A URL may hold a password, so none of these is ever printed whole.
+impl std::fmt::Debug for KafkaTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaTls").field("ca", &self.ca).field("cert", &self.cert).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Sasl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sasl").field("mechanism", &self.mechanism).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Postgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Postgres").field("lock_timeout", &self.lock_timeout).finish_non_exhaustive()
@@ -203,6 +290,50 @@ pub struct Threads {
     pub watchdog: Duration,
 }
 
+/// How `run` logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    pub format: logging::Format,
+    pub level: log::LevelFilter,
+}
+
+/// Who is told the figures.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; `None` for nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The file asks for this address. A default that is taken, by a second process of this machine, is no error.
+    pub listen_is_wanted: bool,
+    pub statsd: Option<Statsd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statsd {
+    pub address: StatsdAddress,
+    pub tags: StatsdTags,
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatsdAddress {
+    /// Host and port.
+    Udp(String),
+    /// A datagram socket's path.
+    Unix(String),
+}
+
+/// How a StatsD server wants its labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatsdTags {
+    /// In the name, after a dot: every server reads that.
+    #[default]
+    None,
+    Dogstatsd,
+    Influx,
+    Graphite,
+}
+
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Raw and encoded records in hand.
@@ -243,28 +374,85 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above every legal wait: the lock timeout, plus the time that a slow disk may need for one batch.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// On loopback: who may see the figures is for the operator to say.
+const METRICS_LISTEN: &str = "127.0.0.1:9753";
+
+/// What most StatsD servers flush by.
+const STATSD_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Batches count their bytes in 32 bits, and may grow to the whole budget.
 const MEMORY_MAX_BYTES: usize = 1 << 30;
 
 /// What one batch at least holds in hand, raw, encoded and in librdkafka, as a multiple of its largest record.
 const MEMORY_PER_MESSAGE: usize = 5;
 
-/// Reads and resolves a configuration file. Servers that it does not name come from `KAFKA_BROKERS`, `DATABASE_URL` and
-/// `REDIS_URL`.
+/// Reads and resolves a configuration file. Every setting outside of the models has an environment variable that comes
+/// before the file: `ROWMILL_KAFKA__BROKERS` for `brokers` in `[kafka]`. Servers that neither names come from
+/// `KAFKA_BROKERS`, `DATABASE_URL` and `REDIS_URL`.
 pub fn read(path: &Path) -> Result<Config> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the configuration file {:?}", path.display().to_string()))?;
-    parse(&text, |name| std::env::var(name).ok()).with_context(|| format!("in {}", path.display()))
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    parse(&text, overrides, &|name| std::env::var(name).ok())
+        .with_context(|| format!("in {}", path.display()))
 }
 
-/// Resolves a configuration from its text; `env` looks environment variables up.
-pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config> {
-    let raw: RawConfig =
-        toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", with_nearest(&error.to_string())))?;
-    resolve(raw, env)
+/// Begins the names of variables that come before the file; two underscores stand for a dot.
+const OVERRIDE: &str = "ROWMILL_";
+
+/// Resolves a configuration from its text and the environment's overrides; `environment` looks other variables up.
+pub fn parse(
+    text: &str,
+    overrides: impl Iterator<Item = (String, String)>,
+    environment: Environment<'_>,
+) -> Result<Config> {
+    let mut raw: RawConfig = toml::from_str(text).map_err(|error| unreadable(text, &error))?;
+    let mut overrides = overrides.peekable();
+    if overrides.peek().is_some() {
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| unreadable(text, &error))?;
+        for (name, value) in overrides {
+            apply(&mut table, &name, &value)?;
+        }
+        raw = table.try_into().map_err(|error| {
+            anyhow::anyhow!("in an environment variable: {}", with_nearest(error.message()))
+        })?;
+    }
+    resolve(raw, environment)
 }
 
-fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Config> {
+/// The place and the parser's words. Never the line itself: it may hold a password.
+fn unreadable(text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    let words = with_nearest(error.message());
+    match line {
+        Some(line) => anyhow::anyhow!("line {line}: {words}"),
+        None => anyhow::anyhow!("{words}"),
+    }
+}
+
+/// Puts one variable's value into the file's place for it.
+fn apply(table: &mut toml::Table, name: &str, value: &str) -> Result<()> {
+    let lower = name[OVERRIDE.len()..].to_ascii_lowercase();
+    let path: Vec<&str> = lower.split("__").collect();
+    let (key, sections) = path.split_last().expect("a text has at least one part");
+    let mut place = table;
+    for section in sections {
+        let next = place.entry(*section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        place = next.as_table_mut().with_context(|| {
+            format!("the environment variable {name} names no setting: {section:?} is no section")
+        })?;
+    }
+    // Numbers, truth values and lists as in the file; everything else is text.
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
+    let value = parsed
+        .and_then(|mut table| table.remove("value"))
+        .filter(|parsed| parsed.is_integer() || parsed.is_bool() || parsed.is_array())
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    place.insert((*key).to_owned(), value);
+    Ok(())
+}
+
+fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
     let limits = Limits { memory_max_bytes: raw.memory_max.0, message_max_bytes: raw.message_max.0 };
     if limits.memory_max_bytes < limits.message_max_bytes.saturating_mul(MEMORY_PER_MESSAGE) {
         bail!(
@@ -285,16 +473,7 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
         .into_iter()
         .map(|(name, lookup)| resolve_lookup(name, lookup))
         .collect::<Result<Vec<_>>>()?;
-    let redis_url = raw.redis.url.or_else(|| env("REDIS_URL"));
-    let redis = match redis_url {
-        Some(url) if !lookups.is_empty() => {
-            Some(Redis { url, ca: raw.redis.ca, cert: raw.redis.cert, key: raw.redis.key })
-        }
-        None if !lookups.is_empty() => {
-            bail!("there is a [lookup] but no Redis: set url in [redis], or REDIS_URL")
-        }
-        _ => None,
-    };
+    let redis = if lookups.is_empty() { None } else { Some(resolve_redis(raw.redis, env)?) };
     let lease = Lease {
         duration: raw.lease.duration.map_or(LEASE, |s| s.0),
         session_lock: raw.lease.session_lock.unwrap_or(true),
@@ -321,23 +500,17 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
         bail!("threads.watchdog must be at least twice postgres.lock_timeout: it ends the process");
     }
     Ok(Config {
-        kafka: Kafka {
-            brokers: raw
-                .kafka
-                .brokers
-                .or_else(|| env("KAFKA_BROKERS"))
-                .context("no Kafka brokers: set brokers in [kafka], or KAFKA_BROKERS")?,
-            group_id: raw.kafka.group_id.unwrap_or_else(|| raw.pipeline.clone()),
-            start: resolve_start(raw.kafka.start.as_deref())?,
-            tls: raw.kafka.tls,
-            properties: checked_properties(raw.kafka.properties)?,
-        },
+        kafka: resolve_kafka(raw.kafka, &raw.pipeline, env)?,
         postgres: Postgres {
-            url: raw
-                .postgres
-                .url
-                .or_else(|| env("DATABASE_URL"))
-                .context("no PostgreSQL server: set url in [postgres], or DATABASE_URL")?,
+            url: secret::value(
+                "postgres.url",
+                &raw.postgres
+                    .url
+                    .or_else(|| env("DATABASE_URL"))
+                    .context("no PostgreSQL server: set url in [postgres], or DATABASE_URL")?,
+                env,
+            )?,
+            password: optional("postgres.password", raw.postgres.password, env)?,
             lock_timeout,
         },
         pipeline: raw.pipeline,
@@ -345,9 +518,142 @@ fn resolve(raw: RawConfig, env: impl Fn(&str) -> Option<String>) -> Result<Confi
         lookups,
         lease,
         threads,
+        metrics: resolve_metrics(raw.metrics)?,
+        log: Log {
+            format: raw.log.format.unwrap_or_default(),
+            level: match raw.log.level.unwrap_or(LogLevel::Info) {
+                LogLevel::Error => log::LevelFilter::Error,
+                LogLevel::Warn => log::LevelFilter::Warn,
+                LogLevel::Info => log::LevelFilter::Info,
+                LogLevel::Debug => log::LevelFilter::Debug,
+            },
+        },
         limits,
         models: raw.model,
     })
+}
+
+fn optional(setting: &str, text: Option<String>, env: Environment<'_>) -> Result<Option<String>> {
+    text.map(|text| secret::value(setting, &text, env)).transpose()
+}
+
+fn optional_path(setting: &str, text: Option<String>, env: Environment<'_>) -> Result<Option<String>> {
+    text.map(|text| secret::path(setting, &text, env)).transpose()
+}
+
+fn resolve_kafka(raw: RawKafka, pipeline: &str, env: Environment<'_>) -> Result<Kafka> {
+    let brokers = raw
+        .brokers
+        .or_else(|| env("KAFKA_BROKERS"))
+        .context("no Kafka brokers: set brokers in [kafka], or KAFKA_BROKERS")?;
+    let properties = checked_properties(raw.properties)?;
+    let tls = raw.tls.map(|tls| resolve_kafka_tls(tls, env)).transpose()?;
+    let sasl = raw.sasl.map(|sasl| resolve_sasl(sasl, env)).transpose()?;
+    let is_local = brokers.split(',').all(|broker| is_loopback(host_of(broker)));
+    if tls.is_none() && !is_local && !raw.plaintext {
+        bail!(
+            "the brokers {brokers} are on other machines and there is no [kafka.tls]: set ca there, or plaintext = true in \
+             [kafka] if everybody in between may read and change the records"
+        );
+    }
+    Ok(Kafka {
+        brokers,
+        group_id: raw.group_id.unwrap_or_else(|| pipeline.to_owned()),
+        start: resolve_start(raw.start.as_deref())?,
+        tls,
+        sasl,
+        properties,
+    })
+}
+
+fn resolve_kafka_tls(raw: RawKafkaTls, env: Environment<'_>) -> Result<KafkaTls> {
+    if raw.cert.is_some() != raw.key.is_some() {
+        bail!("kafka.tls: cert and key belong together; set both or none");
+    }
+    Ok(KafkaTls {
+        ca: if raw.ca == "system" { None } else { Some(secret::path("kafka.tls.ca", &raw.ca, env)?) },
+        cert: optional_path("kafka.tls.cert", raw.cert, env)?,
+        key: optional_path("kafka.tls.key", raw.key, env)?,
+        key_password: optional("kafka.tls.key_password", raw.key_password, env)?,
+    })
+}
+
+/// What librdkafka can do without a Kerberos library.
+const SASL_MECHANISMS: [&str; 3] = ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"];
+
+fn resolve_sasl(raw: RawSasl, env: Environment<'_>) -> Result<Sasl> {
+    if !SASL_MECHANISMS.contains(&raw.mechanism.as_str()) {
+        bail!(
+            "kafka.sasl.mechanism is {:?}: use one of {}{}",
+            raw.mechanism,
+            SASL_MECHANISMS.join(", "),
+            did_you_mean(&raw.mechanism.to_uppercase(), SASL_MECHANISMS.into_iter())
+        );
+    }
+    Ok(Sasl {
+        mechanism: raw.mechanism,
+        username: secret::value("kafka.sasl.username", &raw.username, env)?,
+        password: secret::value("kafka.sasl.password", &raw.password, env)?,
+    })
+}
+
+fn resolve_redis(raw: RawRedis, env: Environment<'_>) -> Result<Redis> {
+    let url = raw
+        .url
+        .or_else(|| env("REDIS_URL"))
+        .context("there is a [lookup] but no Redis: set url in [redis], or REDIS_URL")?;
+    let url = secret::value("redis.url", &url, env)?;
+    if url.contains('#') {
+        bail!(
+            "redis.url ends in #..., which would switch the check of certificates off: give the CA in redis.ca instead"
+        );
+    }
+    let remote = match url.split_once("://") {
+        Some(("redis", rest)) => {
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            Some(host_of(authority.rsplit('@').next().unwrap_or_default()))
+        }
+        Some(("rediss" | "unix" | "redis+unix", _)) => None,
+        _ => bail!("redis.url must begin with rediss://, redis:// or unix://"),
+    };
+    if remote.is_some_and(|host| !is_loopback(host)) && !raw.plaintext {
+        bail!(
+            "Redis is on another machine and redis.url begins with redis://, which is plaintext: write rediss:// and its TLS \
+             port, or plaintext = true in [redis] if everybody in between may read and change users"
+        );
+    }
+    if raw.cert.is_some() != raw.key.is_some() {
+        bail!("redis: cert and key belong together; set both or none");
+    }
+    Ok(Redis {
+        url,
+        username: optional("redis.username", raw.username, env)?,
+        password: optional("redis.password", raw.password, env)?,
+        ca: optional_path("redis.ca", raw.ca, env)?,
+        cert: optional_path("redis.cert", raw.cert, env)?,
+        key: optional_path("redis.key", raw.key, env)?,
+    })
+}
+
+/// Host and port of a broker; without one, Kafka's usual port.
+pub fn address_of(broker: &str) -> (&str, u16) {
+    const KAFKA_PORT: u16 = 9092;
+    let port = broker.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+    (host_of(broker), port.unwrap_or(KAFKA_PORT))
+}
+
+/// The host of `host:port`, where the port may be missing and an IPv6 address stands in brackets.
+fn host_of(address: &str) -> &str {
+    let address = address.trim().rsplit("://").next().unwrap_or_default();
+    match address.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => address.split(':').next().unwrap_or_default(),
+    }
+}
+
+/// True for a name or address of this machine, for which TLS protects nothing.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn resolve_lookup(name: String, raw: RawLookup) -> Result<Lookup> {
@@ -391,8 +697,38 @@ fn resolve_pin(raw: Option<RawPin>) -> Result<Pin> {
     }
 }
 
+fn resolve_metrics(raw: RawMetrics) -> Result<Metrics> {
+    let listen_is_wanted = raw.listen.is_some();
+    let listen = match raw.listen.as_deref().unwrap_or(METRICS_LISTEN) {
+        "off" => None,
+        text => Some(text.parse().map_err(|_| {
+            anyhow::anyhow!("metrics.listen is {text:?}: write an IP address and a port like {METRICS_LISTEN:?}, or \"off\"")
+        })?),
+    };
+    let interval = raw.statsd_interval.map_or(STATSD_INTERVAL, |s| s.0);
+    if interval < Duration::from_secs(1) {
+        bail!("metrics.statsd_interval must be at least 1s");
+    }
+    let address = match raw.statsd.as_deref().map(|text| (text, text.split_once("://"))) {
+        None => None,
+        Some((_, Some(("udp", address)))) if address.contains(':') => {
+            Some(StatsdAddress::Udp(address.to_owned()))
+        }
+        Some((_, Some(("unix", path)))) if path.starts_with('/') => {
+            Some(StatsdAddress::Unix(path.to_owned()))
+        }
+        Some((text, _)) => bail!("metrics.statsd is {text:?}: write udp://host:8125 or unix:///path"),
+    };
+    let tags = raw.statsd_tags.unwrap_or_default();
+    Ok(Metrics {
+        listen,
+        listen_is_wanted,
+        statsd: address.map(|address| Statsd { address, tags, interval }),
+    })
+}
+
 /// Properties on which the promise rests: librdkafka would skip records or lose its place with other values.
-const FIXED_PROPERTIES: [&str; 7] = [
+const FIXED_PROPERTIES: [&str; 16] = [
     "auto.offset.reset",
     "enable.auto.commit",
     "enable.auto.offset.store",
@@ -400,12 +736,23 @@ const FIXED_PROPERTIES: [&str; 7] = [
     "isolation.level",
     "bootstrap.servers",
     "group.id",
+    // [kafka.tls] and [kafka.sasl] say these, and check them.
+    "security.protocol",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "sasl.password",
+    "ssl.key.password",
+    "ssl.ca.location",
+    "enable.ssl.certificate.verification",
+    "ssl.endpoint.identification.algorithm",
 ];
 
 fn checked_properties(properties: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     match properties.keys().find(|name| FIXED_PROPERTIES.contains(&name.as_str())) {
         Some(fixed) => bail!(
-            "kafka.properties may not set {fixed:?}: the guarantee rests on its value, or [kafka] has a setting for it"
+            "kafka.properties may not set {fixed:?}: the guarantee rests on its value, or [kafka], [kafka.tls] or [kafka.sasl] has \
+             a setting for it"
         ),
         None => Ok(properties),
     }
@@ -492,7 +839,7 @@ mod tests {
     fn what_is_wrong_is_said_with_a_remedy() {
         #[track_caller]
         fn check(text: &str, expected: &str) {
-            let error = format!("{:#}", parse(text, env).expect_err("refused"));
+            let error = format!("{:#}", parse(text, std::iter::empty(), &env).expect_err("refused"));
             assert!(error.contains(expected), "{error}");
         }
         check("", "no [[model]]");
@@ -505,23 +852,96 @@ mod tests {
         check(&format!("[kafka]\nstart = \"now\"\n{MODEL}"), "\"earliest\", \"latest\"");
         check(&format!("[kafka.properties]\n\"auto.offset.reset\" = \"latest\"\n{MODEL}"), "may not set");
         check(&format!("[threads]\npin = \"yes\"\n{MODEL}"), "threads.pin");
+        check(&format!("[metrics]\nlisten = \"localhost\"\n{MODEL}"), "an IP address and a port");
+        check(&format!("[metrics]\nstatsd = \"localhost:8125\"\n{MODEL}"), "udp://host:8125");
         check(&format!("[threads]\ndecoders = 0\n{MODEL}"), "between 1 and 64");
     }
 
     #[test]
     fn servers_come_from_the_environment_where_the_file_names_none() {
-        let config = parse(&format!("[kafka]\nstart = \"2026-01-31T00:00:00Z\"\n{MODEL}"), env).unwrap();
+        let config =
+            parse(&format!("[kafka]\nstart = \"2026-01-31T00:00:00Z\"\n{MODEL}"), std::iter::empty(), &env)
+                .unwrap();
         assert_eq!(config.kafka.brokers, "localhost:9092");
         assert_eq!(config.kafka.start, StartPosition::At(1_769_817_600_000));
         assert!(config.redis.is_none(), "no lookup, no Redis");
         let written = parse(
-            &format!("[kafka]\nbrokers = \"k:1\"\n[lookup.user]\nkey = \"user:{{}}:id\"\n{MODEL}"),
-            env,
+            &format!(
+                "[kafka]\nbrokers = \"k:1\"\nplaintext = true\n[lookup.user]\nkey = \"user:{{}}:id\"\n{MODEL}"
+            ),
+            std::iter::empty(),
+            &env,
         )
         .unwrap();
         assert_eq!(written.kafka.brokers, "k:1");
         assert_eq!((&*written.lookups[0].key_prefix, &*written.lookups[0].key_suffix), ("user:", ":id"));
         assert!(!format!("{written:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn variables_come_before_the_file() {
+        let parse_with = |overrides: &[(&str, &str)]| {
+            let overrides = overrides.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+            parse(&format!("[threads]\ndecoders = 2\n{MODEL}"), overrides, &env)
+        };
+        let config = parse_with(&[
+            ("ROWMILL_PIPELINE", "other"),
+            ("ROWMILL_THREADS__DECODERS", "4"),
+            ("ROWMILL_THREADS__PIN", "[1, 2]"),
+            ("ROWMILL_METRICS__LISTEN", "off"),
+            ("ROWMILL_KAFKA__START", "2026-01-31T00:00:00Z"),
+        ])
+        .unwrap();
+        assert_eq!((config.pipeline.as_str(), config.threads.decoders), ("other", 4));
+        assert_eq!(config.threads.pin, Pin::Cores(vec![1, 2]));
+        assert!(config.metrics.listen.is_none());
+        assert_eq!(config.kafka.start, StartPosition::At(1_769_817_600_000));
+        let error = format!("{:#}", parse_with(&[("ROWMILL_THREADS__DECODER", "4")]).unwrap_err());
+        assert!(
+            error.contains("environment variable") && error.contains("did you mean \"decoders\"?"),
+            "{error}"
+        );
+        assert!(parse_with(&[("ROWMILL_PIPELINE__X", "4")]).is_err());
+    }
+
+    #[test]
+    fn what_would_be_plaintext_between_machines_must_be_asked_for() {
+        #[track_caller]
+        fn check(section: &str, expected: Result<(), &str>) {
+            let text = format!("{section}\n[lookup.user]\nkey = \"{{}}\"\n{MODEL}");
+            match (parse(&text, std::iter::empty(), &env), expected) {
+                (Ok(_), Ok(())) => {}
+                (Err(error), Err(words)) => assert!(format!("{error:#}").contains(words), "{error:#}"),
+                (Err(error), Ok(())) => panic!("{section}: {error:#}"),
+                (Ok(_), Err(words)) => panic!("{section} was accepted, expected: {words}"),
+            }
+        }
+        check("[kafka]\nbrokers = \"k-1:9092,localhost:1\"", Err("no [kafka.tls]"));
+        check("[kafka]\nbrokers = \"k-1:9092\"\nplaintext = true", Ok(()));
+        check("[kafka]\nbrokers = \"[::1]:9092, 127.0.0.1:1\"", Ok(()));
+        check("[kafka.tls]\nca = \"system\"\n[kafka]\nbrokers = \"k-1:9092\"", Ok(()));
+        check("[kafka.tls]\nca = \"/nowhere/ca.crt\"", Err("cannot read kafka.tls.ca \"/nowhere/ca.crt\""));
+        check("[kafka.tls]\nca = \"system\"\ncert = \"/x\"", Err("belong together"));
+        check("[kafka.sasl]\nmechanism = \"GSSAPI\"\nusername = \"u\"\npassword = \"p\"", Err("use one of"));
+        check("[kafka.properties]\n\"sasl.password\" = \"x\"", Err("may not set"));
+        check("[redis]\nurl = \"redis://:pw@10.0.0.1:6379/0\"", Err("plaintext"));
+        check("[redis]\nurl = \"redis://10.0.0.1\"\nplaintext = true", Ok(()));
+        check("[redis]\nurl = \"rediss://10.0.0.1\"", Ok(()));
+        check("[redis]\nurl = \"rediss://10.0.0.1/#insecure\"", Err("certificates"));
+        check("[redis]\nurl = \"REDIS://10.0.0.1\"", Err("must begin with"));
+    }
+
+    #[test]
+    fn a_password_is_never_quoted() {
+        for text in [
+            "[postgres]\npasword = \"canary\"\n",
+            "[postgres]\npassword = canary\n",
+            "[kafka.sasl]\nmechanism = 7\nusername = \"canary\"\npassword = \"canary\"\n",
+            "[redis]\nurl = \"redis://:canary@far.example\"\n[lookup.user]\nkey = \"{}\"\n",
+        ] {
+            let error = parse(&format!("{text}{MODEL}"), std::iter::empty(), &env).expect_err("refused");
+            assert!(!format!("{error:#} {error:?}").contains("canary"), "{error:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 use crate::batch::{Counts, DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
+use crate::metrics::{Wait, Waits};
 use crate::model::Plan;
 use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
@@ -29,6 +30,7 @@ pub struct Decode {
     pub inlet: Receiver<RawBatch>,
     /// For each table, one for each of its writers.
     pub outlets: Vec<Vec<Sender<TableBatch>>>,
+    pub waits: Arc<Waits>,
 }
 
 /// Runs until the pollers are gone and everything is passed on.
@@ -42,7 +44,10 @@ pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
         senders.extend(writers);
     }
     loop {
-        match next_event(&decode.inlet, &senders, &mut outlets) {
+        // An open batch means that a writer has no room for it.
+        let waits_for = if outlets.iter().any(|o| o.open.is_some()) { Wait::Output } else { Wait::Input };
+        let event = decode.waits.during(waits_for, || next_event(&decode.inlet, &senders, &mut outlets));
+        match event {
             Event::Batch(batch) => {
                 let batch = Arc::new(batch);
                 if !decoder.decode(&batch, &mut outlets, || !ownership.is_closing()) {
@@ -370,6 +375,7 @@ fn close_lane(
         next: run.next,
         counts,
         anchor: run.anchor,
+        times: run.times,
         rows,
         raw,
         records: run.records.clone(),

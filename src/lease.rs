@@ -14,6 +14,7 @@ use postgres::Client;
 use crate::cpu::Pulse;
 use crate::fault::fault;
 use crate::ledger::{self, Entry, Member, Registration};
+use crate::metrics::{Heartbeat, LaneRegister};
 use crate::ownership::{Claim, Lane, Ownership, Partition};
 use crate::pg::{self, Server};
 use crate::protocol::{self, Holding, plan};
@@ -47,6 +48,8 @@ pub struct Lease {
     pub session_lock: bool,
     pub wake: Receiver<Wake>,
     pub pulse: Arc<Pulse>,
+    pub lanes: Arc<LaneRegister>,
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 /// A connection, and the number of the session lock that it holds.
@@ -79,6 +82,7 @@ pub fn run(lease: Lease) -> Result<()> {
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
                 tick(&lease, &mut state)?;
+                lease.heartbeat.beat();
             }
             Ok(())
         });
@@ -328,7 +332,8 @@ fn claim(lease: &Lease, client: &mut Client, partition: Partition) -> Result<()>
         .zip(&topic.targets)
         .map(|(table, target)| {
             let got = claimed.iter().find(|c| c.target == *target).expect("all targets or none were claimed");
-            Lane::new(*table, got.epoch, got.next_offset, got.anchor)
+            let metrics = lease.lanes.lane(partition, *table);
+            Lane::new(*table, got.epoch, got.next_offset, got.anchor, metrics)
         })
         .collect();
     let claim = Claim::new(partition, topic.name.clone(), topic_id, lanes);

@@ -12,6 +12,7 @@
 
 // What is configured, and what the catalog makes of it.
 pub mod spelling;
+pub mod secret;
 pub mod config;
 pub mod schema;
 pub mod model;
@@ -23,10 +24,12 @@ pub mod ownership;
 pub mod protocol;
 
 // The plumbing.
+pub mod logging;
 pub mod metrics;
 pub mod queue;
 pub mod budget;
 pub mod cpu;
+pub mod tls;
 pub mod pg;
 pub mod fault;
 pub mod mutant;
@@ -46,5 +49,16 @@ pub mod lease;
 // Holding it together.
 pub mod setup;
 pub mod pipeline;
+
+// What people and machines are told of a running process.
+pub mod health;
+pub mod exposition;
+pub mod gather;
+pub mod process;
+pub mod http;
+pub mod statsd;
+pub mod notify;
+
+// The verbs.
 pub mod supervisor;
 pub mod command;

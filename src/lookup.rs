@@ -3,16 +3,20 @@
 //! Redis is spoken to here only. Its absence is waited out; what it does not know becomes a dead letter only after the
 //! grace time, and never while Redis seems to have lost its data.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use redis::{Client, ClientTlsConfig, Connection, TlsCertificates};
+use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 
 use crate::config;
 use crate::cpu::Pulse;
+use crate::metrics::{LookupMetrics, Wait, Waits};
 use crate::row::{Found, Lookups};
+use crate::tls;
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,14 +38,18 @@ const KEYS_MAX: usize = 10_000;
 
 /// All lookups of one decoder, each with a cache of its own.
 pub struct LookupCache {
-    client: Option<Client>,
+    client: Option<(Client, config::Redis)>,
     connection: Option<Connection>,
     caches: Vec<Cache>,
     pulse: Arc<Pulse>,
+    waits: Arc<Waits>,
 }
 
 struct Cache {
     config: config::Lookup,
+    metrics: Arc<LookupMetrics>,
+    /// Answers from the cache in the present batch: a plain number, because it moves with each record.
+    hits: Cell<u64>,
     /// Looked into for every record: the standard hash would cost a tenth of the decoder.
     known: HashMap<Box<str>, Entry, foldhash::quality::RandomState>,
     /// A few tokens that had a value, the last one found at the back.
@@ -69,26 +77,33 @@ pub struct Wanted {
 impl LookupCache {
     pub fn new(
         redis: Option<&config::Redis>,
-        lookups: &[config::Lookup],
+        lookups: &[(config::Lookup, Arc<LookupMetrics>)],
         pulse: Arc<Pulse>,
+        waits: Arc<Waits>,
     ) -> Result<LookupCache> {
-        let client = redis.map(client).transpose()?;
+        let client =
+            redis.map(|redis| Ok::<_, anyhow::Error>((client(redis)?, redis.clone()))).transpose()?;
         let caches = lookups
             .iter()
-            .map(|config| Cache {
+            .map(|(config, metrics)| Cache {
                 config: config.clone(),
+                metrics: metrics.clone(),
+                hits: Cell::new(0),
                 known: HashMap::default(),
                 found_last: VecDeque::new(),
                 now: Instant::now(),
             })
             .collect();
-        Ok(LookupCache { client, connection: None, caches, pulse })
+        Ok(LookupCache { client, connection: None, caches, pulse, waits })
     }
 
     /// Ages the caches: what is found from now on is good for the whole batch.
     pub fn begin_batch(&mut self) {
         let now = Instant::now();
-        self.caches.iter_mut().for_each(|cache| cache.now = now);
+        for cache in &mut self.caches {
+            cache.now = now;
+            cache.metrics.hits.fetch_add(cache.hits.take(), Relaxed);
+        }
     }
 
     /// How many tokens may be asked for at once: what is learned must not push itself out of a cache.
@@ -98,7 +113,12 @@ impl LookupCache {
 
     /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
     /// said so first.
-    pub fn resolve(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
+    pub fn resolve(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {
+        let waits = self.waits.clone();
+        waits.during(Wait::Lookup, || self.resolve_all(wanted, keep_going))
+    }
+
+    fn resolve_all(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
         let mut pause = BACK_OFF.0;
         // What was said last; each new state of Redis is said once.
         let mut said = Said::Nothing;
@@ -111,12 +131,14 @@ impl LookupCache {
                     Ok(Answer::Settled) => break,
                     Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
                     Ok(Answer::Emptied(words)) => {
+                        self.put_off(chunk);
                         if std::mem::replace(&mut said, Said::Emptied) != Said::Emptied {
                             log::error!("waiting, nothing is set aside: {words}");
                         }
                         std::thread::sleep(BACK_OFF.1);
                     }
                     Err(error) => {
+                        self.put_off(chunk);
                         self.connection = None;
                         if std::mem::replace(&mut said, Said::Away) != Said::Away {
                             log::warn!("waiting for Redis: {error:#}");
@@ -131,6 +153,13 @@ impl LookupCache {
             log::info!("Redis answers again");
         }
         true
+    }
+
+    /// Counts a question that has to be asked again.
+    fn put_off(&self, wanted: &[Wanted]) {
+        if let Some(want) = wanted.first() {
+            self.caches[want.lookup].metrics.retries.fetch_add(1, Relaxed);
+        }
     }
 
     /// One round trip for each lookup among `wanted`.
@@ -155,6 +184,9 @@ impl LookupCache {
             {
                 return Ok(Answer::Emptied(words));
             }
+            let found = values.iter().flatten().count();
+            cache.metrics.found.fetch_add(found as u64, Relaxed);
+            cache.metrics.missing.fetch_add((values.len() - found) as u64, Relaxed);
             for (want, value) in mine.into_iter().zip(values) {
                 if !cache.learn(want, value.as_deref(), now_ms) {
                     answer = Answer::Grace;
@@ -166,11 +198,11 @@ impl LookupCache {
 
     /// The values of the keys, and how many keys Redis has in all.
     fn mget(&mut self, keys: &[String]) -> Result<(Vec<Option<String>>, u64)> {
-        let client = self.client.as_ref().context("a lookup needs [redis]")?;
+        let (client, redis) = self.client.as_ref().context("a lookup needs [redis]")?;
         let connection = &mut self.connection;
         self.pulse.during("asking Redis", || {
             if connection.is_none() {
-                let new = client.get_connection_with_timeout(TIMEOUT).context("cannot connect")?;
+                let new = connect(client, redis)?;
                 new.set_read_timeout(Some(TIMEOUT))?;
                 new.set_write_timeout(Some(TIMEOUT))?;
                 *connection = Some(new);
@@ -269,6 +301,7 @@ impl Lookups for LookupCache {
             Some(Entry { value: Some(value), asked_at, .. })
                 if *asked_at >= cache.now || cache.now.duration_since(*asked_at) < cache.config.ttl =>
             {
+                cache.hits.set(cache.hits.get() + 1);
                 Found::Value(value)
             }
             Some(Entry { value: None, asked_at, .. }) if *asked_at >= cache.now => Found::Unknown,
@@ -279,32 +312,46 @@ impl Lookups for LookupCache {
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
-    let mut connection =
-        client(redis)?.get_connection_with_timeout(TIMEOUT).context("cannot connect to Redis")?;
+    let mut connection = connect(&client(redis)?, redis)?;
     redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
 }
 
 fn client(redis: &config::Redis) -> Result<Client> {
-    let open = || match &redis.ca {
-        None => Client::open(redis.url.as_str()),
-        Some(ca) => {
-            let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
-            let client_tls = match (&redis.cert, &redis.key) {
-                (Some(cert), Some(key)) => {
-                    Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
-                }
-                _ => None,
-            };
-            Client::build_with_tls(
-                redis.url.as_str(),
-                TlsCertificates { client_tls, root_cert: Some(read(ca)?) },
-            )
+    let open = || {
+        let mut info = redis.url.as_str().into_connection_info()?;
+        let mut login = info.redis_settings().clone();
+        if let Some(username) = &redis.username {
+            login = login.set_username(username);
         }
+        if let Some(password) = &redis.password {
+            login = login.set_password(password);
+        }
+        info = info.set_redis_settings(login);
+        let Some(ca) = &redis.ca else { return Client::open(info) };
+        let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
+        let client_tls = match (&redis.cert, &redis.key) {
+            (Some(cert), Some(key)) => {
+                Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
+            }
+            _ => None,
+        };
+        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: Some(read(ca)?) })
     };
     // The URL may hold a password, and the error could quote it.
     open().map_err(|error| {
         anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category())
     })
+}
+
+/// Opens a connection. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
+/// speak TLS, and trusts the system's authorities too.
+fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
+    const ABOUT: &str = "cannot connect to Redis";
+    if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
+        let client = redis.cert.as_deref().zip(redis.key.as_deref());
+        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT).context(ABOUT)?;
+    }
+    client.get_connection_with_timeout(TIMEOUT).context(ABOUT)
 }
 
 #[cfg(test)]
@@ -320,7 +367,14 @@ mod tests {
             cache_max: max,
             grace: Duration::from_secs(1),
         };
-        Cache { config, known: HashMap::default(), found_last: VecDeque::new(), now: Instant::now() }
+        Cache {
+            config,
+            metrics: Arc::default(),
+            hits: Cell::new(0),
+            known: HashMap::default(),
+            found_last: VecDeque::new(),
+            now: Instant::now(),
+        }
     }
 
     fn want(token: &str, newest_ms: Option<i64>) -> Wanted {

@@ -1,13 +1,12 @@
 //! The verbs: arguments to functions, logging, errors to exit codes.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use rowmill::{command, config, supervisor};
+use rowmill::{command, config, logging, supervisor};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///
@@ -49,19 +48,25 @@ enum Verb {
     ///
     /// Prints PASS and ends with 0 only if nothing is lost, duplicated, phantom or contradictory.
     Verify(ConfigFile),
+    /// Look at what was set aside, write it again, or let it be.
+    DeadLetters {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        action: command::dead_letters::Action,
+    },
 }
 
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(short, long, default_value = "rowmill.toml")]
+    #[arg(short, long, global = true, default_value = "rowmill.toml")]
     config: PathBuf,
 }
 
 fn main() -> ExitCode {
     #[cfg(feature = "fault-points")]
     let _scenario = fail::FailScenario::setup();
-    start_log();
     match dispatch(Arguments::parse().verb) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -74,23 +79,28 @@ fn main() -> ExitCode {
 
 /// False for a check that found something.
 fn dispatch(verb: Verb) -> Result<bool> {
+    let Verb::Run(file) = verb else {
+        logging::start(logging::Format::Text, log::LevelFilter::Info);
+        return at_once(verb);
+    };
+    let config = config::read(&file.config);
+    match &config {
+        Ok(config) => logging::start(config.log.format, config.log.level),
+        Err(_) => logging::start(logging::Format::Auto, log::LevelFilter::Info),
+    }
+    supervisor::run(&config?).map(|()| true)
+}
+
+/// The verbs that do their work and end.
+fn at_once(verb: Verb) -> Result<bool> {
     match verb {
-        Verb::Run(file) => supervisor::run(&config::read(&file.config)?).map(|()| true),
+        Verb::Run(_) => unreachable!("it was taken before"),
         Verb::Init(init) => command::init::run(&init).map(|()| true),
         Verb::Check(file) => command::check::run(&file.config),
         Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
+        Verb::DeadLetters { file, action } => {
+            command::dead_letters::run(&config::read(&file.config)?, &action)
+        }
         Verb::Verify(file) => command::verify::run(&config::read(&file.config)?),
     }
-}
-
-/// One line an event on standard error, with a time in UTC. `RUST_LOG` sets the level.
-fn start_log() {
-    let environment = env_logger::Env::default().default_filter_or("info,rdkafka=warn");
-    env_logger::Builder::from_env(environment)
-        .format(|out, record| {
-            // A level in words; messages of servers may hold line breaks, which would forge lines.
-            let text = record.args().to_string().replace('\n', "\n    ");
-            writeln!(out, "{} {:5} {text}", out.timestamp_millis(), record.level())
-        })
-        .init();
 }

@@ -1,6 +1,15 @@
-//! Counters: each thread adds to its own, once a batch; the reporter sums them up.
+//! Instruments: counters, histograms and clocks that the stages move, once a batch and never once a record. Nobody waits
+//! for a reader: everything is a relaxed atomic, and [`crate::gather`] reads it when somebody asks.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::ownership::Partition;
+use crate::pg::Class;
+use crate::reject::Reason;
 
 /// What one poller did.
 #[derive(Debug, Default)]
@@ -19,19 +28,107 @@ impl PollMetrics {
     }
 }
 
+/// Upper bounds in seconds: from a commit on a local disk to a table that is locked for a minute.
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The same for a record's way from its producer: after an outage this is hours.
+const AGES: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
+const ROWS: &[f64] =
+    &[1.0, 10.0, 100.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0];
+
+/// A histogram with fixed bounds.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// One for each bound, and one for what lies above them all.
+    counts: Vec<AtomicU64>,
+    /// In millionths, so that it can be added without a lock.
+    sum_millionths: AtomicU64,
+}
+
+/// What a histogram held at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buckets {
+    pub bounds: &'static [f64],
+    /// Not cumulative; one more than bounds.
+    pub counts: Vec<u64>,
+    pub sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Histogram {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Histogram { bounds, counts, sum_millionths: AtomicU64::new(0) }
+    }
+
+    /// `value` is in the unit of the bounds; what is below zero (a producer's clock runs ahead) counts as zero.
+    pub fn observe(&self, value: f64) {
+        let value = value.max(0.0);
+        self.counts[self.bounds.partition_point(|bound| *bound < value)].fetch_add(1, Relaxed);
+        self.sum_millionths.fetch_add((value * 1e6) as u64, Relaxed);
+    }
+
+    pub fn read(&self) -> Buckets {
+        Buckets {
+            bounds: self.bounds,
+            counts: self.counts.iter().map(|c| c.load(Relaxed)).collect(),
+            sum: self.sum_millionths.load(Relaxed) as f64 / 1e6,
+        }
+    }
+}
+
 /// What the writers of one table did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TableMetrics {
     /// Committed rows.
     pub rows: AtomicU64,
     /// Committed dead letters.
     pub dead: AtomicU64,
     pub transactions: AtomicU64,
-    /// Batches that were sent again.
-    pub retries: AtomicU64,
+    /// Encoded rows that were committed.
+    pub bytes: AtomicU64,
+    /// Batches that were sent again, by what went wrong.
+    retries: [AtomicU64; Class::ALL.len()],
     /// Commits whose outcome had to be asked for.
     pub resolved: AtomicU64,
     pub fenced: AtomicU64,
+    pub batch_rows: Histogram,
+    /// From the COMMIT's sending to its reply.
+    pub commit_seconds: Histogram,
+    /// From BEGIN to the COMMIT's reply.
+    pub transaction_seconds: Histogram,
+    /// From the timestamp of a span's oldest record to its commit.
+    pub age_seconds: Histogram,
+    dead_reasons: Mutex<BTreeMap<Cow<'static, str>, u64>>,
+}
+
+/// Distinct reasons of one table: ours, and as many SQLSTATEs. A table with triggers might invent more.
+const REASONS_MAX: usize = 64;
+
+/// Stands for all reasons beyond the bound.
+const OTHER_REASON: &str = "other";
+
+impl Default for TableMetrics {
+    fn default() -> TableMetrics {
+        TableMetrics {
+            rows: AtomicU64::new(0),
+            dead: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            retries: Default::default(),
+            resolved: AtomicU64::new(0),
+            fenced: AtomicU64::new(0),
+            batch_rows: Histogram::new(ROWS),
+            commit_seconds: Histogram::new(SECONDS),
+            transaction_seconds: Histogram::new(SECONDS),
+            age_seconds: Histogram::new(AGES),
+            // A series that appears with its first event hides that event from rate().
+            dead_reasons: Mutex::new(Reason::ALL.iter().map(|r| (r.code().into(), 0)).collect()),
+        }
+    }
 }
 
 /// A sum of tables at one moment.
@@ -50,6 +147,168 @@ impl TableMetrics {
             transactions: sum.transactions + table.transactions.load(Relaxed),
         })
     }
+
+    pub fn retried(&self, class: Class) {
+        self.retries[class as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn retries(&self) -> impl Iterator<Item = (Class, u64)> + '_ {
+        Class::ALL.iter().map(|class| (*class, self.retries[*class as usize].load(Relaxed)))
+    }
+
+    /// Counts one committed dead letter.
+    pub fn dead_letter(&self, reason: &str) {
+        let mut reasons = self.dead_reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = reasons.get_mut(reason) {
+            *count += 1;
+            return;
+        }
+        let known = if reasons.len() < REASONS_MAX { reason.to_owned() } else { OTHER_REASON.to_owned() };
+        *reasons.entry(known.into()).or_default() += 1;
+    }
+
+    pub fn dead_letters(&self) -> Vec<(String, u64)> {
+        let reasons = self.dead_reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.iter().map(|(reason, count)| (reason.to_string(), *count)).collect()
+    }
+
+    /// Moves whenever the writers did something: committed, tried again, asked.
+    pub fn signs_of_life(&self) -> u64 {
+        let retries: u64 = self.retries().map(|(_, count)| count).sum();
+        retries + self.transactions.load(Relaxed) + self.resolved.load(Relaxed) + self.fenced.load(Relaxed)
+    }
+}
+
+/// What became of the records of one partition in one table, in this process, through all its claims.
+#[derive(Debug, Default)]
+pub struct LaneMetrics {
+    pub rows: AtomicU64,
+    pub dead: AtomicU64,
+    pub skipped: AtomicU64,
+    pub other: AtomicU64,
+    pub holes: AtomicU64,
+    /// When the last span was committed, in milliseconds since 1970 UTC; 0 before the first.
+    pub progress_ms: AtomicI64,
+}
+
+/// A partition, and the index of a table in the plan.
+type LanePlace = (Partition, usize);
+
+/// The lanes that this process has ever held: as many as there are partitions and tables.
+#[derive(Debug, Default)]
+pub struct LaneRegister(Mutex<BTreeMap<LanePlace, Arc<LaneMetrics>>>);
+
+impl LaneRegister {
+    pub fn lane(&self, partition: Partition, table: usize) -> Arc<LaneMetrics> {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.entry((partition, table)).or_default().clone()
+    }
+
+    pub fn all(&self) -> Vec<(LanePlace, Arc<LaneMetrics>)> {
+        let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.iter().map(|(place, lane)| (*place, lane.clone())).collect()
+    }
+}
+
+/// What a thread waits for when it does not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The stage before it has nothing.
+    Input,
+    /// The stage after it has no room.
+    Output,
+    /// The memory budget is used up.
+    Memory,
+    /// Redis has not answered.
+    Lookup,
+    /// The floor between two transactions.
+    Pace,
+    /// PostgreSQL refused or is away.
+    Retry,
+}
+
+impl Wait {
+    pub const ALL: &[Wait] =
+        &[Wait::Input, Wait::Output, Wait::Memory, Wait::Lookup, Wait::Pace, Wait::Retry];
+
+    /// Its name in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wait::Input => "input",
+            Wait::Output => "output",
+            Wait::Memory => "memory",
+            Wait::Lookup => "lookup",
+            Wait::Pace => "pace",
+            Wait::Retry => "retry",
+        }
+    }
+}
+
+/// Where one thread of the pipeline loses its time.
+#[derive(Debug)]
+pub struct Waits {
+    pub thread: String,
+    nanos: [AtomicU64; Wait::ALL.len()],
+}
+
+impl Waits {
+    pub fn new(thread: &str) -> Arc<Waits> {
+        Arc::new(Waits { thread: thread.to_owned(), nanos: Default::default() })
+    }
+
+    pub fn during<T>(&self, wait: Wait, call: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = call();
+        self.add(wait, start.elapsed());
+        result
+    }
+
+    pub fn add(&self, wait: Wait, time: Duration) {
+        self.nanos[wait as usize].fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    pub fn seconds(&self, wait: Wait) -> f64 {
+        self.nanos[wait as usize].load(Relaxed) as f64 / 1e9
+    }
+}
+
+/// How the answers of one lookup came about, in all decoders.
+#[derive(Debug, Default)]
+pub struct LookupMetrics {
+    /// Records answered from the cache.
+    pub hits: AtomicU64,
+    /// Tokens that Redis was asked for and had.
+    pub found: AtomicU64,
+    /// Tokens that Redis was asked for and did not have.
+    pub missing: AtomicU64,
+    /// Questions that failed or were put off: Redis is away, or seems to have lost its data.
+    pub retries: AtomicU64,
+}
+
+/// When the lease thread last heard from the ledger.
+#[derive(Debug)]
+pub struct Heartbeat {
+    start: Instant,
+    /// Milliseconds since `start`, plus one; 0 before the first.
+    at_ms: AtomicU64,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Heartbeat {
+        Heartbeat { start: Instant::now(), at_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Heartbeat {
+    pub fn beat(&self) {
+        self.at_ms.store(self.start.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// `None` before the first.
+    pub fn age(&self) -> Option<Duration> {
+        let at = self.at_ms.load(Relaxed).checked_sub(1)?;
+        Some(self.start.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
 }
 
 /// What the report line shows beside the totals.
@@ -63,7 +322,6 @@ pub struct Gauges {
     pub table_batches: usize,
     pub bytes_in_hand: i64,
 }
-
 /// One line for people: what happened between two totals, `seconds` apart.
 pub fn report_line(before: Totals, now: Totals, seconds: f64, gauges: Gauges) -> String {
     let rate = |from: u64, to: u64| (to - from) as f64 / seconds;
@@ -109,5 +367,30 @@ mod tests {
             "1000 rows/s, lag 5, 2100 rows and 3 dead letters, 5 commits/s of 200 rows, 6 partitions, queues 1+2, 1.5 MB in \
              hand, 1 partitions STOPPED (see rowmill status)"
         );
+    }
+
+    #[test]
+    fn a_histogram_counts_each_value_once_in_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::new(&[1.0, 10.0]);
+        for value in [-5.0, 0.5, 1.0, 1.1, 10.0, 11.0] {
+            histogram.observe(value);
+        }
+        let read = histogram.read();
+        assert_eq!(read.counts, [3, 2, 1]);
+        assert!((read.sum - 23.6).abs() < 1e-6, "{}", read.sum);
+    }
+
+    #[test]
+    fn reasons_exist_before_their_first_letter_and_are_bounded() {
+        let table = TableMetrics::default();
+        assert_eq!(table.dead_letters().len(), Reason::ALL.len());
+        for number in 0..1000 {
+            table.dead_letter(&format!("sqlstate_{number:05}"));
+        }
+        table.dead_letter("too_long");
+        let letters: BTreeMap<String, u64> = table.dead_letters().into_iter().collect();
+        assert!(letters.len() <= REASONS_MAX + 1, "{}", letters.len());
+        assert_eq!(letters.values().sum::<u64>(), 1001);
+        assert_eq!(letters["too_long"], 1);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::metrics::LaneMetrics;
 use crate::mutant::{Bug, planted};
 use crate::protocol::{Anchor, Gate, Place};
 
@@ -38,6 +39,18 @@ pub struct Claim {
     polled: AtomicI64,
     /// The log's end as last seen; -1 while unknown.
     log_end: AtomicI64,
+    times: ClaimTimes,
+}
+
+/// When things happened to a claim, in milliseconds since 1970 UTC by this machine's clock or by the records' own; 0 is
+/// never. For the lag in seconds only: nothing is decided by it.
+#[derive(Debug, Default)]
+struct ClaimTimes {
+    claimed: AtomicI64,
+    /// The timestamp of the first record that the poller passed on.
+    first_record: AtomicI64,
+    /// When all tables were last seen to have everything.
+    level: AtomicI64,
 }
 
 /// Where the poller begins with a claim.
@@ -60,6 +73,9 @@ pub struct Lane {
     pub anchor: Option<Anchor>,
     epoch: AtomicI64,
     committed: AtomicI64,
+    /// The timestamp of the last record that this claim committed, in milliseconds since 1970 UTC; 0 before.
+    record_ms: AtomicI64,
+    pub metrics: Arc<LaneMetrics>,
 }
 
 /// Order matters: a claim only ever moves forward.
@@ -82,6 +98,7 @@ impl Claim {
             stop_reason: Mutex::new(None),
             polled: AtomicI64::new(first),
             log_end: AtomicI64::new(-1),
+            times: ClaimTimes { claimed: AtomicI64::new(now_ms()), ..ClaimTimes::default() },
         }
     }
 
@@ -143,8 +160,12 @@ impl Claim {
         lock(&self.start).take()
     }
 
-    pub fn set_polled(&self, next: i64) {
+    /// Notes how far the poller is, and when the first record of what it passed on was stamped.
+    pub fn set_polled(&self, next: i64, first_ms: Option<i64>) {
         self.polled.store(next, SeqCst);
+        if self.times.first_record.load(Relaxed) == 0 {
+            self.times.first_record.store(first_ms.unwrap_or_default(), Relaxed);
+        }
     }
 
     /// True when every table committed all that was read.
@@ -155,6 +176,9 @@ impl Claim {
 
     pub fn set_log_end(&self, end: i64) {
         self.log_end.store(end, Relaxed);
+        if self.lag() == Some(0) {
+            self.times.level.store(now_ms(), Relaxed);
+        }
     }
 
     /// Records between the slowest table and the log's end; `None` until the end is known.
@@ -163,15 +187,72 @@ impl Claim {
         (end >= 0).then(|| (end - self.committed()).max(0))
     }
 
+    /// The same for one table.
+    pub fn lane_lag(&self, lane: &Lane) -> Option<i64> {
+        let end = self.log_end.load(Relaxed);
+        (end >= 0).then(|| (end - lane.committed()).max(0))
+    }
+
+    /// For how long the oldest record that one table lacks has waited, in seconds. It is as exact as records' timestamps
+    /// are, and no larger than the time since the table was last seen to have everything.
+    pub fn lane_lag_seconds(&self, lane: &Lane) -> Option<f64> {
+        let records = self.lane_lag(lane)?;
+        let [claimed, first, level, last] =
+            [&self.times.claimed, &self.times.first_record, &self.times.level, &lane.record_ms]
+                .map(|time| time.load(Relaxed));
+        Some(lag_seconds(records, now_ms(), LagTimes { claimed, first, level, last }))
+    }
+
     /// The slowest table's next offset.
     pub fn committed(&self) -> i64 {
         self.lanes.iter().map(Lane::committed).min().expect("a topic feeds at least one table")
     }
 }
 
+/// What is known about when a record may have been waiting since; 0 is unknown.
+#[derive(Clone, Copy, Debug)]
+struct LagTimes {
+    claimed: i64,
+    first: i64,
+    level: i64,
+    /// The last committed record's timestamp.
+    last: i64,
+}
+
+/// A table that has everything has no lag. Otherwise the oldest record that it lacks came after the last one that it has,
+/// and after the moment at which nothing was lacking.
+fn lag_seconds(records: i64, now_ms: i64, times: LagTimes) -> f64 {
+    if records == 0 {
+        return 0.0;
+    }
+    let since = match times.last.max(times.level) {
+        0 if times.first > 0 => times.first,
+        // Right after a claim nothing was read yet: at least since then.
+        0 => times.claimed,
+        known => known,
+    };
+    (now_ms - since).max(0) as f64 / 1000.0
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
 impl Lane {
-    pub fn new(table: usize, epoch: i64, next: i64, anchor: Option<Anchor>) -> Lane {
-        Lane { table, first: next, anchor, epoch: AtomicI64::new(epoch), committed: AtomicI64::new(next) }
+    pub fn new(
+        table: usize,
+        epoch: i64,
+        next: i64,
+        anchor: Option<Anchor>,
+        metrics: Arc<LaneMetrics>,
+    ) -> Lane {
+        let (epoch, committed) = (AtomicI64::new(epoch), AtomicI64::new(next));
+        Lane { table, first: next, anchor, epoch, committed, record_ms: AtomicI64::new(0), metrics }
+    }
+
+    /// Notes when the last committed record was stamped.
+    pub fn set_record_ms(&self, ms: i64) {
+        self.record_ms.store(ms, Relaxed);
     }
 
     /// The fence that an advance must show. Moved only by the lane's writer, when it resolves an unknown commit.
@@ -258,7 +339,8 @@ mod tests {
     use super::*;
 
     fn claim() -> Claim {
-        let lanes = vec![Lane::new(0, 1, 10, None), Lane::new(1, 1, 20, None)];
+        let lanes =
+            vec![Lane::new(0, 1, 10, None, Arc::default()), Lane::new(1, 1, 20, None, Arc::default())];
         Claim::new(Partition { topic: 0, id: 3 }, "t".into(), "id".into(), lanes)
     }
 
@@ -277,13 +359,32 @@ mod tests {
     fn drained_means_that_the_slowest_table_has_all() {
         let claim = claim();
         assert!(claim.is_drained(), "nothing was read");
-        claim.set_polled(30);
+        claim.set_polled(30, None);
         claim.lanes[1].set_committed(30);
         assert!(!claim.is_drained());
         claim.lanes[0].set_committed(30);
         assert!(claim.is_drained());
         claim.set_log_end(35);
         assert_eq!(claim.lag(), Some(5));
+    }
+
+    #[test]
+    fn lag_in_seconds_is_the_wait_of_the_oldest_record() {
+        #[track_caller]
+        fn check(records: i64, [claimed, first, level, last]: [i64; 4], expected: f64) {
+            let seconds = lag_seconds(records, 100_000, LagTimes { claimed, first, level, last });
+            assert!((seconds - expected).abs() < 1e-9, "{seconds}");
+        }
+        check(0, [90_000, 10_000, 0, 10_000], 0.0);
+        // Taken over, and nothing read yet.
+        check(5, [99_000, 0, 0, 0], 1.0);
+        // Read, and not committed yet.
+        check(5, [99_000, 40_000, 0, 0], 60.0);
+        check(5, [99_000, 40_000, 0, 70_000], 30.0);
+        // A quiet topic: the last record is an hour old, but nothing was lacking two seconds ago.
+        check(1, [1, 1, 98_000, 10], 2.0);
+        // A producer whose clock runs ahead.
+        check(1, [1, 1, 0, 200_000], 0.0);
     }
 
     #[test]

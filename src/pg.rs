@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use anyhow::{Result, bail};
+use openssl::ssl::SslVerifyMode;
 use postgres::config::Host;
 use postgres::error::{Severity, SqlState};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
+
+use crate::config::{self, is_loopback};
+use crate::tls;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,26 +45,45 @@ struct TlsParameters {
 }
 
 impl Server {
+    /// The configured server.
+    pub fn of(postgres: &config::Postgres) -> Result<Server> {
+        let mut server = Server::parse(&postgres.url)?;
+        if let Some(password) = &postgres.password {
+            server.config.password(password);
+        }
+        Ok(server)
+    }
+
+    /// True where the URL itself holds a password.
+    pub fn has_password(&self) -> bool {
+        self.config.get_password().is_some()
+    }
+
     /// Reads a `postgresql://` URL with libpq's parameters `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
     ///
     /// Without `sslmode`, a server on this machine is spoken to in plaintext and any other with `verify-full`. `prefer`
     /// and `allow` are refused: they fall back to plaintext when somebody in the middle says no to TLS.
     pub fn parse(url: &str) -> Result<Server> {
         let (plain_url, parameters) = split_tls_parameters(url);
+        if !plain_url.starts_with("postgresql://") && !plain_url.starts_with("postgres://") {
+            bail!("the PostgreSQL server is no URL: write postgresql://USER@HOST:PORT/DATABASE?sslmode=...");
+        }
         // The parser's own message may quote the URL, and with it the password.
         let mut config: postgres::Config = plain_url.parse().map_err(|_| {
             anyhow::anyhow!("cannot read the PostgreSQL URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=...")
         })?;
-        let local = config.get_hosts().iter().all(|host| match host {
-            Host::Unix(_) => true,
-            Host::Tcp(name) => {
-                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            }
-        });
+        // `hostaddr` is where the connection goes, whatever the name says.
+        let local = config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
+            && config.get_hosts().iter().all(|host| match host {
+                Host::Unix(_) => true,
+                Host::Tcp(name) => is_loopback(name),
+            });
         let mode = match parameters.mode.as_deref() {
             None if local => SslMode::Disable,
             None | Some("verify-full") => SslMode::VerifyFull,
             Some("verify-ca") => SslMode::VerifyCa,
+            // As libpq: a certificate authority that is named is also asked.
+            Some("require") if parameters.root_cert.is_some() => SslMode::VerifyCa,
             Some("require") => SslMode::Require,
             Some("disable") => SslMode::Disable,
             Some(weak @ ("prefer" | "allow")) => bail!(
@@ -92,7 +114,15 @@ impl Server {
             Some(tls) => config.connect(tls.clone()),
             None => config.connect(NoTls),
         };
-        client.with_context(|| format!("cannot connect to PostgreSQL at {}", self.address()))
+        client.map_err(|error| {
+            let words = describe(&error);
+            let error = anyhow::Error::new(error);
+            let error = match tls::explain(&words) {
+                Some(sentence) => error.context(sentence),
+                None => error,
+            };
+            error.context(format!("cannot connect to PostgreSQL at {}", self.address()))
+        })
     }
 
     /// Host, port and database, without secrets.
@@ -117,17 +147,13 @@ impl Server {
 }
 
 fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnector> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
-    if let Some(path) = &parameters.root_cert {
-        builder.set_ca_file(path).with_context(|| format!("cannot read sslrootcert {path:?}"))?;
-    }
-    if let Some(path) = &parameters.cert {
-        builder.set_certificate_chain_file(path).with_context(|| format!("cannot read sslcert {path:?}"))?;
-        let key = parameters.key.as_ref().context("sslcert needs sslkey beside it")?;
-        builder
-            .set_private_key_file(key, SslFiletype::PEM)
-            .with_context(|| format!("cannot read sslkey {key:?}"))?;
-    }
+    let client = match (&parameters.cert, &parameters.key) {
+        (Some(cert), Some(key)) => Some((cert.as_str(), key.as_str())),
+        (None, None) => None,
+        _ => bail!("sslcert and sslkey belong together; set both or none"),
+    };
+    let ca = parameters.root_cert.as_deref().filter(|path| *path != "system");
+    let mut builder = tls::builder(tls::Files { ca, client })?;
     if mode == SslMode::Require {
         builder.set_verify(SslVerifyMode::NONE);
     }
@@ -199,6 +225,23 @@ pub enum Class {
     Lost,
 }
 
+impl Class {
+    pub const ALL: &[Class] =
+        &[Class::Row, Class::World, Class::Fenced, Class::TableChanged, Class::Setup, Class::Lost];
+
+    /// Its name in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Row => "row",
+            Class::World => "world",
+            Class::Fenced => "fenced",
+            Class::TableChanged => "table_changed",
+            Class::Setup => "setup",
+            Class::Lost => "lost",
+        }
+    }
+}
+
 /// Sorts an error into what follows. ARCHITECTURE.md has the reasons.
 pub fn classify(error: &postgres::Error) -> Class {
     match error.as_db_error() {
@@ -234,7 +277,9 @@ pub fn describe(error: &postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => {
             let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
-            for part in [db.detail(), db.hint()].into_iter().flatten() {
+            // The detail of a refused row quotes the row, which belongs into its dead letter and nowhere else.
+            let detail = db.detail().filter(|_| classify(error) != Class::Row);
+            for part in [detail, db.hint()].into_iter().flatten() {
                 text.push_str(": ");
                 text.push_str(part);
             }
@@ -314,7 +359,16 @@ mod tests {
         check("postgresql://u:s3cret@[broken", Err("cannot read the PostgreSQL URL"));
         check("postgresql://u@db.example/d", Ok("TLS"));
         check("postgresql://u@db.example/d?sslmode=disable", Ok("plaintext"));
+        check("host=db.example sslmode=prefer", Err("is no URL"));
         check("postgresql://u@127.0.0.1/d", Ok("plaintext"));
+        check("postgresql://u@localhost/d?hostaddr=10.0.0.1", Ok("TLS"));
+        check("postgresql://u@/d?host=/run/postgresql", Ok("plaintext"));
+        check(
+            "postgresql://u@db.example/d?sslmode=verify-full&sslrootcert=/nowhere/ca",
+            Err("cannot read the certificate authority"),
+        );
+        check("postgresql://u@db.example/d?sslrootcert=system", Ok("TLS"));
+        check("postgresql://u@db.example/d?sslmode=require&sslcert=/x", Err("sslcert"));
         check("postgresql://u@127.0.0.1/d?sslmode=verify-full", Ok("TLS"));
     }
 }

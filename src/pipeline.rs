@@ -1,6 +1,7 @@
 //! The wiring, and nothing else: last stage first, so that each thread finds its outlet running.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
@@ -10,15 +11,19 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::cpu::{self, Threads};
 use crate::decode::{self, Decode};
+use crate::health::Work;
 use crate::lease::{self, Lease, Wake};
 use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
-use crate::metrics::{Gauges, PollMetrics, TableMetrics, Totals};
+use crate::metrics::{
+    Gauges, Heartbeat, LaneRegister, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits,
+};
 use crate::ownership::Ownership;
 use crate::queue;
 use crate::row::Limits;
 use crate::setup::Setup;
 use crate::source::{self, kafka, watch};
+use crate::topics::Topic;
 use crate::writer::{self, Writer};
 
 /// A running pipeline, as the supervisor sees it.
@@ -28,16 +33,40 @@ pub struct Pipeline {
     /// Names of the threads that hold data; when all have ended, nothing is in hand.
     pub stages: Vec<String>,
     pub lease_thread: String,
+    pub topics: Arc<[Topic]>,
+    pub instruments: Instruments,
     budget: Arc<Budget>,
-    tables: Vec<Arc<TableMetrics>>,
-    // Receivers only show how much waits. They keep a channel open for its senders, so a stage that ends empties its own.
-    raw: Vec<Receiver<RawBatch>>,
-    loads: Vec<Receiver<TableBatch>>,
+    // Receivers only show how much waits, each with its reader's name. They keep a channel open for its senders, so a stage
+    // that ends empties its own.
+    raw: Vec<(String, Receiver<RawBatch>)>,
+    /// With the table's index in the plan.
+    loads: Vec<(String, usize, Receiver<TableBatch>)>,
+}
+
+/// What the threads count, by the names that people know.
+#[derive(Default)]
+pub struct Instruments {
+    /// In the plan's order.
+    pub tables: Vec<(String, Arc<TableMetrics>)>,
+    pub pollers: Vec<(String, Arc<PollMetrics>)>,
+    pub lookups: Vec<(String, Arc<LookupMetrics>)>,
+    /// One for each poller, decoder and writer.
+    pub waits: Vec<Arc<Waits>>,
+    pub lanes: Arc<LaneRegister>,
+    pub heartbeat: Arc<Heartbeat>,
+}
+
+impl Instruments {
+    fn waits(&mut self, thread: &str) -> Arc<Waits> {
+        let waits = Waits::new(thread);
+        self.waits.push(waits.clone());
+        waits
+    }
 }
 
 impl Pipeline {
     pub fn totals(&self) -> Totals {
-        TableMetrics::totals(self.tables.iter().map(|t| &**t))
+        TableMetrics::totals(self.instruments.tables.iter().map(|(_, t)| &**t))
     }
 
     pub fn gauges(&self) -> Gauges {
@@ -46,10 +75,38 @@ impl Pipeline {
             lag: claims.iter().map(|c| c.lag()).sum(),
             partitions: claims.len(),
             stopped: claims.iter().filter(|c| c.stop_reason().is_some()).count(),
-            raw_batches: self.raw.iter().map(Receiver::len).sum(),
-            table_batches: self.loads.iter().map(Receiver::len).sum(),
+            raw_batches: self.raw.iter().map(|(_, r)| r.len()).sum(),
+            table_batches: self.loads.iter().map(|(_, _, r)| r.len()).sum(),
             bytes_in_hand: self.budget.used(),
         }
+    }
+
+    /// Each queue by the thread that reads it: batches in it, and its bound.
+    pub fn queues(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        let raw = self.raw.iter().map(|(name, r)| (name.as_str(), r.len(), r.capacity()));
+        let loads = self.loads.iter().map(|(name, _, r)| (name.as_str(), r.len(), r.capacity()));
+        raw.chain(loads).map(|(name, length, most)| (name, length, most.unwrap_or_default()))
+    }
+
+    /// Bytes in hand, and their bound.
+    pub fn memory(&self) -> (i64, i64) {
+        (self.budget.used(), self.budget.max())
+    }
+
+    /// What the watchdog compares: the writers of each table, and all stages together.
+    pub fn works(&self) -> Vec<Work> {
+        let mut works: Vec<Work> = Vec::new();
+        for (index, (name, table)) in self.instruments.tables.iter().enumerate() {
+            let waiting = self.loads.iter().any(|(_, table, r)| *table == index && !r.is_empty());
+            works.push(Work { name: format!("table {name}"), waiting, signs: table.signs_of_life() });
+        }
+        let asked = |lookup: &LookupMetrics| {
+            [&lookup.found, &lookup.missing, &lookup.retries].map(|c| c.load(Relaxed)).iter().sum::<u64>()
+        };
+        let signs = works.iter().map(|w| w.signs).sum::<u64>()
+            + self.instruments.lookups.iter().map(|(_, lookup)| asked(lookup)).sum::<u64>();
+        works.push(Work { name: "the pipeline".to_owned(), waiting: self.budget.used() > 0, signs });
+        works
     }
 }
 
@@ -61,6 +118,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let budget = Budget::new(config.limits.memory_max_bytes, topics.len());
     let (wake, wakes) = queue::bounded(queue::WAKES);
     let mut stages = Vec::new();
+    let mut instruments = Instruments::default();
 
     let busy = counts.pollers + counts.decoders + plan.tables.len() * counts.writers;
     let cores = cpu::plan(&counts.pin, busy, &cpu::cores());
@@ -79,11 +137,13 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         session_lock: config.lease.session_lock,
         wake: wakes,
         pulse: threads.pulse(&lease_thread),
+        lanes: instruments.lanes.clone(),
+        heartbeat: instruments.heartbeat.clone(),
     };
     threads.spawn(&lease_thread, None, || Ok(()), |()| lease::run(lease))?;
 
-    let (mut outlets, mut tables, mut loads) = (Vec::new(), Vec::new(), Vec::new());
-    for table in &plan.tables {
+    let (mut outlets, mut loads) = (Vec::new(), Vec::new());
+    for (index, table) in plan.tables.iter().enumerate() {
         let metrics = Arc::new(TableMetrics::default());
         let mut senders = Vec::new();
         for number in 0..counts.writers {
@@ -103,22 +163,27 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 inlet: inlet.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),
+                waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
             };
             threads.spawn(&name, next_core(), || Ok(()), move |()| writer::run(&writer))?;
-            stages.push(name);
+            stages.push(name.clone());
             senders.push(sender);
-            loads.push(inlet);
+            loads.push((name, index, inlet));
         }
         outlets.push(senders);
-        tables.push(metrics);
+        instruments.tables.push((table.name.clone(), metrics));
     }
 
+    let lookups: Vec<_> =
+        config.lookups.iter().map(|lookup| (lookup.clone(), Arc::<LookupMetrics>::default())).collect();
+    instruments.lookups = lookups.iter().map(|(l, metrics)| (l.name.clone(), metrics.clone())).collect();
     let (mut decoders, mut raw) = (Vec::new(), Vec::new());
     for (number, core) in decode_cores.into_iter().enumerate() {
         let (sender, inlet) = queue::bounded(queue::RAW_BATCHES);
         let name = format!("decode-{number}");
-        let lookups = LookupCache::new(config.redis.as_ref(), &config.lookups, threads.pulse(&name))?;
+        let waits = instruments.waits(&name);
+        let lookups = LookupCache::new(config.redis.as_ref(), &lookups, threads.pulse(&name), waits.clone())?;
         let decode = Decode {
             plan: plan.clone(),
             topics: topics.clone(),
@@ -127,16 +192,19 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             budget: budget.clone(),
             inlet: inlet.clone(),
             outlets: outlets.clone(),
+            waits,
         };
         threads.spawn(&name, core, || Ok(()), |()| decode::run(decode, lookups))?;
-        stages.push(name);
+        stages.push(name.clone());
         decoders.push(sender);
-        raw.push(inlet);
+        raw.push((name, inlet));
     }
     drop(outlets);
 
     for (number, core) in poll_cores.into_iter().enumerate() {
         let name = format!("poll-{number}");
+        let metrics = Arc::<PollMetrics>::default();
+        instruments.pollers.push((name.clone(), metrics.clone()));
         let poller = kafka::Poller {
             kafka: config.kafka.clone(),
             topics: topics.clone(),
@@ -145,7 +213,8 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             decoders: decoders.clone(),
             number,
             pollers: counts.pollers,
-            metrics: Arc::new(PollMetrics::default()),
+            metrics,
+            waits: instruments.waits(&name),
             pulse: threads.pulse(&name),
         };
         // The client's own threads inherit the affinity of the thread that makes it: made first, pinned after.
@@ -169,7 +238,8 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let kafka = config.kafka.clone();
     threads.spawn("watch", None, move || source::consumer(&kafka), |consumer| watch::run(watch, consumer))?;
 
-    Ok(Pipeline { ownership, wake, stages, lease_thread, budget, tables, raw, loads })
+    let topics = topics.clone();
+    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, budget, raw, loads })
 }
 
 fn describe(cores: &[Option<usize>]) -> String {

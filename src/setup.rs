@@ -25,7 +25,7 @@ pub struct Setup {
 /// # Errors
 /// With every problem of the models in one message, so that they can be mended together.
 pub fn read(config: &Config) -> Result<Setup> {
-    let server = Server::parse(&config.postgres.url)?;
+    let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
     let plan = plan(config, &mut client)?.map_err(all_problems)?;

@@ -11,11 +11,15 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
 use crate::cpu::{Exit, Threads};
+use crate::gather::Gatherer;
+use crate::health::Board;
 use crate::lease::Wake;
 use crate::metrics::{Totals, report_line};
+use crate::notify::Manager;
 use crate::pipeline::{self, Pipeline};
 use crate::queue;
 use crate::setup::{self, Setup};
+use crate::{http, statsd};
 
 /// systemd kills after 10 s by our unit; what is not committed by then is rolled back and read again.
 const STOP_MAX: Duration = Duration::from_secs(7);
@@ -26,6 +30,9 @@ const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// Between two report lines, for a person who watches and for a log file.
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);
 const REPORT_LOG: Duration = Duration::from_secs(10);
+
+/// Between two looks at the threads' health.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Runs the pipeline until a signal or a failure.
 ///
@@ -38,11 +45,14 @@ pub fn run(config: &Config) -> Result<()> {
     watch_signals(&threads, signal_sender)?;
 
     let threads = Arc::new(threads);
-    watch_pulses(&threads, config.threads.watchdog)?;
+    let board = Arc::new(Board::new(threads.clone(), config.threads.watchdog, config.lease.duration));
+    watch_health(&threads, &board, Manager::from_environment()?)?;
+    tell(config, &threads, &board)?;
     let Some(setup) = wait_for_setup(config, &threads, &signals)? else { return Ok(()) };
     let me = setup::member(config);
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &threads)?);
+    board.set_pipeline(pipeline.clone());
     report(&threads, &pipeline)?;
 
     let mut ended = BTreeSet::new();
@@ -55,6 +65,7 @@ pub fn run(config: &Config) -> Result<()> {
             },
         }
     }
+    board.set_stopping();
     log::info!("stopping: committing what is in hand");
     pipeline.ownership.close();
     let deadline = Instant::now() + STOP_MAX;
@@ -160,22 +171,44 @@ fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
     )
 }
 
-/// Ends the process when a call to a server never returns: nothing inside a client library can time it out.
-fn watch_pulses(threads: &Arc<Threads>, limit: Duration) -> Result<()> {
-    let watched = threads.clone();
-    threads.spawn("watchdog", None, || Ok(()), move |()| loop {
-        std::thread::sleep(Duration::from_secs(1));
-        for pulse in watched.pulses() {
-            if let Some((thread, doing, ms)) = pulse.overdue(limit.as_millis() as i64) {
-                log::error!(
-                    "thread {thread} has waited {} s for {doing}, longer than any legal wait: ending the process, so that it \
-                     can start again; nothing is lost",
-                    ms / 1000
-                );
-                std::process::abort();
+/// Ends the process when a thread hangs: nothing inside a client library can time such a call out. systemd hears from here
+/// that all is well, and so ends a process in which even this thread hangs.
+fn watch_health(threads: &Threads, board: &Arc<Board>, manager: Option<Manager>) -> Result<()> {
+    let board = board.clone();
+    threads.spawn("watchdog", None, || Ok(()), move |()| watch(&board, manager))
+}
+
+fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
+    let mut told_stopping = false;
+    loop {
+        if let Err(reason) = board.healthy() {
+            log::error!("{reason}: ending the process, so that it can start again; nothing is lost");
+            std::process::abort();
+        }
+        if let Some(manager) = &mut manager {
+            manager.alive(board);
+            if board.is_stopping() && !std::mem::replace(&mut told_stopping, true) {
+                manager.stopping();
             }
         }
-    })
+        board.wait(WATCH);
+    }
+}
+
+/// Serves the figures as configured. A process whose default address is taken goes on without.
+fn tell(config: &Config, threads: &Threads, board: &Arc<Board>) -> Result<()> {
+    let gatherer = Arc::new(Gatherer::default());
+    if let Some(address) = config.metrics.listen {
+        match http::serve(address, board.clone(), gatherer.clone()) {
+            Err(error) if !config.metrics.listen_is_wanted => {
+                log::warn!("{error:#}; going on without metrics")
+            }
+            served => served?,
+        }
+    }
+    let Some(statsd) = config.metrics.statsd.clone() else { return Ok(()) };
+    let board = board.clone();
+    threads.spawn("statsd", None, || Ok(()), move |()| statsd::run(&statsd, &board, &gatherer))
 }
 
 fn report(threads: &Threads, pipeline: &Arc<Pipeline>) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::dead_letter::{self, About};
 use crate::fault::fault;
 use crate::lease::Wake;
 use crate::ledger::{self, Member, Target, moves};
-use crate::metrics::TableMetrics;
+use crate::metrics::{TableMetrics, Wait, Waits};
 use crate::model::{TablePlan, patch_clocks};
 use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
@@ -68,6 +68,7 @@ pub struct Writer {
     pub inlet: Receiver<TableBatch>,
     pub wake: Sender<Wake>,
     pub metrics: Arc<TableMetrics>,
+    pub waits: Arc<Waits>,
     pub pulse: Arc<Pulse>,
 }
 
@@ -128,11 +129,11 @@ pub fn run(writer: &Writer) -> Result<()> {
         };
         let next = match state.rest.take() {
             Some(rest) => Ok(rest),
-            None => receive(&writer.inlet, wait),
+            None => writer.waits.during(Wait::Input, || receive(&writer.inlet, wait)),
         };
         let (mut load, ended) = match next {
             Ok(batch) => {
-                state.pace();
+                writer.waits.during(Wait::Pace, || state.pace());
                 (writer.gather(&mut state, batch), false)
             }
             Err(RecvTimeoutError::Timeout) => (Vec::new(), false),
@@ -247,12 +248,14 @@ impl Writer {
             }
             let mut result = self.transaction(state, copy_sql, &mut load, &spans);
             let mut attempted = spans;
-            if let Err(Failure { class: Class::Row, words, .. }) = &result {
-                log::debug!("table {} refuses a row: {words}; looking for it", self.target.name);
+            if let Err(Failure { class: Class::Row, .. }) = &result {
+                // Not the server's words: they quote the row.
+                log::debug!("table {} refuses a row; looking for it", self.target.name);
                 state.client = None;
                 (result, attempted) = self.isolate(state, copy_sql, &mut load);
             } else if result.is_ok() {
-                self.committed(&attempted);
+                self.metrics.transaction_seconds.observe(state.began_at.elapsed().as_secs_f64());
+                self.committed(&attempted, &load);
                 load.clear();
                 state.idle.clear();
             }
@@ -264,7 +267,7 @@ impl Writer {
             };
             self.after(state, &failure, &attempted, &mut load)?;
             if failure.class != Class::Fenced {
-                self.metrics.retries.fetch_add(1, Relaxed);
+                self.metrics.retried(failure.class);
                 if !std::mem::replace(&mut waiting, true) {
                     let (table, place) = (&self.target.name, place(&attempted));
                     log::warn!(
@@ -272,7 +275,7 @@ impl Writer {
                         failure.words
                     );
                 }
-                state.back_off(&mut pause);
+                self.waits.during(Wait::Retry, || state.back_off(&mut pause));
             }
         }
     }
@@ -289,7 +292,7 @@ impl Writer {
         let done = match after_failure(failure.class, failure.at_commit) {
             FollowUp::SendAgain => return Ok(()),
             FollowUp::Stop => return Err(self.stopped(failure, spans)),
-            FollowUp::Ask => self.resolve(state, spans),
+            FollowUp::Ask => self.resolve(state, spans, load),
         };
         let is_done = |s: &Segment| done.iter().any(|(c, next)| Arc::ptr_eq(c, &s.claim) && s.next <= *next);
         state.idle.retain(|s| !is_done(s));
@@ -416,7 +419,11 @@ impl Writer {
             client.batch_execute("COMMIT; BEGIN")?;
         }
         fault("before-commit");
+        let sent_at = Instant::now();
         let result = self.pulse.during("COMMIT", || client.batch_execute(&sql));
+        if result.is_ok() {
+            self.metrics.commit_seconds.observe(sent_at.elapsed().as_secs_f64());
+        }
         fault("after-commit");
         result.map_err(|error| Failure { at_commit: true, ..error.into() })
     }
@@ -450,19 +457,57 @@ impl Writer {
         stored_all(copy.finish()?, count, "rowmill.dead_letter")
     }
 
-    /// What is true from now on.
-    fn committed(&self, spans: &[Segment]) {
+    /// What is true from now on. `load` is what the spans were written from; it may hold more.
+    fn committed(&self, spans: &[Segment], load: &[TableBatch]) {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
         for span in spans {
-            span.claim.lanes[span.lane].set_committed(span.next);
+            let lane = &span.claim.lanes[span.lane];
+            lane.set_committed(span.next);
+            self.note(span, now_ms);
             self.metrics.rows.fetch_add(span.counts.rows as u64, Relaxed);
             self.metrics.dead.fetch_add(span.counts.dead as u64, Relaxed);
         }
         self.metrics.transactions.fetch_add(1, Relaxed);
+        self.metrics.batch_rows.observe(spans.iter().map(|s| s.counts.rows).sum::<i64>() as f64);
+        for batch in load {
+            let is_in = |s: &Segment| {
+                spans.iter().any(|span| Arc::ptr_eq(&span.claim, &s.claim) && s.next <= span.next)
+            };
+            for segment in batch.segments.iter().filter(|s| is_in(s)) {
+                self.metrics.bytes.fetch_add(batch.rows_bytes(segment.rows.clone()).len() as u64, Relaxed);
+            }
+            for dead in batch.dead.iter().filter(|d| is_in(&batch.segments[d.segment])) {
+                self.metrics.dead_letter(&dead.reason);
+            }
+        }
+    }
+
+    /// Counts a committed span.
+    fn note(&self, span: &Segment, now_ms: i64) {
+        let lane = &span.claim.lanes[span.lane];
+        let metrics = &lane.metrics;
+        let outcomes = [
+            (&metrics.rows, span.counts.rows),
+            (&metrics.dead, span.counts.dead),
+            (&metrics.skipped, span.counts.skipped),
+            (&metrics.other, span.counts.other),
+            (&metrics.holes, span.holes()),
+        ];
+        for (counter, count) in outcomes {
+            counter.fetch_add(count as u64, Relaxed);
+        }
+        metrics.progress_ms.store(now_ms, Relaxed);
+        if let Some(last_ms) = span.times.last_ms {
+            lane.set_record_ms(last_ms);
+        }
+        if let Some(first_ms) = span.times.first_ms {
+            self.metrics.age_seconds.observe((now_ms - first_ms) as f64 / 1000.0);
+        }
     }
 
     /// RESOLVE: asks the ledger until it answers. Returns the claims whose spans turned out to be committed, and up to where;
     /// those that are not ours any more are ended.
-    fn resolve(&self, state: &mut State, spans: &[Segment]) -> Vec<(Arc<Claim>, i64)> {
+    fn resolve(&self, state: &mut State, spans: &[Segment], load: &[TableBatch]) -> Vec<(Arc<Claim>, i64)> {
         self.metrics.resolved.fetch_add(1, Relaxed);
         let mut pause = BACK_OFF.0;
         let standings = loop {
@@ -475,7 +520,8 @@ impl Writer {
                 Err(failure) => {
                     log::debug!("cannot ask the ledger yet: {}", failure.words);
                     state.client = None;
-                    state.back_off(&mut pause);
+                    self.metrics.retried(failure.class);
+                    self.waits.during(Wait::Retry, || state.back_off(&mut pause));
                 }
             }
         };
@@ -487,7 +533,7 @@ impl Writer {
             }
             match resolve(span.first, span.next, standing.map(|s| s.next_offset)) {
                 Resolved::Committed => {
-                    self.committed(std::slice::from_ref(span));
+                    self.committed(std::slice::from_ref(span), load);
                     done.push((span.claim.clone(), span.next));
                 }
                 Resolved::NotCommitted => {}
@@ -548,7 +594,7 @@ impl Writer {
                 // Each row was tried, deferred constraints included.
                 return (Err(failure.not_of_a_row()), spans);
             }
-            self.committed(&spans);
+            self.committed(&spans, &load[..1]);
             state.idle.clear();
             load.remove(0);
         }
@@ -666,7 +712,7 @@ fn stored_all(stored: u64, sent: usize, table: &str) -> Result<(), Failure> {
 /// Microseconds from 2000-01-01 to 1970-01-01, where the two clocks begin.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-fn micros_since_2000() -> i64 {
+pub(crate) fn micros_since_2000() -> i64 {
     jiff::Timestamp::now().as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 

@@ -61,11 +61,13 @@ kafka_prepare() {
     printf 'security.protocol=SSL\nssl.keystore.type=PEM\nssl.truststore.type=PEM\n'
     printf 'ssl.keystore.location=%s\nssl.truststore.location=%s\n' "$kafka_dir/client.pem" "$tls/ca.crt"
   } >"$kafka_dir/tls.properties"
-  fill_template "$stack_bin/server.properties" KAFKA_PORT KAFKA_TLS_PORT KAFKA_CONTROLLER_PORT kafka_dir tls \
+  fill_template "$stack_bin/server.properties" KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT \
+    KAFKA_CONTROLLER_PORT PG_PASSWORD kafka_dir tls \
     >"$kafka_dir/server.properties"
   if [ ! -f "$kafka_dir/data/meta.properties" ]; then
     "$java" -cp "$(kafka_jars)/*" kafka.tools.StorageTool format --cluster-id "$(kafka_cluster_id)" \
-      --config "$kafka_dir/server.properties" >"$kafka_log" 2>&1 ||
+      --add-scram "SCRAM-SHA-512=[name=rowmill,password=$PG_PASSWORD]" \
+      --add-scram "SCRAM-SHA-256=[name=rowmill,password=$PG_PASSWORD]" --config "$kafka_dir/server.properties" >"$kafka_log" 2>&1 ||
       fail "format Kafka's storage" "$(tail_of "$kafka_log")" "remove $kafka_dir and try again"
   fi
 }

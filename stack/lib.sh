@@ -117,7 +117,7 @@ free_port() {
   printf '%s' "$port"
 }
 
-port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_CONTROLLER_PORT PG_PORT REDIS_PORT REDIS_TLS_PORT"
+port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT REDIS_PORT REDIS_TLS_PORT"
 
 # 'text' for a shell to read back, whatever the text contains.
 # shellcheck disable=SC2001

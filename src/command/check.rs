@@ -14,9 +14,12 @@ use crate::model::Plan;
 use crate::pg::Server;
 use crate::protocol::{Anchor, Log, Opening, Place, opening};
 use crate::source::{self, native};
-use crate::{pg, setup};
+use crate::{pg, setup, tls};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Events of the client that are taken to find an error among them.
+const EVENTS: usize = 16;
 
 /// What was found, good and bad.
 #[derive(Default)]
@@ -84,7 +87,7 @@ fn conclude(findings: &Findings) -> bool {
 fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Client)> {
     println!("PostgreSQL");
     let opened =
-        Server::parse(&config.postgres.url).and_then(|server| Ok((server.connect("rowmill check")?, server)));
+        Server::of(&config.postgres).and_then(|server| Ok((server.connect("rowmill check")?, server)));
     let (mut client, server) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -199,15 +202,15 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     };
     let described = source::consumer(&config.kafka).and_then(|consumer| {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        Ok((native::describe_topics(&consumer, &names, KAFKA_TIMEOUT)?, consumer))
+        match native::describe_topics(&consumer, &names, KAFKA_TIMEOUT) {
+            Ok(described) => Ok((described, consumer)),
+            Err(error) => Err(why(config, &consumer, error)),
+        }
     });
     let (described, consumer) = match described {
         Ok(described) => described,
         Err(error) => {
-            findings.bad(format!(
-                "{error:#}; are the brokers {} and the TLS settings right?",
-                config.kafka.brokers
-            ));
+            findings.bad(format!("Kafka at {}: {error:#}", config.kafka.brokers));
             return;
         }
     };
@@ -222,6 +225,29 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     let Some((plan, mut client)) = found else { return };
     if let Err(error) = check_ledger(config, &plan, &mut client, &consumer, &described, &cluster, findings) {
         findings.bad(format!("{error:#}"));
+    }
+}
+
+/// A request without an answer says nothing; a handshake of our own, or the connection's last error, says why.
+fn why(config: &Config, consumer: &source::Consumer, error: anyhow::Error) -> anyhow::Error {
+    if let Some(tls) = &config.kafka.tls {
+        // A key with a password is for the client only; a server's certificate can be judged without one.
+        let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
+        let files = tls::Files { ca: tls.ca.as_deref(), client };
+        for broker in config.kafka.brokers.split(',') {
+            let (host, port) = config::address_of(broker);
+            if let Err(refused) = tls::probe(host, port, files, KAFKA_TIMEOUT) {
+                return refused;
+            }
+        }
+    }
+    // The client hands its errors over when it is asked for events.
+    for _ in 0..EVENTS {
+        drop(consumer.poll(Duration::ZERO));
+    }
+    match consumer.context().last_error() {
+        Some(words) => error.context(words),
+        None => error.context("no answer; are the brokers and their ports right?"),
     }
 }
 

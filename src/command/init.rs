@@ -15,10 +15,10 @@ const TIMESCALEDB_SQL: &str = include_str!("../../sql/tables.timescaledb.sql");
 
 #[derive(Args)]
 pub struct Init {
-    /// The PostgreSQL server; the role must be allowed to create a schema.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    /// The PostgreSQL server, without a password; the role must be allowed to create a schema. Default: DATABASE_URL.
+    #[arg(long)]
     url: Option<String>,
-    /// Take the server's URL from this configuration file.
+    /// Take the server from this configuration file.
     #[arg(short, long)]
     config: Option<PathBuf>,
     /// Also create the five built-in tables: state, metric, log, network_trace, network_ping.
@@ -66,12 +66,22 @@ impl std::str::FromStr for Gap {
 
 pub fn run(init: &Init) -> Result<()> {
     let config = init.config.as_deref().map(crate::config::read).transpose()?;
-    let url = match (&config, &init.url) {
-        (Some(config), _) => config.postgres.url.clone(),
-        (None, Some(url)) => url.clone(),
-        (None, None) => bail!("which server? Give --config, --url or DATABASE_URL"),
+    let server = match (&config, &init.url) {
+        (Some(config), _) => Server::of(&config.postgres)?,
+        (None, Some(url)) => {
+            let server = Server::parse(url)?;
+            if server.has_password() {
+                bail!(
+                    "--url holds a password, which everybody on this machine can see: use DATABASE_URL or --config"
+                );
+            }
+            server
+        }
+        (None, None) => {
+            let url = std::env::var("DATABASE_URL");
+            Server::parse(&url.context("which server? Give --config, --url or DATABASE_URL")?)?
+        }
     };
-    let server = Server::parse(&url)?;
     let mut client = server.connect("rowmill init")?;
     let mut transaction = client.transaction()?;
     migrate(&mut transaction)?;

@@ -43,7 +43,7 @@ struct Findings {
 
 /// True if nothing is wrong.
 pub fn run(config: &Config) -> Result<bool> {
-    let server = Server::parse(&config.postgres.url)?;
+    let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill verify")?;
     ledger::check_version(&mut client)?;
     dead_letter::check_columns(&mut client)?;

@@ -19,7 +19,7 @@ use crate::budget::Budget;
 use crate::config;
 use crate::cpu::Pulse;
 use crate::fault::fault;
-use crate::metrics::PollMetrics;
+use crate::metrics::{PollMetrics, Wait, Waits};
 use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership, Partition, Start};
 use crate::protocol::{Anchor, Gate, Verdict};
@@ -54,6 +54,7 @@ pub struct Poller {
     pub number: usize,
     pub pollers: usize,
     pub metrics: Arc<PollMetrics>,
+    pub waits: Arc<Waits>,
     pub pulse: Arc<Pulse>,
 }
 
@@ -109,14 +110,18 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         poller.note_log_ends(&mut state);
         state.queue.serve_log();
         if !poller.may_poll(&mut state)? {
-            poller.budget.wait(POLL);
+            poller.waits.during(Wait::Memory, || poller.budget.wait(POLL));
             continue;
         }
+        let polled_at = Instant::now();
         let batches = poller.poll(&mut state)?;
+        if batches.is_empty() {
+            poller.waits.add(Wait::Input, polled_at.elapsed());
+        }
         for (decoder, mut batch) in batches {
             fault("after-poll");
             batch.set_charge(poller.budget.charge(batch.topic, batch.cost_bytes()));
-            if poller.decoders[decoder].send(batch).is_err() {
+            if poller.waits.during(Wait::Output, || poller.decoders[decoder].send(batch)).is_err() {
                 return Ok(());
             }
         }
@@ -361,7 +366,7 @@ impl Poller {
             *hint = (batch.arena_bytes(), batch.len());
             batch.note_anchors();
             for run in &batch.runs {
-                run.claim.set_polled(run.next);
+                run.claim.set_polled(run.next, run.times.first_ms);
                 if let Some(reading) = state.readings.get_mut(&run.claim.partition) {
                     reading.last = Some(run.anchor);
                 }

@@ -18,6 +18,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config;
 use crate::mutant::{Bug, planted};
+use crate::tls;
 
 /// A consumer whose log goes through ours.
 pub type Consumer = BaseConsumer<Log>;
@@ -44,11 +45,7 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
         // The queue is measured before a fetch, so one response may come on top of it.
         .set("fetch.max.bytes", "8388608")
         .set("topic.metadata.refresh.interval.ms", "30000");
-    if let Some(tls) = &kafka.tls {
-        config.set("security.protocol", "ssl").set("ssl.ca.location", &tls.ca);
-        tls.cert.as_ref().map(|cert| config.set("ssl.certificate.location", cert));
-        tls.key.as_ref().map(|key| config.set("ssl.key.location", key));
-    }
+    secure(&mut config, kafka);
     for (name, value) in &kafka.properties {
         config.set(name, value);
     }
@@ -64,6 +61,36 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
     config
 }
 
+/// TLS and the user. Nothing of it falls back: a broker that does not speak TLS, or shows another certificate, is no broker.
+fn secure(config: &mut ClientConfig, kafka: &config::Kafka) {
+    let protocol = match (&kafka.tls, &kafka.sasl) {
+        (Some(_), Some(_)) => "sasl_ssl",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (None, None) => "plaintext",
+    };
+    config.set("security.protocol", protocol);
+    if let Some(tls) = &kafka.tls {
+        // "probe" looks where distributions keep the authorities that the system trusts.
+        config.set("ssl.ca.location", tls.ca.as_deref().unwrap_or("probe"));
+        config.set("ssl.endpoint.identification.algorithm", "https");
+        let optional = [
+            ("ssl.certificate.location", &tls.cert),
+            ("ssl.key.location", &tls.key),
+            ("ssl.key.password", &tls.key_password),
+        ];
+        for (name, value) in optional {
+            value.as_ref().map(|value| config.set(name, value));
+        }
+    }
+    if let Some(sasl) = &kafka.sasl {
+        config
+            .set("sasl.mechanisms", &sasl.mechanism)
+            .set("sasl.username", &sasl.username)
+            .set("sasl.password", &sasl.password);
+    }
+}
+
 /// librdkafka repeats itself on every reconnect: each facility is said once in this time, with a count.
 const REPEAT: Duration = Duration::from_secs(30);
 
@@ -74,18 +101,29 @@ const FACILITIES_MAX: usize = 64;
 #[derive(Default)]
 pub struct Log {
     said: Mutex<Vec<(String, Instant, u64)>>,
+    /// The last error of a connection, for those who wonder why a request was not answered.
+    last_error: Mutex<Option<String>>,
 }
 
 /// The least urgent of syslog's levels that people are shown.
 const WARNING: i32 = 4;
 
 impl Log {
+    /// The last error of a connection, with what it means where that is known.
+    pub fn last_error(&self) -> Option<String> {
+        let words = self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()?;
+        Some(tls::explain(&words).map_or_else(|| words.clone(), |sentence| format!("{sentence} ({words})")))
+    }
+
     /// `level` is syslog's, 0 to 7.
     fn say(&self, level: i32, facility: &str, message: &str) {
         if level > WARNING {
             log::debug!("kafka: {facility} {message}");
             return;
         }
+        *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(message.to_owned());
+        let message =
+            &tls::explain(message).map_or_else(|| message.to_owned(), |s| format!("{message}: {s}"));
         let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((_, since, silent)) = said.iter_mut().find(|(name, ..)| name == facility) {
             if since.elapsed() < REPEAT {

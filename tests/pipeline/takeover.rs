@@ -100,7 +100,7 @@ fn a_second_pipeline_is_refused() {
     wait_for("the first to register", 20, || owners(&world) == (1, 1));
     let mut second = world.engine(&format!("pipeline = \"two\"\n{model}"), &[]);
     assert!(!second.wait(20).success());
-    assert!(second.log().contains("\"one\""), "{}", second.log());
+    assert!(second.log().contains("\\\"one\\\""), "{}", second.log());
     assert!(first.stop().0.success());
 }
 

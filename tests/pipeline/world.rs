@@ -64,12 +64,19 @@ pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> 
 
 /// Runs a verb that is not `run`; what it printed, and whether it ended well.
 pub(crate) fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
-    let output = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+    run(Command::new(env!("CARGO_BIN_EXE_rowmill"))
         .args(arguments)
         .env("DATABASE_URL", &world.database_url)
-        .env("REDIS_URL", &world.redis_url)
-        .output()
-        .expect("rowmill starts");
+        .env("REDIS_URL", &world.redis_url))
+}
+
+/// The same with another PostgreSQL role.
+pub(crate) fn rowmill_as(database_url: &str, arguments: &[&str]) -> (String, bool) {
+    run(Command::new(env!("CARGO_BIN_EXE_rowmill")).args(arguments).env("DATABASE_URL", database_url))
+}
+
+fn run(command: &mut Command) -> (String, bool) {
+    let output = command.output().expect("rowmill starts");
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (text, output.status.success())
@@ -115,7 +122,8 @@ impl World {
         };
         redis::cmd("FLUSHDB").query::<()>(&mut world.redis()).expect("Redis answers");
         let status = Command::new(env!("CARGO_BIN_EXE_rowmill"))
-            .args(["init", "--url", &world.database_url])
+            .arg("init")
+            .env("DATABASE_URL", &world.database_url)
             .stdout(Stdio::null())
             .status()
             .expect("rowmill starts");
@@ -180,6 +188,11 @@ impl World {
              _partition = {{ kafka = \"partition\" }}\n_offset = {{ kafka = \"offset\" }}\n",
             self.topic(topic)
         )
+    }
+
+    /// A path for a file that lives as long as the world.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Writes a file that lives as long as the world; its path.

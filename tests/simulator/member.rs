@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rowmill::batch::{Headers, RawBatch, Record, Segment, TableBatch, spans};
 use rowmill::budget::Budget;
-use rowmill::cpu::Threads;
+use rowmill::cpu::Pulse;
 use rowmill::decode::{Decoder, Outlet};
 use rowmill::ledger::moves;
 use rowmill::lookup::LookupCache;
+use rowmill::metrics::Waits;
 use rowmill::mutant::{Bug, planted};
 use rowmill::ownership::{Claim, Lane, Ownership, Partition, Start};
 use rowmill::pg::Class;
@@ -16,7 +17,6 @@ use rowmill::protocol::{
     Anchor, FollowUp, Gate, Holding, Opening, Resolved, Verdict, after_failure, holder, lost, opening, plan,
     record_hash, resolve,
 };
-use rowmill::queue;
 use rowmill::row::Limits;
 use rowmill::topics::Topic;
 
@@ -101,9 +101,8 @@ enum Sending {
 
 impl Member {
     pub(crate) fn new(name: String, topics: &Arc<[Topic]>, server: &mut Server) -> Member {
-        let (exits, _) = queue::bounded(1);
-        let lookups =
-            LookupCache::new(None, &[], Threads::new(exits).pulse("simulated")).expect("no Redis to reach");
+        let pulse = Arc::new(Pulse::new("simulated"));
+        let lookups = LookupCache::new(None, &[], pulse, Waits::new("simulated")).expect("no Redis to reach");
         let budget = Budget::new(usize::MAX >> 1, topics.len());
         Member {
             name,
@@ -250,7 +249,7 @@ impl Member {
                 Some(was_at) if planted(Bug::StaleStart) => *was_at,
                 _ => row.next,
             };
-            Lane::new(key.1, row.epoch, next, row.anchor)
+            Lane::new(key.1, row.epoch, next, row.anchor, Arc::default())
         };
         let lanes = keys.iter().zip(&rows).map(lane).collect();
         let name = self.topics[partition.topic].name.clone();
@@ -404,7 +403,7 @@ impl Member {
         }
         batch.note_anchors();
         for run in &batch.runs {
-            run.claim.set_polled(run.next);
+            run.claim.set_polled(run.next, run.times.first_ms);
             if let Some(reading) = self.readings.get_mut(&run.claim.partition) {
                 reading.last = Some(run.anchor);
             }

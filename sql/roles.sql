@@ -1,0 +1,52 @@
+-- Who may do what. Run it as a superuser in the database of the tables, before `rowmill init` and again after it; running it
+-- once more changes nothing. Then give the two that log in a password: ALTER ROLE rowmill_writer PASSWORD '...';
+--
+-- rowmill_owner   runs `rowmill init`, `rowmill dead-letters` and upgrades; owns the schema rowmill
+-- rowmill_writer  runs `rowmill run` and `rowmill check`: appends rows, moves the ledger, reads nothing that it wrote
+-- rowmill_reader  a group for people: `rowmill status` and `rowmill verify` (GRANT rowmill_reader TO somebody)
+--
+-- None of them is called rowmill: a role finds the schema of its own name first, and so our ledger where it means its tables.
+
+DO $$
+DECLARE
+    name  TEXT;
+    login TEXT;
+BEGIN
+    FOR name, login IN VALUES ('rowmill_owner', 'LOGIN'), ('rowmill_writer', 'LOGIN'), ('rowmill_reader', 'NOLOGIN') LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I %s', name, login);
+        END IF;
+    END LOOP;
+    -- For the schema that `rowmill init` makes.
+    EXECUTE format('GRANT CONNECT, CREATE ON DATABASE %I TO rowmill_owner', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO rowmill_writer, rowmill_reader', current_database());
+    -- The built-in tables, if `rowmill init --models` is to make them, stand in public.
+    GRANT USAGE, CREATE ON SCHEMA public TO rowmill_owner;
+    GRANT USAGE ON SCHEMA public TO rowmill_writer, rowmill_reader;
+
+    IF to_regclass('rowmill.ledger') IS NULL THEN
+        RAISE NOTICE 'the schema rowmill is not there yet: run `rowmill init` as rowmill_owner, then this file again';
+        RETURN;
+    END IF;
+
+    GRANT USAGE ON SCHEMA rowmill TO rowmill_writer, rowmill_reader;
+    -- Nobody else calls what moves the ledger.
+    REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA rowmill FROM PUBLIC;
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA rowmill TO rowmill_writer, rowmill_reader;
+    GRANT SELECT ON rowmill.version TO rowmill_writer;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON rowmill.member TO rowmill_writer;
+    GRANT SELECT, INSERT, UPDATE ON rowmill.ledger TO rowmill_writer;
+    -- It sets aside and never looks back.
+    GRANT INSERT ON rowmill.dead_letter TO rowmill_writer;
+    GRANT USAGE ON SEQUENCE rowmill.session TO rowmill_writer;
+    GRANT SELECT ON ALL TABLES IN SCHEMA rowmill TO rowmill_reader;
+
+    -- The tables that are filled: INSERT is all that COPY needs. Add yours, each with these two lines.
+    FOR name IN VALUES ('state'), ('metric'), ('log'), ('network_trace'), ('network_ping') LOOP
+        IF to_regclass(format('public.%I', name)) IS NOT NULL THEN
+            EXECUTE format('GRANT INSERT ON public.%I TO rowmill_writer', name);
+            EXECUTE format('GRANT SELECT ON public.%I TO rowmill_reader', name);
+        END IF;
+    END LOOP;
+END
+$$;

@@ -1,0 +1,275 @@
+//! Reads every instrument into families, when somebody asks. The list of all names stands here, and in
+//! `docs/operations.md`. Labels come from the configuration, the catalog and closed sets, so their number is bounded.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::exposition::Family;
+use crate::health::Board;
+use crate::metrics::{Histogram, TableMetrics, Wait};
+use crate::pipeline::Pipeline;
+use crate::process;
+
+/// Reads a whole process.
+#[derive(Debug, Default)]
+pub struct Gatherer {
+    threads: Mutex<process::Threads>,
+}
+
+impl Gatherer {
+    pub fn gather(&self, board: &Board) -> Vec<Family> {
+        let is = |result: Result<(), String>| f64::from(u8::from(result.is_ok()));
+        let mut build = Family::gauge("rowmill_build_info", "The program's version; always 1.");
+        build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        let mut families = vec![
+            build,
+            Family::gauge("rowmill_healthy", "1 unless a thread hangs.").with(is(board.healthy())),
+            Family::gauge("rowmill_ready", "1 while the lease is kept and records may flow.")
+                .with(is(board.ready())),
+        ];
+        if let Some(pipeline) = board.pipeline() {
+            families.extend(partitions(pipeline));
+            families.extend(tables(pipeline));
+            families.extend(stages(pipeline));
+        }
+        families.extend(self.threads.lock().unwrap_or_else(PoisonError::into_inner).families());
+        families
+    }
+}
+
+fn number(counter: &AtomicU64) -> f64 {
+    counter.load(Relaxed) as f64
+}
+
+/// What is known of partitions: claims of this moment, and lanes of the whole life of the process.
+fn partitions(pipeline: &Pipeline) -> Vec<Family> {
+    let mut count = Family::gauge("rowmill_topic_partitions", "Partitions that Kafka says a topic has.");
+    let mut claimed = Family::gauge("rowmill_claimed_partitions", "Partitions that this process owns.");
+    let mut stopped = Family::gauge(
+        "rowmill_partition_stopped",
+        "1 if an owned partition is not read any more and a person must act; `rowmill status` says why.",
+    );
+    let mut lag =
+        Family::gauge("rowmill_lag_records", "Offsets between what a table has and the end of the log.");
+    let mut lag_seconds =
+        Family::gauge("rowmill_lag_seconds", "How long the oldest record that a table lacks has waited.");
+    let mut next = Family::gauge("rowmill_next_offset", "The offset after the last that a table has.");
+    let claims = pipeline.ownership.all();
+    for (index, topic) in pipeline.topics.iter().enumerate() {
+        if let Some(seen) = topic.seen() {
+            count.add(&[("topic", &topic.name)], f64::from(seen.partition_count));
+        }
+        let owned = claims.iter().filter(|c| c.partition.topic == index).count();
+        claimed.add(&[("topic", &topic.name)], owned as f64);
+    }
+    for claim in &claims {
+        let partition = claim.partition.id.to_string();
+        let is_stopped = f64::from(u8::from(claim.stop_reason().is_some()));
+        stopped.add(&[("topic", &claim.topic), ("partition", &partition)], is_stopped);
+        for lane in &claim.lanes {
+            let table = &pipeline.instruments.tables[lane.table].0;
+            let labels = [("topic", &*claim.topic), ("partition", &*partition), ("table", table.as_str())];
+            if let Some(records) = claim.lane_lag(lane) {
+                lag.add(&labels, records as f64);
+            }
+            if let Some(seconds) = claim.lane_lag_seconds(lane) {
+                lag_seconds.add(&labels, seconds);
+            }
+            next.add(&labels, lane.committed() as f64);
+        }
+    }
+    let mut families = vec![count, claimed, stopped, lag, lag_seconds, next];
+    families.extend(lanes(pipeline));
+    families
+}
+
+fn lanes(pipeline: &Pipeline) -> [Family; 3] {
+    let mut records =
+        Family::counter("rowmill_records_total", "Committed records, by what became of them in a table.");
+    let mut holes = Family::counter(
+        "rowmill_holes_total",
+        "Offsets without a record: transaction markers, aborted records, compaction.",
+    );
+    let mut progress = Family::gauge(
+        "rowmill_last_progress_timestamp_seconds",
+        "When this process last moved a table, in seconds since 1970 UTC.",
+    );
+    for ((partition, table), lane) in pipeline.instruments.lanes.all() {
+        let (topic, table) = (&pipeline.topics[partition.topic].name, &pipeline.instruments.tables[table].0);
+        let partition = partition.id.to_string();
+        let labels = [("topic", &**topic), ("partition", &*partition), ("table", table.as_str())];
+        let outcomes = [
+            ("row", &lane.rows),
+            ("dead_letter", &lane.dead),
+            ("skipped", &lane.skipped),
+            ("other_table", &lane.other),
+        ];
+        for (outcome, counter) in outcomes {
+            records.add(&[labels[0], labels[1], labels[2], ("outcome", outcome)], number(counter));
+        }
+        holes.add(&labels, number(&lane.holes));
+        let at_ms = lane.progress_ms.load(Relaxed);
+        if at_ms > 0 {
+            progress.add(&labels, at_ms as f64 / 1000.0);
+        }
+    }
+    [records, holes, progress]
+}
+
+type Counter = fn(&TableMetrics) -> &AtomicU64;
+type Distribution = fn(&TableMetrics) -> &Histogram;
+
+fn tables(pipeline: &Pipeline) -> Vec<Family> {
+    let counters: [(&str, &str, Counter); 4] = [
+        ("rowmill_transactions_total", "Committed transactions.", |t| &t.transactions),
+        ("rowmill_copied_bytes_total", "Bytes of committed rows, as COPY sent them.", |t| &t.bytes),
+        ("rowmill_fences_total", "Spans that another process owned when they were to be committed.", |t| {
+            &t.fenced
+        }),
+        ("rowmill_unknown_commits_total", "Commits whose outcome had to be asked for.", |t| &t.resolved),
+    ];
+    let histograms: [(&str, &str, Distribution); 4] = [
+        ("rowmill_batch_rows", "Rows of a transaction.", |t| &t.batch_rows),
+        ("rowmill_commit_seconds", "From the COMMIT's sending to its reply.", |t| &t.commit_seconds),
+        ("rowmill_transaction_seconds", "From BEGIN to the COMMIT's reply.", |t| &t.transaction_seconds),
+        (
+            "rowmill_end_to_end_seconds",
+            "From the timestamp of the oldest record of a committed span of one partition to the commit.",
+            |t| &t.age_seconds,
+        ),
+    ];
+    let tables = &pipeline.instruments.tables;
+    let mut families: Vec<Family> = counters
+        .into_iter()
+        .map(|(name, help, counter)| {
+            let mut family = Family::counter(name, help);
+            tables.iter().for_each(|(name, table)| family.add(&[("table", name)], number(counter(table))));
+            family
+        })
+        .collect();
+    families.extend(histograms.into_iter().map(|(name, help, histogram)| {
+        let mut family = Family::histogram(name, help);
+        tables.iter().for_each(|(name, t)| family.add_buckets(&[("table", name)], histogram(t).read()));
+        family
+    }));
+    let mut dead = Family::counter("rowmill_dead_letters_total", "Committed dead letters, by reason.");
+    let mut retries =
+        Family::counter("rowmill_retries_total", "Transactions that were tried again, by what went wrong.");
+    for (name, table) in tables {
+        for (reason, count) in table.dead_letters() {
+            dead.add(&[("table", name), ("reason", &reason)], count as f64);
+        }
+        for (class, count) in table.retries() {
+            retries.add(&[("table", name), ("class", class.name())], count as f64);
+        }
+    }
+    families.extend([dead, retries]);
+    families
+}
+
+/// Pollers, decoders, queues, lookups, memory.
+fn stages(pipeline: &Pipeline) -> Vec<Family> {
+    let instruments = &pipeline.instruments;
+    let mut polled = Family::counter("rowmill_polled_records_total", "Records taken from Kafka.");
+    let mut bytes = Family::counter(
+        "rowmill_polled_bytes_total",
+        "Keys, values and headers of records taken from Kafka.",
+    );
+    let mut dropped = Family::counter(
+        "rowmill_dropped_records_total",
+        "Records that came twice, too late, or before the proof of their log.",
+    );
+    for (poller, metrics) in &instruments.pollers {
+        polled.add(&[("thread", poller)], number(&metrics.records));
+        bytes.add(&[("thread", poller)], number(&metrics.bytes));
+        dropped.add(&[("thread", poller)], number(&metrics.dropped));
+    }
+    let mut depth = Family::gauge("rowmill_queue_batches", "Batches that wait for a thread.");
+    let mut room = Family::gauge("rowmill_queue_batches_max", "Batches that may wait for a thread.");
+    for (thread, length, capacity) in pipeline.queues() {
+        depth.add(&[("thread", thread)], length as f64);
+        room.add(&[("thread", thread)], capacity as f64);
+    }
+    let mut waits = Family::counter(
+        "rowmill_wait_seconds_total",
+        "Where a thread loses time: input, output, memory, lookup, pace, retry.",
+    );
+    for thread in &instruments.waits {
+        for wait in Wait::ALL {
+            waits.add(&[("thread", &thread.thread), ("for", wait.name())], thread.seconds(*wait));
+        }
+    }
+    let mut hits = Family::counter(
+        "rowmill_lookup_hits_total",
+        "Records whose token was in the cache, once it was asked for.",
+    );
+    let mut asked =
+        Family::counter("rowmill_lookup_asked_total", "Tokens that Redis was asked for, by answer.");
+    let mut put_off =
+        Family::counter("rowmill_lookup_retries_total", "Questions to Redis that had to be asked again.");
+    for (lookup, metrics) in &instruments.lookups {
+        hits.add(&[("lookup", lookup)], number(&metrics.hits));
+        asked.add(&[("lookup", lookup), ("answer", "found")], number(&metrics.found));
+        asked.add(&[("lookup", lookup), ("answer", "missing")], number(&metrics.missing));
+        put_off.add(&[("lookup", lookup)], number(&metrics.retries));
+    }
+    let (used, most) = pipeline.memory();
+    let mut families = vec![polled, bytes, dropped, depth, room, waits, hits, asked, put_off];
+    families.extend([
+        Family::gauge("rowmill_memory_in_hand_bytes", "Raw and encoded records in hand.").with(used as f64),
+        Family::gauge("rowmill_memory_max_bytes", "memory_max.").with(most as f64),
+    ]);
+    if let Some(age) = instruments.heartbeat.age() {
+        let help = "Since the ledger last confirmed this process.";
+        families.push(Family::gauge("rowmill_heartbeat_age_seconds", help).with(age.as_secs_f64()));
+    }
+    families
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Names of figures in a text, without what a histogram adds to them.
+    fn names(text: &str) -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words
+            .filter(|word| word.starts_with("rowmill_") || word.starts_with("process_"))
+            .map(|word| {
+                let suffixes = ["_bucket", "_sum", "_count"];
+                suffixes.iter().find_map(|suffix| word.strip_suffix(suffix)).unwrap_or(word).to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn documents_and_dashboards_name_what_exists_and_the_documents_name_all_of_it() {
+        let code: BTreeSet<String> = [include_str!("gather.rs"), include_str!("process.rs")]
+            .iter()
+            .flat_map(|text| text.split('"').skip(1).step_by(2))
+            .flat_map(names)
+            .filter(|name| name.len() > "process_".len())
+            .collect();
+        for (file, text) in [
+            ("operations.md", include_str!("../docs/operations.md")),
+            ("rowmill.rules.yml", include_str!("../docs/monitoring/rowmill.rules.yml")),
+            ("rowmill.grafana.json", include_str!("../docs/monitoring/rowmill.grafana.json")),
+        ] {
+            let unknown: Vec<String> = names(text).difference(&code).cloned().collect();
+            assert!(unknown.is_empty(), "{file} names {unknown:?}, which nobody measures");
+        }
+        let documented = names(include_str!("../docs/operations.md"));
+        let missing: Vec<&String> = code.difference(&documented).collect();
+        assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
+    }
+
+    #[test]
+    fn each_alert_has_its_paragraph() {
+        let document = include_str!("../docs/operations.md");
+        for line in include_str!("../docs/monitoring/rowmill.rules.yml").lines() {
+            if let Some((_, alert)) = line.split_once("alert: ") {
+                assert!(document.contains(&format!("**{alert}**")), "{alert}");
+            }
+        }
+    }
+}

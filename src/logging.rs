@@ -1,0 +1,164 @@
+//! The log: one line an event, on standard error. People at a terminal read a plain line; everybody else `key=value` or JSON.
+//!
+//! What others wrote (servers' words, names) cannot forge a line: control characters are escaped. Payloads are not logged.
+//! A warning that repeats is said ten times in half a minute, then counted.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, Record};
+use serde::Deserialize;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `Text` at a terminal, `KeyValue` elsewhere.
+    #[default]
+    Auto,
+    Text,
+    KeyValue,
+    Json,
+}
+
+/// Starts the log. `RUST_LOG`, where it is set, comes before `level`.
+pub fn start(format: Format, level: log::LevelFilter) {
+    let format = match format {
+        Format::Auto if std::io::stderr().is_terminal() => Format::Text,
+        Format::Auto => Format::KeyValue,
+        chosen => chosen,
+    };
+    let repeats = Mutex::new(Repeats::default());
+    // rdkafka says on its own target what our callback says in better words.
+    let environment = env_logger::Env::default().default_filter_or(format!("{level},rdkafka=warn"));
+    env_logger::Builder::from_env(environment)
+        .format(move |out, record| {
+            let silent = match record.level() {
+                Level::Warn => {
+                    let mut repeats = repeats.lock().unwrap_or_else(PoisonError::into_inner);
+                    match repeats.say(place(record), Instant::now()) {
+                        Some(silent) => silent,
+                        None => return Ok(()),
+                    }
+                }
+                _ => 0,
+            };
+            let mut message = record.args().to_string();
+            if silent > 0 {
+                message.push_str(&format!(" ({silent} more like it before)"));
+            }
+            let thread = std::thread::current();
+            let at = jiff::Timestamp::now();
+            writeln!(out, "{}", line(format, at, record.level(), thread.name().unwrap_or("?"), &message))
+        })
+        .init();
+}
+
+/// The line of our code that speaks: what it says changes, and there are only so many.
+fn place(record: &Record<'_>) -> (String, u32) {
+    (record.module_path().unwrap_or_default().to_owned(), record.line().unwrap_or_default())
+}
+
+/// Of one place, so many lines in so much time.
+const REPEATS_MAX: u64 = 10;
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Places that are remembered: more than the program has.
+const PLACES_MAX: usize = 1000;
+
+#[derive(Default)]
+struct Repeats(HashMap<(String, u32), Place>);
+
+struct Place {
+    since: Instant,
+    said: u64,
+    silent: u64,
+}
+
+impl Repeats {
+    /// `None` to be silent; otherwise how many lines of this place were not written before.
+    fn say(&mut self, place: (String, u32), now: Instant) -> Option<u64> {
+        if self.0.len() >= PLACES_MAX && !self.0.contains_key(&place) {
+            return Some(0);
+        }
+        let known = self.0.entry(place).or_insert(Place { since: now, said: 0, silent: 0 });
+        if now.duration_since(known.since) >= WINDOW {
+            (known.since, known.said) = (now, 0);
+        }
+        if known.said == REPEATS_MAX {
+            known.silent += 1;
+            return None;
+        }
+        known.said += 1;
+        Some(std::mem::take(&mut known.silent))
+    }
+}
+
+/// One event.
+fn line(format: Format, at: jiff::Timestamp, level: Level, thread: &str, message: &str) -> String {
+    let word = level.as_str().to_lowercase();
+    match format {
+        // A list of problems is read at a terminal, where its lines may stay.
+        Format::Text => format!("{at:.3} {level:5} {}", escaped(message).replace("\\n", "\n    ")),
+        Format::Json => serde_json::json!({
+            "time": format!("{at:.3}"), "level": word, "thread": thread, "message": escaped(message),
+        })
+        .to_string(),
+        Format::KeyValue | Format::Auto => {
+            let quoted = escaped(message).replace('"', "\\\"");
+            format!("time={at:.3} level={word} thread={thread} message=\"{quoted}\"")
+        }
+    }
+}
+
+/// Without characters that move a cursor, color a terminal, begin a line or turn the reading direction.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => out.push(c),
+            c if c.is_control() || c.escape_debug().len() > 1 => out.extend(c.escape_debug()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whoever_wrote_its_words() {
+        let at = "2026-01-31T10:00:00.5Z".parse().unwrap();
+        let line = |format| line(format, at, Level::Warn, "poll-0", "no \"x\"\nlevel=info\u{1b}[31m\u{202e}");
+        assert_eq!(
+            line(Format::KeyValue),
+            "time=2026-01-31T10:00:00.500Z level=warn thread=poll-0 \
+             message=\"no \\\"x\\\"\\nlevel=info\\u{1b}[31m\\u{202e}\""
+        );
+        let json: serde_json::Value = serde_json::from_str(&line(Format::Json)).unwrap();
+        assert_eq!((&json["level"], &json["thread"]), (&"warn".into(), &"poll-0".into()));
+        assert!(!line(Format::Json).contains('\n') && !line(Format::Json).contains('\u{1b}'));
+        assert!(
+            line(Format::Text).starts_with("2026-01-31T10:00:00.500Z WARN  no \"x\"\n    level=info\\u{1b}")
+        );
+    }
+
+    #[test]
+    fn repeated_warnings_are_counted() {
+        let mut repeats = Repeats::default();
+        let start = Instant::now();
+        let mut say =
+            |line: u32, seconds: u64| repeats.say(("m".into(), line), start + Duration::from_secs(seconds));
+        for _ in 0..REPEATS_MAX {
+            assert_eq!(say(1, 0), Some(0));
+        }
+        assert_eq!(say(1, 1), None);
+        assert_eq!(say(1, 29), None);
+        assert_eq!(say(2, 29), Some(0), "another place speaks for itself");
+        assert_eq!(say(1, 30), Some(2));
+        assert_eq!(say(1, 31), Some(0));
+    }
+}

@@ -1,0 +1,107 @@
+//! Secrets: where the configuration may find them, so that they need not stand in it, and words for a setting's value
+//! that never quote it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// Environment variables by name.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// systemd's directory of what LoadCredential= handed over.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// A password or a URL is shorter; anything longer is the wrong file.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// The value of a setting that may be secret: `credential:NAME`, `file:PATH`, `env:NAME`, or the text itself.
+///
+/// # Errors
+/// With the setting's name and where the value should be, never with the value.
+pub fn value(setting: &str, text: &str, environment: Environment<'_>) -> Result<String> {
+    let found = match text.split_once(':') {
+        Some(("credential", name)) => read(&credential(setting, name, environment)?, setting)?,
+        Some(("file", path)) => read(path, setting)?,
+        Some(("env", name)) => environment(name).with_context(|| {
+            format!("{setting} is read from the environment variable {name}, which is not set")
+        })?,
+        _ => return Ok(text.to_owned()),
+    };
+    if found.is_empty() {
+        bail!("{setting} is empty where it is read from ({})", text);
+    }
+    Ok(found)
+}
+
+/// The path of a setting that names a file: `credential:NAME`, or a path.
+pub fn path(setting: &str, text: &str, environment: Environment<'_>) -> Result<String> {
+    let path = match text.split_once(':') {
+        Some(("credential", name)) => credential(setting, name, environment)?,
+        _ => text.strip_prefix("file:").unwrap_or(text).to_owned(),
+    };
+    std::fs::File::open(&path).with_context(|| format!("cannot read {setting} {path:?}"))?;
+    Ok(path)
+}
+
+fn credential(setting: &str, name: &str, environment: Environment<'_>) -> Result<String> {
+    if name.is_empty() || name.contains('/') {
+        bail!("{setting}: {name:?} is no name of a credential");
+    }
+    let directory = environment(CREDENTIALS_DIRECTORY).with_context(|| {
+        format!("{setting} is the credential {name:?}, and ${CREDENTIALS_DIRECTORY} is not set: run under systemd with LoadCredential={name}:PATH")
+    })?;
+    Ok(Path::new(&directory).join(name).to_string_lossy().into_owned())
+}
+
+/// A file's text without the line break that editors leave at its end.
+fn read(path: &str, setting: &str) -> Result<String> {
+    let about = || format!("cannot read {setting} from {path:?}");
+    if std::fs::metadata(path).with_context(about)?.len() > SECRET_BYTES_MAX {
+        bail!("{setting}: {path:?} is larger than any secret");
+    }
+    let text = std::fs::read_to_string(path).with_context(about)?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_found_where_the_setting_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "s3cret\n").unwrap();
+        std::fs::write(dir.path().join("empty"), "\n").unwrap();
+        let directory = dir.path().to_str().unwrap().to_owned();
+        let environment = |name: &str| match name {
+            "CREDENTIALS_DIRECTORY" => Some(directory.clone()),
+            "PASSWORD" => Some("from env".to_owned()),
+            _ => None,
+        };
+        let check =
+            |text: &str, expected: Result<&str, &str>| match (value("x.y", text, &environment), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
+                (Err(error), Err(words)) => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains(words) && error.contains("x.y"), "{error}");
+                }
+                (found, _) => panic!("{text}: {found:?}"),
+            };
+        check("credential:key", Ok("s3cret"));
+        check(&format!("file:{}", file.display()), Ok("s3cret"));
+        check("env:PASSWORD", Ok("from env"));
+        check("plain", Ok("plain"));
+        check("postgresql://u@h/d", Ok("postgresql://u@h/d"));
+        check("credential:../key", Err("no name of a credential"));
+        check("credential:other", Err("cannot read"));
+        check("credential:empty", Err("is empty"));
+        check("env:NOTHING", Err("is not set"));
+        check("file:/nowhere/x", Err("cannot read"));
+        let no_systemd = |_: &str| None;
+        let error = value("x.y", "credential:key", &no_systemd).unwrap_err();
+        assert!(error.to_string().contains("LoadCredential=key:PATH"), "{error}");
+        assert_eq!(path("x.y", "credential:key", &environment).unwrap(), file.to_str().unwrap());
+        assert!(path("x.y", "/nowhere/x", &environment).is_err());
+    }
+}

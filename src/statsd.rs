@@ -1,0 +1,244 @@
+//! The same figures for a StatsD server: counters as whole increments, everything else as gauges. Never waits: what the
+//! network does not take at once is dropped, and said once.
+
+use std::collections::HashMap;
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Statsd, StatsdAddress, StatsdTags};
+use crate::exposition::{Family, Kind, Labels, Value};
+use crate::gather::Gatherer;
+use crate::health::Board;
+use crate::metrics::Buckets;
+
+/// An Ethernet frame's payload, and what agents read from a Unix socket.
+const UDP_BYTES_MAX: usize = 1432;
+const UNIX_BYTES_MAX: usize = 8192;
+
+enum Socket {
+    Udp(UdpSocket),
+    Unix(UnixDatagram),
+}
+
+/// Sends everything once an interval, for ever. A server that is not there is tried again each time.
+pub fn run(config: &Statsd, board: &Board, gatherer: &Gatherer) -> Result<()> {
+    let mut lines = Lines { tags: config.tags, last: HashMap::new() };
+    let mut socket = None;
+    let mut failing = false;
+    loop {
+        std::thread::sleep(config.interval);
+        let text = lines.of(&gatherer.gather(board));
+        match deliver(config, &mut socket, &text) {
+            Ok(()) if std::mem::take(&mut failing) => log::info!("StatsD takes figures again"),
+            Ok(()) => {}
+            Err(error) => {
+                socket = None;
+                if !std::mem::replace(&mut failing, true) {
+                    log::warn!("{error:#}; figures are dropped until it does");
+                }
+            }
+        }
+    }
+}
+
+fn deliver(config: &Statsd, socket: &mut Option<Socket>, lines: &[String]) -> Result<()> {
+    let to = || format!("StatsD at {:?} takes nothing", config.address);
+    let socket = match socket {
+        Some(socket) => socket,
+        None => socket.insert(connect(&config.address).with_context(to)?),
+    };
+    let bytes_max = if matches!(socket, Socket::Udp(_)) { UDP_BYTES_MAX } else { UNIX_BYTES_MAX };
+    for datagram in datagrams(lines, bytes_max) {
+        match &socket {
+            Socket::Udp(socket) => socket.send(datagram.as_bytes()),
+            Socket::Unix(socket) => socket.send(datagram.as_bytes()),
+        }
+        .with_context(to)?;
+    }
+    Ok(())
+}
+
+fn connect(address: &StatsdAddress) -> std::io::Result<Socket> {
+    match address {
+        StatsdAddress::Udp(name) => {
+            let address = name
+                .to_socket_addrs()?
+                .next()
+                .ok_or_else(|| std::io::Error::other(format!("{name} has no address")))?;
+            let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+            socket.connect(address)?;
+            socket.set_nonblocking(true)?;
+            Ok(Socket::Udp(socket))
+        }
+        StatsdAddress::Unix(path) => {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(path)?;
+            socket.set_nonblocking(true)?;
+            Ok(Socket::Unix(socket))
+        }
+    }
+}
+
+/// What was sent last, for the increments.
+struct Lines {
+    tags: StatsdTags,
+    last: HashMap<String, Last>,
+}
+
+enum Last {
+    Number(f64),
+    Buckets(Vec<u64>),
+}
+
+impl Lines {
+    fn of(&mut self, families: &[Family]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for family in families {
+            for sample in &family.samples {
+                match &sample.value {
+                    Value::Number(value) if family.kind == Kind::Counter => {
+                        let key = self.dress(family.name, "", &sample.labels, "");
+                        // Servers cut to whole numbers, so the increment is between whole readings.
+                        let before = match self.last.insert(key, Last::Number(*value)) {
+                            Some(Last::Number(before)) => before.floor(),
+                            _ => 0.0,
+                        };
+                        let more = value.floor() - before;
+                        if more > 0.0 {
+                            lines.push(self.dress(family.name, "", &sample.labels, &format!("{more:.0}|c")));
+                        }
+                    }
+                    Value::Number(value) => {
+                        lines.push(self.dress(family.name, "", &sample.labels, &format!("{value}|g")));
+                    }
+                    Value::Histogram(buckets) => self.histogram(&mut lines, family, &sample.labels, buckets),
+                }
+            }
+        }
+        lines
+    }
+
+    /// How many values came since the last time, and what half and nearly all of them stayed below.
+    fn histogram(&mut self, lines: &mut Vec<String>, family: &Family, labels: &Labels, buckets: &Buckets) {
+        let key = self.dress(family.name, "", labels, "");
+        let before = match self.last.insert(key, Last::Buckets(buckets.counts.clone())) {
+            Some(Last::Buckets(before)) => before,
+            _ => vec![0; buckets.counts.len()],
+        };
+        let new: Vec<u64> = buckets.counts.iter().zip(before).map(|(now, before)| now - before).collect();
+        let count: u64 = new.iter().sum();
+        if count == 0 {
+            return;
+        }
+        lines.push(self.dress(family.name, ".count", labels, &format!("{count}|c")));
+        for (suffix, share) in [(".p50", 0.5), (".p99", 0.99)] {
+            let value = quantile(buckets.bounds, &new, share);
+            lines.push(self.dress(family.name, suffix, labels, &format!("{value}|g")));
+        }
+    }
+
+    fn dress(&self, name: &str, suffix: &str, labels: &Labels, rest: &str) -> String {
+        let name = format!("{}{suffix}", name.replacen('_', ".", 1));
+        let joined = |between: &str, equals: &str| {
+            labels.iter().map(|(k, v)| format!("{k}{equals}{}", plain(v))).collect::<Vec<_>>().join(between)
+        };
+        match self.tags {
+            _ if labels.is_empty() => format!("{name}:{rest}"),
+            StatsdTags::None => {
+                let values: String =
+                    labels.iter().map(|(_, v)| format!(".{}", plain(v).replace('.', "_"))).collect();
+                format!("{name}{values}:{rest}")
+            }
+            StatsdTags::Dogstatsd => format!("{name}:{rest}|#{}", joined(",", ":")),
+            StatsdTags::Influx => format!("{name},{}:{rest}", joined(",", "=")),
+            StatsdTags::Graphite => format!("{name};{}:{rest}", joined(";", "=")),
+        }
+    }
+}
+
+/// The upper bound of the bucket in which a share of the values is complete; the largest bound for what lies above all.
+fn quantile(bounds: &[f64], counts: &[u64], share: f64) -> f64 {
+    let wanted = (counts.iter().sum::<u64>() as f64 * share).ceil() as u64;
+    let mut below = 0;
+    for (bound, count) in bounds.iter().zip(counts) {
+        below += count;
+        if below >= wanted {
+            return *bound;
+        }
+    }
+    bounds.last().copied().unwrap_or_default()
+}
+
+/// A label's value without what has a meaning in some dialect.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '_' }).collect()
+}
+
+/// As many lines in a datagram as fit.
+fn datagrams(lines: &[String], bytes_max: usize) -> Vec<String> {
+    let mut datagrams: Vec<String> = Vec::new();
+    for line in lines {
+        match datagrams.last_mut() {
+            Some(last) if last.len() + 1 + line.len() <= bytes_max => {
+                last.push('\n');
+                last.push_str(line);
+            }
+            _ => datagrams.push(line.clone()),
+        }
+    }
+    datagrams
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn families(rows: f64, counts: Vec<u64>) -> Vec<Family> {
+        let mut counter = Family::counter("rowmill_rows_total", "");
+        counter.add(&[("table", "public.t"), ("outcome", "a b")], rows);
+        let mut seconds = Family::histogram("rowmill_s_seconds", "");
+        seconds.add_buckets(&[("table", "t")], Buckets { bounds: &[0.5, 1.0], counts, sum: 0.0 });
+        vec![counter, Family::gauge("rowmill_memory_bytes", "").with(0.25), seconds]
+    }
+
+    #[test]
+    fn counters_are_increments_and_histograms_their_new_values() {
+        let mut lines = Lines { tags: StatsdTags::None, last: HashMap::new() };
+        let first = lines.of(&families(3.7, vec![1, 0, 0]));
+        assert_eq!(
+            first,
+            [
+                "rowmill.rows_total.public_t.a_b:3|c",
+                "rowmill.memory_bytes:0.25|g",
+                "rowmill.s_seconds.count.t:1|c",
+                "rowmill.s_seconds.p50.t:0.5|g",
+                "rowmill.s_seconds.p99.t:0.5|g",
+            ]
+        );
+        let second = lines.of(&families(5.0, vec![1, 99, 0]));
+        assert_eq!(second[0], "rowmill.rows_total.public_t.a_b:2|c");
+        assert_eq!(second[2], "rowmill.s_seconds.count.t:99|c");
+        assert_eq!(second[3], "rowmill.s_seconds.p50.t:1|g");
+        assert_eq!(lines.of(&families(5.0, vec![1, 99, 0])), ["rowmill.memory_bytes:0.25|g"]);
+    }
+
+    #[test]
+    fn each_dialect_has_its_place_for_labels() {
+        #[track_caller]
+        fn check(tags: StatsdTags, expected: &str) {
+            let mut lines = Lines { tags, last: HashMap::new() };
+            assert_eq!(lines.of(&families(3.0, vec![0, 0, 0]))[0], expected);
+        }
+        check(StatsdTags::Dogstatsd, "rowmill.rows_total:3|c|#table:public.t,outcome:a_b");
+        check(StatsdTags::Influx, "rowmill.rows_total,table=public.t,outcome=a_b:3|c");
+        check(StatsdTags::Graphite, "rowmill.rows_total;table=public.t;outcome=a_b:3|c");
+    }
+
+    #[test]
+    fn a_datagram_holds_what_fits() {
+        let lines: Vec<String> = ["aaa", "bbb", "ccc"].map(str::to_owned).to_vec();
+        assert_eq!(datagrams(&lines, 7), ["aaa\nbbb", "ccc"]);
+    }
+}
