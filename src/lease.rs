@@ -192,6 +192,8 @@ fn tick(lease: &Lease, state: &mut State) -> Result<()> {
     let began = Instant::now();
     for partition in moves.claim {
         state.reported.remove(&partition);
+        // A claim that ended while it was drained must not have its successor released.
+        state.draining.remove(&partition);
         claim(lease, session(lease, state)?, partition)?;
         if began.elapsed() > TICK {
             // The heartbeat comes first; the rest is claimed after it.

@@ -64,7 +64,7 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
     findings.examples.iter().for_each(|example| line(format!("- {example}")));
     line("\n## Recovery\n".to_owned());
     line(format!(
-        "A restart: from the start of all processes to the first new row. Taken over: from the signal until every \
+        "A restart: from the SIGKILL of all processes, which are started again at once, to the first new row. Taken over: from the signal until every \
                   partition of the process has new rows; the lease is {LEASE_SECONDS} s.\n"
     ));
     line("| | times | median | longest |\n|---|---|---|---|".to_owned());

@@ -237,6 +237,7 @@ impl Member {
 
     fn claim(&mut self, partition: Partition, out: &mut Outside) {
         let keys = out.cluster.keys(partition);
+        self.draining.remove(&partition);
         let Some(rows) = out.server.claim(&self.name, &keys) else { return };
         out.seen.claims += 1;
         if out.fault(15) {

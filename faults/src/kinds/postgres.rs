@@ -92,8 +92,11 @@ fn deadlock(campaign: &Campaign, _: &mut Random) -> Struck {
     let mut client = campaign.patient_sql()?;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'campaign'";
     let before: i64 = client.query_one(deadlocks, &[])?.get(0);
-    let mut met = 0;
-    for _ in 0..4 {
+    let (mut met, mut after) = (0, before);
+    for _ in 0..8 {
+        if after > before {
+            break;
+        }
         let row = |order: &str| {
             format!("SELECT FROM rowmill.ledger WHERE target = 'public.t1' AND owner = (SELECT owner FROM rowmill.ledger
                      WHERE target = 'public.t1' AND owner IS NOT NULL GROUP BY owner ORDER BY count(*) DESC, owner LIMIT 1)
@@ -111,9 +114,10 @@ fn deadlock(campaign: &Campaign, _: &mut Random) -> Struck {
             client.batch_execute(&row("ASC")).ok();
         }
         client.batch_execute("ROLLBACK")?;
+        // Sessions report what they counted once a second.
+        std::thread::sleep(Duration::from_millis(1100));
+        after = client.query_one(deadlocks, &[])?.get(0);
     }
-    std::thread::sleep(Duration::from_millis(1200));
-    let after: i64 = client.query_one(deadlocks, &[])?.get(0);
     Ok((after > before, format!("{} deadlocks, {met} times a writer waited", after - before)))
 }
 
