@@ -1,6 +1,8 @@
 //! The verbs beside `run`, one file each.
 
 pub mod check;
+pub mod generate;
 pub mod init;
+pub mod propose;
 pub mod status;
 pub mod verify;
