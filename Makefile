@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench loadtester-proof check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -11,6 +11,8 @@ help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
+	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
+	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
@@ -32,6 +34,15 @@ bench:
 	stack/install
 	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
 
+faults:
+	stack/install
+	SIMULATE_SECONDS=60 cargo test $(FEATURES) --test simulator
+	STACK_DIR=target/faults-stack stack/with faults/run $(FAULTS)
+
+mutants:
+	stack/install
+	STACK_DIR=target/mutants-stack stack/with faults/mutants
+
 loadtester-proof:
 	stack/install
 	cargo build --release -p rowmill -p loadtester
@@ -47,7 +58,7 @@ lint:
 	.ci/systemd
 
 unit:
-	cargo test $(FEATURES) --lib --bins
+	cargo test $(FEATURES) --lib --bins --test simulator
 
 integration:
 	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)

@@ -410,7 +410,29 @@ impl TableBatch {
     }
 }
 
+/// The spans of a transaction, one for each claim: positions that wait without rows, then those of the load.
+pub fn spans(idle: &[Segment], load: &[TableBatch]) -> Vec<Segment> {
+    let mut spans: Vec<Segment> = Vec::new();
+    for segment in idle.iter().chain(load.iter().flat_map(|b| &b.segments)) {
+        match spans.iter_mut().rev().find(|s| Arc::ptr_eq(&s.claim, &segment.claim)) {
+            Some(span) => span.join(segment),
+            // The records are not needed to move a position.
+            None => spans.push(Segment { raw: None, skipped: Vec::new(), ..segment.clone() }),
+        }
+    }
+    spans
+}
+
 impl Segment {
+    /// Appends the span that follows this one.
+    pub fn join(&mut self, more: &Segment) {
+        assert_eq!(self.next, more.first, "spans of one claim follow each other");
+        self.next = more.next;
+        self.anchor = more.anchor;
+        self.times.last_ms = more.times.last_ms;
+        self.counts += more.counts;
+    }
+
     /// Offsets without a record.
     pub fn holes(&self) -> i64 {
         self.next - self.first - self.counts.records()

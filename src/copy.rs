@@ -19,6 +19,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 pub use decimal::Decimal;
+pub(crate) use json::unescape;
 pub use time::{Unit, micros_of_millis};
 
 use crate::reject::Reason;

@@ -56,6 +56,16 @@ pub struct Pulse {
 }
 
 impl Pulse {
+    /// One that is under no watch until [`Threads::pulse`] makes it.
+    pub fn new(name: &str) -> Pulse {
+        Pulse {
+            name: name.to_owned(),
+            start: Instant::now(),
+            since_ms: AtomicI64::new(-1),
+            doing: Mutex::new(""),
+        }
+    }
+
     /// Marks a call that must end: the watchdog ends the process if it does not.
     pub fn during<T>(&self, doing: &'static str, call: impl FnOnce() -> T) -> T {
         *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
@@ -89,12 +99,7 @@ impl Threads {
 
     /// A pulse for a thread that is about to start.
     pub fn pulse(&self, name: &str) -> Arc<Pulse> {
-        let pulse = Arc::new(Pulse {
-            name: name.to_owned(),
-            start: Instant::now(),
-            since_ms: AtomicI64::new(-1),
-            doing: Mutex::new(""),
-        });
+        let pulse = Arc::new(Pulse::new(name));
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
         pulse
     }

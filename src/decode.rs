@@ -10,13 +10,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use crate::batch::{Counts, DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
+use crate::batch::{Counts, DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::metrics::{Wait, Waits};
 use crate::model::Plan;
+use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
-use crate::row::{Encoded, Limits, Parsed, Reject, TopicDecoder};
+use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::topics::Topic;
 
 /// What a decoder needs.
@@ -39,12 +40,7 @@ pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
     for (table, writers) in decode.outlets.into_iter().enumerate() {
-        outlets.extend((0..writers.len()).map(|number| Outlet {
-            table,
-            number,
-            writers: writers.len(),
-            open: None,
-        }));
+        outlets.extend((0..writers.len()).map(|number| Outlet::new(table, number, writers.len())));
         senders.extend(writers);
     }
     loop {
@@ -102,7 +98,7 @@ fn next_event(inlet: &Receiver<RawBatch>, senders: &[Sender<TableBatch>], outlet
 }
 
 /// One writer, and the batch that is being filled for it.
-struct Outlet {
+pub struct Outlet {
     table: usize,
     /// Among the table's writers.
     number: usize,
@@ -111,6 +107,16 @@ struct Outlet {
 }
 
 impl Outlet {
+    /// The way to writer `number` of a table's `writers`.
+    pub fn new(table: usize, number: usize, writers: usize) -> Outlet {
+        Outlet { table, number, writers, open: None }
+    }
+
+    /// What was decoded for this writer since the last time.
+    pub fn take(&mut self) -> Option<TableBatch> {
+        self.open.take()
+    }
+
     fn try_send(&mut self, sender: &Sender<TableBatch>) {
         if let Some(batch) = self.open.take()
             && let Err(TrySendError::Full(batch)) = sender.try_send(batch)
@@ -125,7 +131,7 @@ impl Outlet {
 }
 
 /// The step: records to rows.
-struct Decoder {
+pub struct Decoder {
     plan: Arc<Plan>,
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
     topics: Vec<(TopicDecoder, Vec<usize>)>,
@@ -149,7 +155,7 @@ struct Lane {
 }
 
 impl Decoder {
-    fn new(
+    pub fn new(
         plan: Arc<Plan>,
         topics: &[Topic],
         limits: Limits,
@@ -165,7 +171,7 @@ impl Decoder {
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
-    fn decode(
+    pub fn decode(
         &mut self,
         batch: &Arc<RawBatch>,
         outlets: &mut [Outlet],
@@ -223,16 +229,19 @@ impl Decoder {
         self.models.clear();
         self.models.extend(decoder.models());
         // A token may be missing for the second table: nothing may be written for the first one before that is known.
-        if self.models.len() > 1 && !all_cached(decoder, &record, &self.lookups) {
+        if let Ok(Parsed::Message(message)) = parsed
+            && self.models.len() > 1
+            && !all_cached(decoder, message, &self.lookups)
+        {
             return false;
         }
         let offset = record.offset;
         match parsed {
-            Ok(Parsed::Message) if self.models.is_empty() => {
-                let reject = decoder.unroutable(&record);
+            Ok(Parsed::Message(message)) if self.models.is_empty() => {
+                let reject = decoder.unroutable(message);
                 set_aside(&mut lanes[0], offset, index, reject, outlets);
             }
-            Ok(Parsed::Message) => {
+            Ok(Parsed::Message(message)) => {
                 for model in &self.models {
                     let table = self.plan.models[*model].table;
                     let lane = lanes
@@ -243,7 +252,7 @@ impl Decoder {
                         continue;
                     }
                     let open = outlets[lane.outlet].batch();
-                    match decoder.encode(*model, &record, &self.lookups, &mut open.bytes) {
+                    match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
                         Ok(Encoded::Row) => {
                             open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 })
                         }
@@ -252,6 +261,7 @@ impl Decoder {
                     }
                 }
             }
+            Ok(Parsed::Tombstone) if planted(Bug::TombstonesUncounted) => return true,
             Ok(Parsed::Tombstone) => {
                 lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
             }
@@ -270,10 +280,11 @@ impl Decoder {
         let mut wanted: HashMap<(usize, Box<str>), Option<i64>> = HashMap::new();
         for index in from..run.records.end {
             let record = batch.record(&run.claim, index);
-            if wanted.len() >= most || !matches!(decoder.parse(&record), Ok(Parsed::Message)) {
-                continue;
+            if wanted.len() >= most {
+                break;
             }
-            decoder.tokens(&record, |lookup, token| {
+            let Ok(Parsed::Message(message)) = decoder.parse(&record) else { continue };
+            decoder.tokens(message, |lookup, token| {
                 if is_cached(lookups, lookup, token) {
                     return;
                 }
@@ -291,9 +302,9 @@ fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 
-fn all_cached(decoder: &mut TopicDecoder, record: &Record<'_>, lookups: &LookupCache) -> bool {
+fn all_cached(decoder: &mut TopicDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
     let mut all = true;
-    decoder.tokens(record, |lookup, token| all &= is_cached(lookups, lookup, token));
+    decoder.tokens(message, |lookup, token| all &= is_cached(lookups, lookup, token));
     all
 }
 

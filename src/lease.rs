@@ -17,7 +17,7 @@ use crate::ledger::{self, Entry, Member, Registration};
 use crate::metrics::{Heartbeat, LaneRegister};
 use crate::ownership::{Claim, Lane, Ownership, Partition};
 use crate::pg::{self, Server};
-use crate::protocol::{Holding, plan};
+use crate::protocol::{self, Holding, plan};
 use crate::topics::Topic;
 
 /// Between two heartbeats. A lease lasts several of them.
@@ -287,21 +287,12 @@ fn lost(lease: &Lease, claim: &Claim, committed: &[i64], entries: &[Entry]) -> O
     }
     let targets = &lease.topics[claim.partition.topic].targets;
     for (target, committed) in targets.iter().zip(committed) {
-        let entry = entries
+        let row = entries
             .iter()
-            .find(|e| *e.topic == *claim.topic && e.partition == claim.partition.id && e.target == *target);
-        match entry {
-            None => return Some("its ledger row is gone".to_owned()),
-            Some(entry) if entry.owner.as_deref() != Some(&lease.me.name) => {
-                return Some(format!("it belongs to {}", entry.owner.as_deref().unwrap_or("nobody")));
-            }
-            Some(entry) if entry.next_offset < *committed => {
-                return Some(format!(
-                    "the ledger went back from offset {committed} to {}: a failover or a restore",
-                    entry.next_offset
-                ));
-            }
-            Some(_) => {}
+            .find(|e| *e.topic == *claim.topic && e.partition == claim.partition.id && e.target == *target)
+            .map(|entry| (entry.owner.as_deref(), entry.next_offset));
+        if let Some(reason) = protocol::lost(&lease.me.name, *committed, row) {
+            return Some(reason);
         }
     }
     None
@@ -316,12 +307,8 @@ fn holdings(lease: &Lease, entries: &[Entry]) -> Vec<Holding<Partition>> {
             continue;
         }
         let partition = Partition { topic, id: entry.partition };
-        let owner = match &entry.owner {
-            // What a lost reply to a claim leaves behind: ours, but nobody reads it.
-            Some(owner) if *owner == lease.me.name => lease.ownership.get(partition).map(|_| owner.clone()),
-            Some(owner) if entry.owner_alive => Some(owner.clone()),
-            _ => None,
-        };
+        let held = lease.ownership.get(partition).is_some();
+        let owner = protocol::holder(&lease.me.name, entry.owner.as_deref(), entry.owner_alive, held);
         let known = holdings.entry(partition).or_default();
         *known = known.take().or(owner);
     }

@@ -10,6 +10,8 @@ use postgres::types::Type;
 use postgres_protocol::escape::escape_literal;
 use serde::Serialize;
 
+use crate::batch::Segment;
+use crate::mutant::{Bug, planted};
 use crate::pg::describe;
 use crate::protocol::Anchor;
 
@@ -89,6 +91,27 @@ pub struct SpanMove<'a> {
     pub holes: i64,
     pub anchor_offset: i64,
     pub anchor_hash: i64,
+}
+
+/// What a transaction with these spans moves.
+pub fn moves(spans: &[Segment]) -> Vec<SpanMove<'_>> {
+    spans
+        .iter()
+        .map(|s| SpanMove {
+            topic: &s.claim.topic,
+            partition: s.claim.partition.id,
+            epoch: s.claim.lanes[s.lane].epoch(),
+            first: s.first,
+            next: s.next + i64::from(planted(Bug::OffByOne)),
+            rows: s.counts.rows,
+            dead: s.counts.dead,
+            skipped: s.counts.skipped,
+            other: s.counts.other,
+            holes: s.holes() + i64::from(planted(Bug::OffByOne)),
+            anchor_offset: s.anchor.offset,
+            anchor_hash: s.anchor.hash,
+        })
+        .collect()
 }
 
 /// Refuses to run on a schema that is missing, older than this program needs, or newer than it knows.

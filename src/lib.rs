@@ -32,6 +32,7 @@ pub mod cpu;
 pub mod tls;
 pub mod pg;
 pub mod fault;
+pub mod mutant;
 
 // The stages, as data passes, and what they use.
 pub mod source;

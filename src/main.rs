@@ -56,12 +56,19 @@ enum Verb {
     /// Write man pages and shell completions; for packages.
     #[command(hide = true)]
     Generate(command::generate::Generate),
+    /// Look at what was set aside, write it again, or let it be.
+    DeadLetters {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        action: command::dead_letters::Action,
+    },
 }
 
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(short, long, default_value = "rowmill.toml")]
+    #[arg(short, long, global = true, default_value = "rowmill.toml")]
     config: PathBuf,
 }
 
@@ -101,6 +108,9 @@ fn at_once(verb: Verb) -> Result<bool> {
         Verb::Propose(propose) => command::propose::run(&propose).map(|()| true),
         Verb::Generate(generate) => command::generate::run(Arguments::command(), &generate).map(|()| true),
         Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
+        Verb::DeadLetters { file, action } => {
+            command::dead_letters::run(&config::read(&file.config)?, &action)
+        }
         Verb::Verify(file) => command::verify::run(&config::read(&file.config)?),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Re
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::metrics::LaneMetrics;
+use crate::mutant::{Bug, planted};
 use crate::protocol::{Anchor, Gate, Place};
 
 /// A partition of a topic, by the topic's index in the plan.
@@ -111,7 +112,7 @@ impl Claim {
 
     /// True until the claim is fenced or released: its data may be written.
     pub fn is_current(&self) -> bool {
-        self.state.load(SeqCst) < ENDED
+        self.state.load(SeqCst) < ENDED || planted(Bug::GateIsOff)
     }
 
     /// True while its records should be read: neither ending nor stopped.

@@ -1,9 +1,14 @@
-//! The decisions of the protocol, as plain functions: who should own what ([`plan`]), where to start reading
-//! ([`opening`]), which record to take ([`Gate`]), and what became of a commit whose reply was lost ([`resolve`]).
+//! The decisions of the protocol, as plain functions: who has a partition ([`holder`]) and who should ([`plan`]), whether
+//! a claim still holds ([`lost`]), where to start reading ([`opening`]), which record to take ([`Gate`]), what follows
+//! from a transaction that failed ([`after_failure`]), and what became of a commit whose reply was lost ([`resolve`]).
 //!
-//! Nothing here does input or output, reads a clock or holds a lock. The loops that do ask here first.
+//! Nothing here does input or output, reads a clock or holds a lock. The loops that do ask here first, and so does the
+//! simulator in tests/simulator.
 
 use std::collections::{BTreeMap, VecDeque};
+
+use crate::mutant::{Bug, planted};
+use crate::pg::Class;
 
 /// A record that was committed last in a table: its offset and [`record_hash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +107,31 @@ pub fn plan<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P>
     mine.sort_unstable();
     let release = mine.iter().rev().take(mine_to_give).map(|p| (*p).clone()).collect();
     Moves { release, claim }
+}
+
+// ---- holder, lost: what a look at the ledger says -----------------------------------------------------------
+
+/// Who counts as the owner of a ledger row when partitions are shared out. `held`: our own memory has the partition.
+pub fn holder(me: &str, owner: Option<&str>, owner_alive: bool, held: bool) -> Option<String> {
+    match owner {
+        // Ours, but nobody reads it: what a lost reply to a claim leaves behind.
+        Some(owner) if owner == me => held.then(|| owner.to_owned()),
+        Some(owner) if owner_alive => Some(owner.to_owned()),
+        _ => None,
+    }
+}
+
+/// Why a claim that memory holds is not ours any more, if so. `committed` is what memory knew to be committed before the
+/// ledger was asked; `row` is what it answered: owner and next offset.
+pub fn lost(me: &str, committed: i64, row: Option<(Option<&str>, i64)>) -> Option<String> {
+    match row {
+        None => Some("its ledger row is gone".to_owned()),
+        Some((owner, _)) if owner != Some(me) => Some(format!("it belongs to {}", owner.unwrap_or("nobody"))),
+        Some((_, next)) if next < committed => {
+            Some(format!("the ledger went back from offset {committed} to {next}: a failover or a restore"))
+        }
+        Some(_) => None,
+    }
 }
 
 // ---- opening: where to start reading ------------------------------------------------------------------------
@@ -249,7 +279,7 @@ impl Gate {
                 }
             }
         }
-        if self.proving || offset < self.expected {
+        if (self.proving || offset < self.expected) && !planted(Bug::GateIsOff) {
             return Verdict::Drop;
         }
         self.expected = offset + 1;
@@ -263,6 +293,29 @@ fn anchor_gone(anchor: Anchor) -> String {
          log is not the one that was read",
         anchor.offset
     )
+}
+
+// ---- after_failure: what follows from a transaction that failed ---------------------------------------------
+
+/// What a writer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowUp {
+    /// It was rolled back: the same again.
+    SendAgain,
+    /// Ask the ledger ([`resolve`]) before anything else.
+    Ask,
+    /// Waiting cannot mend it: a person must act.
+    Stop,
+}
+
+/// `at_commit`: the message with the COMMIT was under way.
+pub fn after_failure(class: Class, at_commit: bool) -> FollowUp {
+    match class {
+        Class::World | Class::Row => FollowUp::SendAgain,
+        Class::Lost if !at_commit => FollowUp::SendAgain,
+        Class::Lost | Class::Fenced => FollowUp::Ask,
+        Class::TableChanged | Class::Setup => FollowUp::Stop,
+    }
 }
 
 // ---- resolve: what became of a commit -----------------------------------------------------------------------
@@ -281,6 +334,9 @@ pub enum Resolved {
 /// `found` is the ledger's next offset if the row was still ours, `None` if it was not.
 pub fn resolve(first: i64, next: i64, found: Option<i64>) -> Resolved {
     match found {
+        None if planted(Bug::FailureIsTrusted) => Resolved::Committed,
+        Some(_) if planted(Bug::UnknownIsDone) => Resolved::Committed,
+        Some(_) if planted(Bug::UnknownIsNotDone) => Resolved::NotCommitted,
         Some(offset) if offset == next => Resolved::Committed,
         Some(offset) if offset == first => Resolved::NotCommitted,
         _ => Resolved::Fenced,
@@ -445,6 +501,34 @@ mod tests {
             assert_eq!(gate.see(50 + offset, || 0), Verdict::Drop);
         }
         assert!(matches!(gate.see(300_000, || 0), Verdict::Stop(_)));
+    }
+
+    #[test]
+    fn a_claim_is_lost_to_others_and_to_the_past() {
+        assert_eq!(lost("a", 10, Some((Some("a"), 10))), None);
+        assert_eq!(lost("a", 10, Some((Some("a"), 20))), None, "committed a moment ago");
+        for row in [None, Some((None, 10)), Some((Some("b"), 10)), Some((Some("a"), 9))] {
+            assert!(lost("a", 10, row).is_some(), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_living_hold_anything() {
+        assert_eq!(holder("a", Some("a"), true, true).as_deref(), Some("a"));
+        assert_eq!(holder("a", Some("a"), true, false), None, "ours, but memory has lost it");
+        assert_eq!(holder("a", Some("b"), true, false).as_deref(), Some("b"));
+        assert_eq!(holder("a", Some("b"), false, false), None);
+        assert_eq!(holder("a", None, false, false), None);
+    }
+
+    #[test]
+    fn only_what_was_rolled_back_for_certain_is_sent_again() {
+        assert_eq!(after_failure(Class::World, true), FollowUp::SendAgain);
+        assert_eq!(after_failure(Class::Lost, false), FollowUp::SendAgain);
+        assert_eq!(after_failure(Class::Lost, true), FollowUp::Ask);
+        assert_eq!(after_failure(Class::Fenced, true), FollowUp::Ask);
+        assert_eq!(after_failure(Class::Setup, false), FollowUp::Stop);
+        assert_eq!(after_failure(Class::TableChanged, true), FollowUp::Stop);
     }
 
     #[test]

@@ -118,6 +118,11 @@ pub fn excerpt_bytes(bytes: &[u8]) -> String {
     excerpt(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARACTERS_MAX)]))
 }
 
+/// The same for a text that is shown whole.
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_default().collect() }).collect()
+}
+
 /// `escape_debug` leaves alone what is printable. Quotes and backslashes are printable, too: JSON is full of them, and
 /// its own `\u001b` cannot be mistaken for our `\u{1b}`.
 fn is_plain(c: char) -> bool {

@@ -17,18 +17,19 @@ use anyhow::{Result, anyhow};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use postgres::Client;
 
-use crate::batch::{Segment, TableBatch};
+use crate::batch::{Segment, TableBatch, spans};
 use crate::copy::{HEADER, TRAILER};
 use crate::cpu::Pulse;
 use crate::dead_letter::{self, About};
 use crate::fault::fault;
 use crate::lease::Wake;
-use crate::ledger::{self, Member, SpanMove, Target};
+use crate::ledger::{self, Member, Target, moves};
 use crate::metrics::{TableMetrics, Wait, Waits};
 use crate::model::{TablePlan, patch_clocks};
+use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
 use crate::pg::{self, Class, Server, describe};
-use crate::protocol::{Resolved, resolve};
+use crate::protocol::{FollowUp, Resolved, after_failure, resolve};
 
 /// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.
 const GATHER_BYTES_MAX: usize = 4 << 20;
@@ -182,7 +183,7 @@ impl State {
         }
         for segment in batch.segments {
             match self.idle.iter_mut().find(|s| Arc::ptr_eq(&s.claim, &segment.claim)) {
-                Some(known) => join(known, &segment),
+                Some(known) => known.join(&segment),
                 None => self.idle.push(segment),
             }
         }
@@ -194,48 +195,6 @@ impl State {
         std::thread::sleep(*pause + Duration::from_millis(u64::from(jitter)));
         *pause = (*pause * 2).min(BACK_OFF.1);
     }
-}
-
-/// Appends a span to the one before it.
-fn join(span: &mut Segment, more: &Segment) {
-    assert_eq!(span.next, more.first, "spans of one claim follow each other");
-    span.next = more.next;
-    span.anchor = more.anchor;
-    span.times.last_ms = more.times.last_ms;
-    span.counts += more.counts;
-}
-
-/// The spans of a transaction, one for each claim.
-fn spans(idle: &[Segment], load: &[TableBatch]) -> Vec<Segment> {
-    let mut spans: Vec<Segment> = Vec::new();
-    for segment in idle.iter().chain(load.iter().flat_map(|b| &b.segments)) {
-        match spans.iter_mut().rev().find(|s| Arc::ptr_eq(&s.claim, &segment.claim)) {
-            Some(span) => join(span, segment),
-            // The records are not needed to move a position.
-            None => spans.push(Segment { raw: None, skipped: Vec::new(), ..segment.clone() }),
-        }
-    }
-    spans
-}
-
-fn moves(spans: &[Segment]) -> Vec<SpanMove<'_>> {
-    spans
-        .iter()
-        .map(|s| SpanMove {
-            topic: &s.claim.topic,
-            partition: s.claim.partition.id,
-            epoch: s.claim.lanes[s.lane].epoch(),
-            first: s.first,
-            next: s.next,
-            rows: s.counts.rows,
-            dead: s.counts.dead,
-            skipped: s.counts.skipped,
-            other: s.counts.other,
-            holes: s.holes(),
-            anchor_offset: s.anchor.offset,
-            anchor_hash: s.anchor.hash,
-        })
-        .collect()
 }
 
 /// A transaction in words, for errors: which offsets of which partitions.
@@ -330,30 +289,33 @@ impl Writer {
         load: &mut [TableBatch],
     ) -> Result<()> {
         state.client = None;
-        match failure.class {
-            Class::World | Class::Row => Ok(()),
-            Class::Lost if !failure.at_commit => Ok(()),
-            Class::Lost | Class::Fenced => {
-                let done = self.resolve(state, spans, load);
-                let is_done =
-                    |s: &Segment| done.iter().any(|(c, next)| Arc::ptr_eq(c, &s.claim) && s.next <= *next);
-                state.idle.retain(|s| !is_done(s));
-                load.iter_mut().for_each(|b| b.retain_segments(|s| !is_done(s)));
-                Ok(())
-            }
-            Class::TableChanged => Err(anyhow!(
+        let done = match after_failure(failure.class, failure.at_commit) {
+            FollowUp::SendAgain => return Ok(()),
+            FollowUp::Stop => return Err(self.stopped(failure, spans)),
+            FollowUp::Ask => self.resolve(state, spans, load),
+        };
+        let is_done = |s: &Segment| done.iter().any(|(c, next)| Arc::ptr_eq(c, &s.claim) && s.next <= *next);
+        state.idle.retain(|s| !is_done(s));
+        load.iter_mut().for_each(|b| b.retain_segments(|s| !is_done(s)));
+        Ok(())
+    }
+
+    /// What only a person can mend, in words.
+    fn stopped(&self, failure: &Failure, spans: &[Segment]) -> anyhow::Error {
+        if failure.class == Class::TableChanged {
+            return anyhow!(
                 "the definition of table {} changed while rows for the old one were on their way ({}); nothing of them was \
                  stored; start again to go on with the new definition",
                 self.target.name,
                 failure.words
-            )),
-            Class::Setup => Err(anyhow!(
-                "cannot write to table {} ({}): {}; run `rowmill check` for what is missing",
-                self.target.name,
-                place(spans),
-                failure.words
-            )),
+            );
         }
+        anyhow!(
+            "cannot write to table {} ({}): {}; run `rowmill check` for what is missing",
+            self.target.name,
+            place(spans),
+            failure.words
+        )
     }
 
     /// BEGIN to COMMIT, once.
@@ -367,6 +329,10 @@ impl Writer {
         self.begin(state)?;
         let client = state.client.as_mut().expect("begin has connected");
         let rows: usize = load.iter().map(|b| b.rows.len()).sum();
+        if planted(Bug::AdvanceFirst) {
+            let advance = ledger::advance_and_commit(&self.me.name, &self.target, &moves(spans));
+            client.batch_execute(&format!("{advance}; BEGIN"))?;
+        }
         fault("before-copy");
         if rows > 0 {
             self.pulse.during("COPY of rows", || {
@@ -433,15 +399,26 @@ impl Writer {
         let dead: usize = load.iter().map(|b| b.dead.len()).sum();
         if dead > 0 {
             self.pulse
-                .during("COPY of dead letters", || self.copy_dead_letters(client, load, dead))
+                .during("COPY of dead letters", || match planted(Bug::LettersOutside) {
+                    true => {
+                        self.copy_dead_letters(&mut self.server.connect("").expect("connected"), load, dead)
+                    }
+                    false => self.copy_dead_letters(client, load, dead),
+                })
                 .map_err(|failure| {
                     // Nothing that a record holds can be wrong for this table: our schema is.
                     let words = format!("the dead-letter table refused: {}", failure.words);
                     Failure { words, ..failure.not_of_a_row() }
                 })?;
         }
+        let mut sql = ledger::advance_and_commit(&self.me.name, &self.target, &moves(spans));
+        if planted(Bug::AdvanceFirst) {
+            sql = "COMMIT".to_owned();
+        }
+        if planted(Bug::AdvanceLater) {
+            client.batch_execute("COMMIT; BEGIN")?;
+        }
         fault("before-commit");
-        let sql = ledger::advance_and_commit(&self.me.name, &self.target, &moves(spans));
         let sent_at = Instant::now();
         let result = self.pulse.during("COMMIT", || client.batch_execute(&sql));
         if result.is_ok() {
@@ -721,7 +698,7 @@ fn bad_line(context: &str, sql_name: &str) -> Option<usize> {
 
 /// A trigger or a rule may drop rows without a word; the ledger must never count those as stored.
 fn stored_all(stored: u64, sent: usize, table: &str) -> Result<(), Failure> {
-    if stored == sent as u64 {
+    if stored == sent as u64 || planted(Bug::CountIsIgnored) {
         return Ok(());
     }
     Err(Failure {
@@ -735,7 +712,7 @@ fn stored_all(stored: u64, sent: usize, table: &str) -> Result<(), Failure> {
 /// Microseconds from 2000-01-01 to 1970-01-01, where the two clocks begin.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-fn micros_since_2000() -> i64 {
+pub(crate) fn micros_since_2000() -> i64 {
     jiff::Timestamp::now().as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 

@@ -18,7 +18,7 @@ use proptest::test_runner::TestRunner;
 use rowmill::batch::{Headers, Record};
 use rowmill::copy::{HEADER, TRAILER};
 use rowmill::model::{Plan, RawModel, compile, patch_clocks};
-use rowmill::row::{Encoded, Found, Limits, Lookups, Parsed, Reason, TopicDecoder};
+use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
 use rowmill::schema::{FINGERPRINT_SQL, Kind, Table, Type, read_table};
 
 /// A connection whose search_path is a schema of its own, dropped at the end.
@@ -91,9 +91,10 @@ impl Decoder {
     }
 
     fn row_of(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
-        assert_eq!(self.topic.parse(record).map_err(|reject| reject.reason)?, Parsed::Message);
+        let parsed = self.topic.parse(record).map_err(|reject| reject.reason)?;
+        let message = parsed.message().expect("a message");
         let start = out.len();
-        let encoded = self.topic.encode(0, record, &Users, out).map_err(|reject| reject.reason)?;
+        let encoded = self.topic.encode(0, message, &Users, out).map_err(|reject| reject.reason)?;
         assert_eq!(encoded, Encoded::Row);
         patch_clocks(&mut out[start..], self.plan.tables[0].clock_columns, 86_400_000_000);
         Ok(())

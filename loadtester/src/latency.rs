@@ -54,7 +54,8 @@ const LONGEST_US: u64 = 3_600_000_000;
 /// A histogram of microseconds with three significant digits. It grows with the largest value it has seen.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    pub histogram: Histogram<u64>,
+    /// 32 bits count the two thousand million messages of the largest run, in half the memory.
+    pub histogram: Histogram<u32>,
     pub overflow: u64,
     /// Only the `row` latency can be negative: two clocks take part in it. These are counted, not dropped or clamped.
     pub negative: u64,
@@ -190,7 +191,9 @@ impl Set {
     }
 
     pub fn clear(&mut self) {
-        self.models.iter_mut().flatten().for_each(Recorder::clear);
+        // What was not used is not touched: most threads record two or three of the seven.
+        let used = |recorder: &&mut Recorder| !recorder.is_empty() || recorder.negative > 0;
+        self.models.iter_mut().flatten().filter(used).for_each(Recorder::clear);
     }
 }
 

@@ -308,4 +308,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_dashboard_asks_for_what_is_written() {
+        let dashboard = include_str!("../../docs/monitoring/grafana.json");
+        let asked = |key: &str| {
+            let before = format!("{key} == \\\"");
+            let parts = dashboard.split(before.as_str()).skip(1);
+            parts.filter_map(|part| part.split('\\').next()).collect::<Vec<_>>()
+        };
+        let columns: Vec<Column> = FILES.iter().flat_map(|file| file.columns()).collect();
+        // Telegraf makes underscores of StatsD's dots, and calls the number "value".
+        let statsd = |name: &str| {
+            columns.iter().filter_map(|c| c.statsd.as_deref()).any(|s| s.replace('.', "_") == name)
+        };
+        for field in asked("_field") {
+            assert!(field == "value" || columns.iter().any(|c| c.csv == field), "{field}");
+        }
+        for measurement in asked("_measurement") {
+            let name = measurement.trim_start_matches("loadtester_");
+            assert!(["loadtester", "process", "host"].contains(&name) || statsd(name), "{measurement}");
+        }
+        assert!(asked("_field").len() > 10);
+    }
 }

@@ -523,6 +523,19 @@ pub fn own_threads() -> Vec<OwnThread> {
     tasks.filter_map(thread).collect()
 }
 
+/// The process of a PostgreSQL connection, if it is one of this machine: its title names the client's port.
+pub fn backend_here(pid: i32, client_port: Option<i32>) -> Option<i32> {
+    let title = read(format!("/proc/{pid}/cmdline"))?;
+    let end = client_port.map_or("[local]".to_owned(), |port| format!("({port})"));
+    (title.starts_with("postgres:") && title.contains(&end)).then_some(pid)
+}
+
+/// CPU seconds of a process, while it lives.
+pub fn cpu_of(pid: i32) -> Option<f64> {
+    let stat = read(format!("/proc/{pid}/stat")).and_then(|text| Stat::parse(&text))?;
+    Some(stat.user + stat.system)
+}
+
 /// This program's own CPU seconds and resident memory.
 pub fn own_use() -> (f64, f64) {
     let stat = read("/proc/self/stat".to_owned()).and_then(|text| Stat::parse(&text));

@@ -13,6 +13,7 @@ use crate::model::Mix;
 use crate::payload::Extra;
 use crate::pg::Database;
 use crate::quantity::{self, Rate};
+use crate::reporter;
 use crate::schedule::{Arrivals, Shape};
 use crate::threshold::Threshold;
 use crate::users::Users;
@@ -332,6 +333,7 @@ pub struct ExportArgs {
 
 #[derive(Args, Debug)]
 pub struct UsersArgs {
+    #[arg(value_name = "create|check|cleanup")]
     pub action: UsersAction,
     #[command(flatten)]
     pub servers: Servers,
@@ -406,6 +408,16 @@ impl Plan {
             if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
                 bail!("{flag} must be 1ms to 60s");
             }
+        }
+        for threshold in &args.threshold {
+            reporter::check_result_name(&threshold.metric)
+                .map_err(|problem| anyhow::anyhow!("--threshold {threshold}: {problem}"))?;
+        }
+        if let Some(unknown) = args.abort_on.iter().find(|c| !reporter::is_interval_name(&c.metric)) {
+            bail!(
+                "--abort-on {unknown}: there is no \"{}\"; the names are the columns of intervals.csv without _total and _us: backlog, failed, visible_p99, ...",
+                unknown.metric
+            );
         }
         let users = users(&args.user_flags)?;
         let shape = shape(&args)?;
@@ -497,14 +509,14 @@ pub fn kafka(servers: &Servers) -> Result<Kafka> {
         };
         properties.insert("security.protocol".to_owned(), "ssl".to_owned());
         let files = [
-            ("ssl.ca.location", &servers.tls_ca, "KAFKA_SSL_CA"),
-            ("ssl.certificate.location", &servers.tls_cert, "KAFKA_SSL_CERT"),
-            ("ssl.key.location", &servers.tls_key, "KAFKA_SSL_KEY"),
+            ("ssl.ca.location", "--tls-ca", &servers.tls_ca, "KAFKA_SSL_CA"),
+            ("ssl.certificate.location", "--tls-cert", &servers.tls_cert, "KAFKA_SSL_CERT"),
+            ("ssl.key.location", "--tls-key", &servers.tls_key, "KAFKA_SSL_KEY"),
         ];
-        for (name, flag, variable) in files {
-            if let Some(path) = file(flag, variable) {
+        for (name, flag, given, variable) in files {
+            if let Some(path) = file(given, variable) {
                 if !std::path::Path::new(&path).exists() {
-                    bail!("{name}: there is no file {path}");
+                    bail!("{flag} or {variable}: there is no file {path}");
                 }
                 properties.insert(name.to_owned(), path);
             }
@@ -604,6 +616,8 @@ mod tests {
             "--rate 1M --duration 10h",
             "--tls-ca /x",
             "--user-id same",
+            "--threshold visble_p99<1ms",
+            "--abort-on backlogs>1",
         ] {
             assert!(Plan::resolve(parse(line).unwrap()).is_err(), "{line}");
         }

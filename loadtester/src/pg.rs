@@ -122,28 +122,46 @@ pub struct Leaf {
 
 /// Checks that the tables are there with the columns that are needed, and lists the plain tables below them.
 pub fn leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
-    let mut leaves = Vec::new();
-    for (index, model) in models.iter().enumerate() {
-        check_table(client, *model)?;
-        let rows = client
-            .query(
-                "WITH RECURSIVE tree AS (
-                     SELECT $1::text::regclass::oid AS oid
-                     UNION ALL
-                     SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
-                 )
-                 SELECT c.oid, format('%I.%I', nspname, relname)
-                 FROM tree
-                 JOIN pg_class c ON c.oid = tree.oid
-                 JOIN pg_namespace n ON n.oid = relnamespace
-                 WHERE relkind = 'r'
-                 ORDER BY c.oid",
-                &[&model.table()],
-            )
-            .with_context(|| format!("list the tables below {}", model.table()))?;
-        leaves.extend(rows.iter().map(|row| Leaf { model: index, oid: row.get(0), name: row.get(1) }));
-    }
-    Ok(leaves)
+    models.iter().try_for_each(|model| check_table(client, *model))?;
+    list_leaves(client, models)
+}
+
+pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
+    let tables: Vec<&str> = models.iter().map(|model| model.table()).collect();
+    let rows = client
+        .query(
+            "WITH RECURSIVE tree AS (
+                 SELECT number, name::regclass::oid AS oid FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number)
+                 UNION ALL
+                 SELECT number, inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
+             )
+             SELECT number, c.oid, format('%I.%I', nspname, relname)
+             FROM tree
+             JOIN pg_class c ON c.oid = tree.oid
+             JOIN pg_namespace n ON n.oid = relnamespace
+             WHERE relkind = 'r'
+             ORDER BY number, c.oid",
+            &[&tables],
+        )
+        .with_context(|| format!("list the tables below {}", tables.join(", ")))?;
+    let leaf = |row: &postgres::Row| Leaf {
+        model: row.get::<_, i64>(0) as usize - 1,
+        oid: row.get(1),
+        name: row.get(2),
+    };
+    Ok(rows.iter().map(leaf).collect())
+}
+
+/// All rows of a run, wherever in the tables they are.
+pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> {
+    let prefix = crate::payload::source_prefix(run);
+    let count =
+        |leaf: &Leaf| format!("(SELECT count(*) FROM ONLY {} WHERE source LIKE '{prefix}%')", leaf.name);
+    let counts: Vec<String> = leaves.iter().map(count).collect();
+    let row = client
+        .query_one(&format!("SELECT {}", counts.join(" + ")), &[])
+        .context("count the rows of this run")?;
+    Ok(row.get::<_, i64>(0) as u64)
 }
 
 fn check_table(client: &mut Client, model: Model) -> Result<()> {

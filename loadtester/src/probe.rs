@@ -4,25 +4,32 @@
 //! by place (a TID range scan), and every new row is read once. What makes that exact:
 //!
 //! - A row counts as new when its place (block, line) was not seen before.
-//! - Rows of transactions that commit late lie before the end. Each read starts a few blocks earlier, and only takes rows
-//!   of transactions that were not finished at the read before (`age(xmin)`), so the overlap costs almost nothing.
+//! - Rows of transactions that commit late lie before the end. Each read starts where the table ended before the oldest
+//!   transaction began that was unfinished at the read before, and only takes rows of such transactions (`age(xmin)`).
 //! - Once a second the same statement also counts all rows of the last seconds. Where that is more than was seen, the next
 //!   read takes everything, and reads start earlier from then on.
+//! - A short row may fill the room that was left on a page seconds ago. Such rows are few; the probe does not see them, and
+//!   the verification, which reads everything, counts them.
 //!
-//! A row became visible between two reads. `visible` is the later one, which errs against the consumer; `visible_lower`
+//! What keeps it from disturbing what it measures: a look first asks for the server's snapshot, which costs a fortieth of a
+//! read. As long as that is the same, no transaction has ended and nothing can have become visible. And after a look that
+//! took long the probe leaves the server alone for as long.
+//!
+//! A row became visible between two looks. `visible` is the later one, which errs against the consumer; `visible_lower`
 //! is the earlier one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
-use anyhow::{Context, Result, ensure};
-use postgres::Client;
+use anyhow::{Context, Result, bail, ensure};
+use postgres::{Client, SimpleQueryMessage};
 
 use crate::account::Bits;
 use crate::clock::{Clock, SECOND_NS};
 use crate::copy_out::{self, Row};
 use crate::latency::{Latency, Recording, Set};
+use crate::observe;
 use crate::payload::{parse_seq, parse_source};
 use crate::pg::{Database, Leaf};
 
@@ -30,24 +37,51 @@ use crate::pg::{Database, Leaf};
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Distinct messages of this run seen in the tables.
-    pub stored: AtomicU64,
+    pub stored: ByModel,
     pub duplicated: AtomicU64,
     /// Became visible after a later message of their stream.
-    pub reordered: AtomicU64,
+    pub reordered: ByModel,
     /// Rows that appeared during the run and are not of it.
-    pub foreign: AtomicU64,
+    pub foreign: ByModel,
+    /// Looks, and how many of them found that a transaction had ended and read the tables.
+    pub looks: AtomicU64,
     pub reads: AtomicU64,
     pub rows: AtomicU64,
     /// Rows that only the count once a second gave away; their lower bound is that much earlier.
     pub found_late: AtomicU64,
     pub busy_ns: AtomicU64,
-    /// The longest time between two reads in the steady phase.
+    /// The longest time between two looks in the steady phase.
     pub longest_gap_us: AtomicU64,
     /// Rows whose `timestamp` is their `time`, to the microsecond.
     pub row_is_event_time: AtomicU64,
     pub reconnects: AtomicU64,
-    /// When the last read began, in nanoseconds since the start: everything committed before it was seen.
-    pub read_began_ns: AtomicI64,
+    /// The probe's server process, where it runs on this machine; else 0.
+    pub backend_pid: AtomicI32,
+}
+
+/// A count for each model of the mix.
+#[derive(Debug, Default)]
+pub struct ByModel(Vec<AtomicU64>);
+
+impl ByModel {
+    fn add(&self, model: usize) {
+        self.0[model].fetch_add(1, Relaxed);
+    }
+
+    pub fn each(&self) -> Vec<u64> {
+        self.0.iter().map(|n| n.load(Relaxed)).collect()
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|n| n.load(Relaxed)).sum()
+    }
+}
+
+impl Counters {
+    pub fn new(models: usize) -> Self {
+        let by_model = || ByModel((0..models).map(|_| AtomicU64::new(0)).collect());
+        Self { stored: by_model(), reordered: by_model(), foreign: by_model(), ..Self::default() }
+    }
 }
 
 pub struct Settings {
@@ -72,6 +106,8 @@ pub struct Probe {
     recording: Recording,
     counters: Arc<Counters>,
     next_listing_ns: i64,
+    /// The snapshot of the last read, as the server writes it.
+    snapshot: String,
 }
 
 /// What was seen of one stream.
@@ -90,11 +126,14 @@ struct Table {
     places: Places,
     /// The highest block in which a row was seen.
     end: u32,
-    /// Blocks that a read starts before the end.
+    /// Of earlier reads: the first transaction that had not begun, and the end. The first pair is from before the oldest
+    /// transaction that was unfinished at the last read, so whatever is new lies behind that end.
+    ends: VecDeque<(u64, u32)>,
+    /// Blocks that a read starts before that, because a page may have had room left.
     overlap: u32,
-    /// The oldest transaction that was unfinished at the last read; `None` before the first.
-    oldest: Option<u32>,
-    last_read_ns: i64,
+    /// Of the last read; `None` before the first.
+    oldest: Option<u64>,
+    last_look_ns: i64,
     sweep: Sweep,
 }
 
@@ -111,19 +150,31 @@ const SWEEPS_BACK: usize = 3;
 /// Blocks before the oldest end that a sweep also counts: several writers fill several blocks at a time.
 const SWEEP_MARGIN: u32 = 256;
 const OVERLAP_FIRST: u32 = 2;
-/// Some 10,000 rows, a millisecond and a half to step over. What lies farther back is left to the sweeps.
+/// Some 4,000 rows, a third of a millisecond to step over. What lies farther back is left to the sweeps.
 const OVERLAP_MAX: u32 = 64;
+/// A transaction that stays open for long would have each read go back to its beginning. From here on that too is left to
+/// the sweeps.
+const BACK_MAX: u32 = 256;
+/// Reads while one transaction stays open.
+const ENDS_MAX: usize = 1024;
+
+/// After a look the server is left alone for as long as the look took, up to a limit: on a machine that is short of
+/// CPU the probe takes the less the shorter it is.
+const PAUSE_MAX_NS: i64 = SECOND_NS / 20;
 
 /// So many failures in a row are not a server that restarts; a table may be gone.
 const FAILURES_MAX: u32 = 10;
 const RECONNECT_WITHIN_NS: i64 = 60 * SECOND_NS;
 
-fn connect(database: &Database) -> Result<Client> {
+fn connect(database: &Database, counters: &Counters) -> Result<Client> {
     let mut client = database.connect("probe")?;
     // Planning must not choose by statistics that an empty table does not have yet.
     client
         .batch_execute("SET jit = off; SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET statement_timeout = '60s'")
         .context("set up the probe's session")?;
+    let row = client.query_one("SELECT pg_backend_pid(), inet_client_port()", &[])?;
+    let pid = observe::backend_here(row.get(0), row.get(1));
+    counters.backend_pid.store(pid.unwrap_or(0), Relaxed);
     Ok(client)
 }
 
@@ -136,7 +187,7 @@ impl Probe {
         recording: Recording,
         counters: Arc<Counters>,
     ) -> Result<Self> {
-        let client = connect(database)?;
+        let client = connect(database, &counters)?;
         let seen = settings.streams.iter().map(|_| Stream::default()).collect();
         let mut probe = Self {
             database: database.clone(),
@@ -147,6 +198,7 @@ impl Probe {
             recording,
             counters,
             next_listing_ns: 0,
+            snapshot: String::new(),
         };
         for leaf in leaves {
             let table = probe.step_over(leaf)?;
@@ -166,23 +218,23 @@ impl Probe {
         let first = end.saturating_sub(SWEEP_MARGIN);
         let mut table = Table::new(leaf, end, first);
         let mut read = table.begin_read(self.settings.clock.now_ns());
-        read.first = first;
+        (read.first, read.sweeping) = (first, false);
         let query =
             format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(0, &read, self.settings.commit_times));
         let mut stream = self.client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
         copy_out::read(&mut stream, |row| table.take(&mut read, &row).map(|_| ()))?;
-        table.last_read_ns = read.began_ns;
+        table.finish_read(&read)?;
         Ok(table)
     }
 
-    /// Reads until told to stop, then once more.
+    /// Looks until told to stop, then once more.
     pub fn run(mut self, stop: &AtomicBool) -> Result<Box<Set>> {
         let mut next_ns = self.settings.clock.now_ns();
         let mut failures = 0;
         loop {
             let stopping = stop.load(Relaxed);
             let began_ns = self.settings.clock.now_ns();
-            match self.read_all() {
+            match self.look(began_ns) {
                 Ok(()) => failures = 0,
                 Err(error) if failures >= FAILURES_MAX => return Err(error),
                 Err(error) => {
@@ -192,12 +244,12 @@ impl Probe {
             }
             let now_ns = self.settings.clock.now_ns();
             self.counters.busy_ns.fetch_add((now_ns - began_ns) as u64, Relaxed);
-            self.counters.read_began_ns.store(began_ns, Relaxed);
             self.recording.hand_over_if_due(now_ns);
             if stopping {
                 return Ok(self.recording.set);
             }
-            next_ns = (next_ns + self.settings.interval_ns).max(now_ns);
+            let pause_ns = (now_ns - began_ns).min(PAUSE_MAX_NS);
+            next_ns = (next_ns + self.settings.interval_ns).max(now_ns + pause_ns);
             self.settings.clock.sleep_until(next_ns);
         }
     }
@@ -209,7 +261,7 @@ impl Probe {
         self.counters.reconnects.fetch_add(1, Relaxed);
         let limit_ns = self.settings.clock.now_ns() + RECONNECT_WITHIN_NS;
         loop {
-            match connect(&self.database) {
+            match connect(&self.database, &self.counters) {
                 Ok(client) => {
                     self.client = client;
                     return Ok(());
@@ -222,11 +274,38 @@ impl Probe {
         }
     }
 
+    fn look(&mut self, began_ns: i64) -> Result<()> {
+        self.list_new_tables(began_ns)?;
+        for table in &self.tables {
+            let steady = self.settings.warmup_ns..self.settings.end_ns;
+            if steady.contains(&began_ns) && table.last_look_ns > 0 {
+                let gap_us = ((began_ns - table.last_look_ns) / 1000) as u64;
+                self.counters.longest_gap_us.fetch_max(gap_us, Relaxed);
+            }
+        }
+        self.counters.looks.fetch_add(1, Relaxed);
+        let ended = self.transactions_ended()?;
+        if ended || self.tables.iter().any(|table| table.must_read(began_ns)) {
+            return self.read_all(began_ns);
+        }
+        self.tables.iter_mut().for_each(|table| table.last_look_ns = began_ns);
+        Ok(())
+    }
+
+    /// Whether any has since the last read; if not, the same rows are visible as then.
+    fn transactions_ended(&mut self) -> Result<bool> {
+        let messages =
+            self.client.simple_query("SELECT pg_current_snapshot()").context("look for changes")?;
+        let snapshot = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        Ok(snapshot.context("the server told no snapshot")? != self.snapshot)
+    }
+
     /// One statement for all tables: most of what a read costs is the round trip and the planning.
-    fn read_all(&mut self) -> Result<()> {
-        self.list_new_tables()?;
+    fn read_all(&mut self, began_ns: i64) -> Result<()> {
         let Self { settings, client, tables, seen, counters, recording, .. } = self;
-        let began_ns = settings.clock.now_ns();
         let mut reads: Vec<Read> = tables.iter_mut().map(|table| table.begin_read(began_ns)).collect();
         let parts = tables.iter().zip(&reads).enumerate();
         let parts: Vec<String> =
@@ -250,12 +329,10 @@ impl Probe {
         })
         .context("read the tables")?;
         for (table, read) in tables.iter_mut().zip(reads) {
-            if began_ns > settings.warmup_ns && began_ns < settings.end_ns && table.last_read_ns > 0 {
-                counters.longest_gap_us.fetch_max(((began_ns - table.last_read_ns) / 1000) as u64, Relaxed);
-            }
             counters.rows.fetch_add(read.rows, Relaxed);
             counters.found_late.fetch_add(if read.again { read.rows } else { 0 }, Relaxed);
-            table.finish_read(&read);
+            table.finish_read(&read)?;
+            self.snapshot = read.snapshot;
         }
         for stream in seen {
             stream.next = stream.next_now;
@@ -265,13 +342,12 @@ impl Probe {
     }
 
     /// Partitions and chunks come to life during a run.
-    fn list_new_tables(&mut self) -> Result<()> {
-        let now_ns = self.settings.clock.now_ns();
+    fn list_new_tables(&mut self, now_ns: i64) -> Result<()> {
         if now_ns < self.next_listing_ns {
             return Ok(());
         }
         self.next_listing_ns = now_ns + SECOND_NS;
-        for leaf in crate::pg::leaves(&mut self.client, &self.settings.models)? {
+        for leaf in crate::pg::list_leaves(&mut self.client, &self.settings.models)? {
             if !self.tables.iter().any(|t| t.leaf.oid == leaf.oid) {
                 // It was not there a second ago: all its rows are new.
                 self.tables.push(Table::new(leaf, 0, 0));
@@ -286,7 +362,9 @@ struct Read {
     began_ns: i64,
     /// Where it starts, and from which transaction on; `None` takes all.
     first: u32,
-    oldest: Option<u32>,
+    oldest: Option<u64>,
+    /// Which transactions it sees, as the server writes it: "oldest unfinished:first not begun:unfinished,...".
+    snapshot: String,
     /// Counts as well.
     sweeping: bool,
     /// Takes everything, because the last count found more than was seen.
@@ -304,30 +382,41 @@ impl Table {
             leaf,
             places: Places::from(first),
             end,
+            ends: VecDeque::from([(0, end)]),
             overlap: OVERLAP_FIRST,
             oldest: None,
-            last_read_ns: 0,
+            last_look_ns: 0,
             sweep: Sweep { next_ns: 0, ends: VecDeque::from([end]), last_ns: 0, missed: false },
         }
+    }
+
+    /// Whether a look reads even where no transaction has ended.
+    fn must_read(&self, now_ns: i64) -> bool {
+        self.sweep.missed || self.oldest.is_none() || now_ns >= self.sweep.next_ns
+    }
+
+    fn start(&self) -> u32 {
+        let begun = self.ends.front().map_or(0, |(_, end)| *end).saturating_sub(self.overlap);
+        begun.max(self.end.saturating_sub(BACK_MAX))
     }
 
     fn begin_read(&mut self, began_ns: i64) -> Read {
         let again = std::mem::take(&mut self.sweep.missed);
         Read {
             began_ns,
-            first: if again { self.sweep.start() } else { self.end.saturating_sub(self.overlap) },
+            first: if again { self.sweep.start() } else { self.start() },
             oldest: self.oldest.filter(|_| !again),
+            snapshot: String::new(),
             sweeping: began_ns >= self.sweep.next_ns,
             again,
-            lower_ns: if again { self.sweep.last_ns } else { self.last_read_ns },
+            lower_ns: if again { self.sweep.last_ns } else { self.last_look_ns },
             rows: 0,
             counted: None,
             lowest_new: u32::MAX,
         }
     }
 
-    /// The first row tells of the snapshot: its oldest unfinished transaction and, for a sweep, the count. Every row
-    /// begins with the table's number.
+    /// The first row tells of the snapshot and, for a sweep, the count. Every row begins with the table's number.
     fn query(&self, number: usize, read: &Read, commit_times: bool) -> String {
         let (name, first) = (&self.leaf.name, read.first);
         let count = match read.sweeping {
@@ -336,10 +425,11 @@ impl Table {
             }
             false => "NULL::text".to_owned(),
         };
-        let recent = read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{xid}'::xid)"));
+        let recent =
+            read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{}'::xid)", xid as u32));
         let commit = if commit_times { "pg_xact_commit_timestamp(xmin)" } else { "NULL::timestamptz" };
         format!(
-            "SELECT {number}::int8, NULL::tid, pg_snapshot_xmin(pg_current_snapshot())::text, {count}, \
+            "SELECT {number}::int8, NULL::tid, pg_current_snapshot()::text, {count}, \
              NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, source::text, \
              path::text, \"time\"::timestamptz, \"timestamp\"::timestamptz, {commit} FROM ONLY {name} \
              WHERE ctid >= '({first},0)'{recent}"
@@ -349,7 +439,8 @@ impl Table {
     /// Whether the row is a new one.
     fn take(&mut self, read: &mut Read, row: &Row<'_>) -> Result<bool> {
         let Some((block, line)) = row.tid(1) else {
-            self.oldest = oldest_of(row);
+            let snapshot = row.bytes(2).and_then(|text| std::str::from_utf8(text).ok());
+            snapshot.unwrap_or_default().clone_into(&mut read.snapshot);
             read.counted = row.bytes(3).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
             return Ok(false);
         };
@@ -362,15 +453,24 @@ impl Table {
         Ok(true)
     }
 
-    fn finish_read(&mut self, read: &Read) {
+    fn finish_read(&mut self, read: &Read) -> Result<()> {
+        let (oldest, next) = transactions(&read.snapshot)?;
+        self.oldest = Some(oldest);
+        self.ends.push_back((next, self.end));
+        while self.ends.get(1).is_some_and(|(begun_from, _)| *begun_from <= oldest) {
+            self.ends.pop_front();
+        }
+        // Where one transaction stays open, what matters is the pair from before it; the youngest few go.
+        self.ends.truncate(ENDS_MAX);
         if read.again && read.rows > 0 {
             let overlap = self.end.saturating_sub(read.lowest_new) + OVERLAP_FIRST;
             self.overlap = overlap.clamp(self.overlap, OVERLAP_MAX);
         }
-        self.last_read_ns = read.began_ns;
+        self.last_look_ns = read.began_ns;
         if read.sweeping {
             self.finish_sweep(read.began_ns, read.counted);
         }
+        Ok(())
     }
 
     fn finish_sweep(&mut self, began_ns: i64, counted: Option<u64>) {
@@ -382,7 +482,7 @@ impl Table {
             if self.sweep.ends.len() > SWEEPS_BACK {
                 self.sweep.ends.pop_front();
             }
-            self.places.forget_before(self.sweep.start().min(self.end.saturating_sub(self.overlap)));
+            self.places.forget_before(self.sweep.start().min(self.start()));
         }
         self.sweep.next_ns = began_ns + SECOND_NS;
     }
@@ -394,10 +494,13 @@ impl Sweep {
     }
 }
 
-/// The transaction id in a header row, without its epoch.
-fn oldest_of(row: &Row<'_>) -> Option<u32> {
-    let text = std::str::from_utf8(row.bytes(2)?).ok()?;
-    Some(text.parse::<u64>().ok()? as u32)
+/// The oldest unfinished transaction of a snapshot, and the first that had not begun.
+fn transactions(snapshot: &str) -> Result<(u64, u64)> {
+    let mut parts = snapshot.split(':').map(str::parse);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(oldest)), Some(Ok(next))) => Ok((oldest, next)),
+        _ => bail!("the server's snapshot \"{snapshot}\" cannot be read"),
+    }
 }
 
 /// What a new row means.
@@ -414,7 +517,7 @@ struct Sight<'a> {
 impl Sight<'_> {
     fn row(&mut self, model: usize, row: &Row<'_>) {
         let Some(stream) = self.stream_of(model, row) else {
-            self.counters.foreign.fetch_add(1, Relaxed);
+            self.counters.foreign.add(model);
             return;
         };
         // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
@@ -428,10 +531,10 @@ impl Sight<'_> {
         stream.seqs.set(seq, 1);
         // What the probe itself overlooked for a second says nothing about the order of commits.
         if seq < stream.next && !self.found_late {
-            self.counters.reordered.fetch_add(1, Relaxed);
+            self.counters.reordered.add(model);
         }
         stream.next_now = stream.next_now.max(seq + 1);
-        self.counters.stored.fetch_add(1, Relaxed);
+        self.counters.stored.add(model);
         self.latencies(model, row);
     }
 

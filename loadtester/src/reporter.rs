@@ -11,7 +11,7 @@ use postgres::Client;
 
 use crate::clock::{Clock, SECOND_NS};
 use crate::generate::Counters;
-use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set};
+use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set, Summary};
 use crate::metrics::{Column, File, Values};
 use crate::observe::{self, OwnThread};
 use crate::options::Plan;
@@ -73,8 +73,9 @@ struct Files {
     failed: Option<String>,
 }
 
-/// The threads hand their histograms over as a second ends; this much later all have.
-const AFTER_NS: i64 = SECOND_NS / 20;
+/// The threads hand their histograms over as a second ends; this much later all have, on a busy machine too. What comes
+/// later is shown a second late, and nothing is lost.
+const AFTER_NS: i64 = SECOND_NS / 4;
 
 pub struct Reporter {
     pub clock: Clock,
@@ -129,7 +130,74 @@ struct CpuReading {
     at_ns: i64,
     threads: Vec<OwnThread>,
     own_s: f64,
+    /// The probe's server process, where it runs here, and its CPU seconds; looks and reads of the probe.
+    backend: Option<(i32, f64)>,
+    looks: u64,
+    reads: u64,
+    probe_busy_s: f64,
     host: Values,
+}
+
+/// Results besides the latencies and the classes of the verification.
+const OTHER_RESULTS: [&str; 25] = [
+    "achieved_ratio",
+    "achieved_rate",
+    "steady_seconds",
+    "steady_sent",
+    "backlog_max",
+    "drain_seconds",
+    "queue_full",
+    "sent_bytes",
+    "backlog_slope",
+    "backlog_slope_error",
+    "offered_rate",
+    "acked_rate",
+    "stored_rate",
+    "visible_resolution",
+    "generator_cpu_percent",
+    "generator_busiest_thread_percent",
+    "host_cpu_percent",
+    "generator_rss_bytes",
+    "probe_looks_rate",
+    "probe_reads_rate",
+    "probe_busy_percent",
+    "probe_thread_cpu_percent",
+    "probe_server_cpu_percent",
+    "probe_found_late",
+    "row_negative",
+];
+const CONSUMER_RESULTS: [&str; 2] = ["consumer_cpu_percent", "consumer_rss_bytes_max"];
+
+/// Whether a run has a result of this name; if not, which there are.
+pub fn check_result_name(name: &str) -> Result<(), String> {
+    let latencies = LATENCIES.map(Latency::name);
+    let parts = Summary::default().parts().map(|(part, _)| part);
+    let classes = Verdict::default().classes().map(|(class, ..)| class);
+    let is_latency =
+        latencies.iter().any(|l| parts.iter().any(|p| name.strip_prefix(l) == Some(&format!("_{p}"))));
+    if is_latency
+        || classes.contains(&name)
+        || OTHER_RESULTS.contains(&name)
+        || CONSUMER_RESULTS.contains(&name)
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "there is no result \"{name}\"; there are {} with _{} behind it, {}, {} and, of a watched consumer, {}",
+        latencies.join(", "),
+        parts.join(", _"),
+        classes.join(", "),
+        OTHER_RESULTS.join(", "),
+        CONSUMER_RESULTS.join(", ")
+    ))
+}
+
+struct ProbeCost {
+    thread_percent: f64,
+    server_percent: Option<f64>,
+    busy_percent: f64,
+    looks_per_second: f64,
+    reads_per_second: f64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -212,8 +280,16 @@ impl Reporter {
         self.counters.iter().map(|c| c.acked.load(Relaxed)).sum()
     }
 
+    pub fn duplicated(&self) -> u64 {
+        self.probe.duplicated.load(Relaxed)
+    }
+
+    pub fn stored_by_model(&self) -> Vec<u64> {
+        self.probe.stored.each()
+    }
+
     pub fn stored(&self) -> u64 {
-        self.probe.stored.load(Relaxed)
+        self.probe.stored.sum()
     }
 
     fn totals(&self) -> Totals {
@@ -262,7 +338,7 @@ impl Reporter {
         self.clock_step_us = self.clock_step_us.max((drift_us - self.drift_us).abs());
         self.drift_us = drift_us;
         let backlog = totals.acked.saturating_sub(totals.stored) as f64;
-        if phase == Phase::Steady && self.probe.reads.load(Relaxed) > 0 {
+        if phase == Phase::Steady && self.probe.looks.load(Relaxed) > 0 {
             self.backlog.push((now_ns as f64 / 1e9, backlog));
         }
         let values = self.interval_values(now_ns, phase, &totals, backlog);
@@ -307,8 +383,8 @@ impl Reporter {
             ("indeterminate_total", totals.indeterminate as f64),
             ("stored_total", totals.stored as f64),
             ("duplicated_total", probe(&self.probe.duplicated)),
-            ("reordered_total", probe(&self.probe.reordered)),
-            ("foreign_total", probe(&self.probe.foreign)),
+            ("reordered_total", self.probe.reordered.sum() as f64),
+            ("foreign_total", self.probe.foreign.sum() as f64),
             ("backlog", backlog),
             ("queue_full_total", totals.queue_full as f64),
             ("row_negative_total", self.total.all(Latency::Row).negative as f64),
@@ -395,8 +471,9 @@ impl Reporter {
             files.log.write(self.last_ns as f64 / 1e9, length_s, &self.interval)
         })();
         if let Err(error) = result {
-            let text =
-                format!("{error:#}; the run goes on without files, and what was written before is kept");
+            let text = format!(
+                "{error:#}; free some space; the run goes on without files, and what was written before is kept"
+            );
             log::error!("{text}");
             files.failed = Some(text);
         }
@@ -407,8 +484,7 @@ impl Reporter {
         let columns: &[Column] = &self.files.intervals.columns;
         for (column, value) in columns.iter().zip(&values.0) {
             if let Some(value) = value {
-                let name = column.csv.trim_end_matches("_us").trim_end_matches("_total");
-                self.latest.insert(name.to_owned(), *value);
+                self.latest.insert(interval_name(column).to_owned(), *value);
             }
         }
     }
@@ -434,8 +510,35 @@ impl Reporter {
             at_ns,
             threads: observe::own_threads(),
             own_s: observe::own_use().0,
+            backend: self.backend_cpu(),
+            looks: self.probe.looks.load(Relaxed),
+            reads: self.probe.reads.load(Relaxed),
+            probe_busy_s: self.probe.busy_ns.load(Relaxed) as f64 / 1e9,
             host: observe::Host::default().sample(),
         }
+    }
+
+    fn backend_cpu(&self) -> Option<(i32, f64)> {
+        let pid = self.probe.backend_pid.load(Relaxed);
+        Some((pid, observe::cpu_of(pid)?)).filter(|_| pid > 0)
+    }
+
+    /// What the probe costs: CPU in percent of a core, of its thread and (where it runs here) its server process; the share
+    /// of time in which it was busy or waited for the server; looks and reads a second.
+    fn probe_cost(&self) -> Option<ProbeCost> {
+        let (begin, end) = (self.cpu.begin.as_ref()?, self.cpu.end.as_ref()?);
+        let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
+        let cpu_s = |of: &CpuReading| {
+            of.threads.iter().filter(|t| t.name == "lt-probe").map(|t| t.cpu_s).sum::<f64>()
+        };
+        let server = begin.backend.zip(end.backend).filter(|(a, b)| a.0 == b.0).map(|(a, b)| b.1 - a.1);
+        (seconds > 0.0 && end.looks > begin.looks).then(|| ProbeCost {
+            thread_percent: (cpu_s(end) - cpu_s(begin)) / seconds * 100.0,
+            server_percent: server.map(|s| s / seconds * 100.0),
+            busy_percent: (end.probe_busy_s - begin.probe_busy_s) / seconds * 100.0,
+            looks_per_second: (end.looks - begin.looks) as f64 / seconds,
+            reads_per_second: (end.reads - begin.reads) as f64 / seconds,
+        })
     }
 
     /// The generators have ended.
@@ -499,7 +602,7 @@ impl Reporter {
         let (steady_s, sent) = self.steady_span();
         let totals = self.totals();
         let ratio = |part: u64, all: u64| if all == 0 { 1.0 } else { part as f64 / all as f64 };
-        let has_probe = self.probe.reads.load(Relaxed) > 0;
+        let has_probe = self.probe.looks.load(Relaxed) > 0;
         let (busiest, steal) = self.cpu_use();
         // What an interrupted run did not come to send is not held against it.
         let planned = self.shape.count_at(f64::INFINITY) - self.shape.count_at(self.warmup_ns as f64 / 1e9);
@@ -522,8 +625,9 @@ impl Reporter {
             },
             probe_interval_us: plan.args.probe_interval.as_micros() as f64,
             probe_longest_gap_us: self.probe.longest_gap_us.load(Relaxed) as f64,
-            probe_cpu_percent: self.probe.busy_ns.load(Relaxed) as f64 / self.clock.now_ns().max(1) as f64
-                * 100.0,
+            probe_cpu_percent: self
+                .probe_cost()
+                .map_or(0.0, |cost| cost.thread_percent + cost.server_percent.unwrap_or(0.0)),
             probe_reconnects: self.probe.reconnects.load(Relaxed),
             steal_percent: steal,
             clock_step_us: self.clock_step_us as f64,
@@ -564,7 +668,7 @@ impl Reporter {
     /// times with them.
     pub fn sample(&mut self) {
         let now_ns = self.clock.now_ns();
-        if self.probe.reads.load(Relaxed) > 0 {
+        if self.probe.looks.load(Relaxed) > 0 {
             self.backlog_max = self.backlog_max.max(self.acked().saturating_sub(self.stored()) as f64);
         }
         if self.steady.is_some() && self.sending.is_none() && now_ns >= self.next_sample_ns {
@@ -589,7 +693,10 @@ impl Reporter {
             results.insert(class.to_owned(), count as f64);
         }
         let (steady_s, sent) = self.steady_span();
-        let mut add = |name: &str, value: f64| results.insert(name.to_owned(), value);
+        let mut add = |name: &str, value: f64| {
+            debug_assert_eq!(check_result_name(name), Ok(()));
+            results.insert(name.to_owned(), value);
+        };
         add("achieved_ratio", facts.achieved_ratio);
         add("achieved_rate", facts.achieved_rate);
         add("steady_seconds", steady_s);
@@ -630,7 +737,15 @@ impl Reporter {
             add("host_cpu_percent", (1.0 - idle / (seconds * cores)).clamp(0.0, 1.0) * 100.0);
         }
         add("generator_rss_bytes", observe::own_use().1);
-        add("probe_busy_percent", facts.probe_cpu_percent);
+        if let Some(cost) = self.probe_cost() {
+            add("probe_looks_rate", cost.looks_per_second);
+            add("probe_reads_rate", cost.reads_per_second);
+            add("probe_busy_percent", cost.busy_percent);
+            add("probe_thread_cpu_percent", cost.thread_percent);
+            if let Some(percent) = cost.server_percent {
+                add("probe_server_cpu_percent", percent);
+            }
+        }
         add("probe_found_late", self.probe.found_late.load(Relaxed) as f64);
         add("row_negative", self.total(Latency::Row).negative as f64);
         if let (Some((from_ns, from)), Some((to_ns, to))) = (self.consumer.first, self.consumer.last)
@@ -643,6 +758,16 @@ impl Reporter {
         }
         results
     }
+}
+
+/// What conditions call a column of intervals.csv.
+fn interval_name(column: &Column) -> &str {
+    column.csv.trim_end_matches("_us").trim_end_matches("_total")
+}
+
+/// Whether --abort-on can speak of it.
+pub fn is_interval_name(name: &str) -> bool {
+    File::Intervals.columns().iter().any(|column| interval_name(column) == name)
 }
 
 /// The slope of points by least squares, with its standard error; `None` below three points.
@@ -662,6 +787,16 @@ pub fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_results() {
+        for name in ["visible_p99", "ack_service_max", "lost", "stored_rate", "consumer_cpu_percent"] {
+            assert_eq!(check_result_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "visible", "visble_p99", "visible_p98", "_p99", "offered"] {
+            assert!(check_result_name(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn slopes() {

@@ -1,5 +1,6 @@
 //! One run from beginning to end: set up, send, drain, verify, judge, report.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -25,10 +26,12 @@ use crate::signals;
 use crate::target;
 use crate::users::{self, Found};
 use crate::verdict;
-use crate::verify::{self, Depth, Outcomes, Sent};
+use crate::verify::{self, Depth, Outcomes, Sent, Verdict};
 
 /// Between the set-up and the first message: threads start and producers connect.
 const AHEAD: Duration = Duration::from_millis(500);
+/// So long without a new row, and the drain counts what there is; and again so much later.
+const QUIET_NS: i64 = 2 * SECOND_NS;
 /// After the drain: what appears now appeared late.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub struct Setup {
     pub offset_before: ClockOffset,
     pub settings: Vec<(String, String)>,
     pub commit_times: bool,
+    /// By topic, what rowmill had set aside before.
+    pub dead_letters: Vec<u64>,
 }
 
 /// Does the run and writes its results into `directory`.
@@ -78,6 +83,7 @@ fn set_up(plan: &Plan) -> Result<Setup> {
         offset_before: pg::clock_offset(&mut client)?,
         settings,
         commit_times,
+        dead_letters: verify::count_dead_letters(&mut client, &plan.topics)?,
     })
 }
 
@@ -101,7 +107,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let clock = Clock::starting_in(AHEAD);
     let stop = signals::stop_flag();
 
-    let probe_counters = Arc::new(probe::Counters::default());
+    let probe_counters = Arc::new(probe::Counters::new(models.len()));
     let stop_probe = Arc::new(AtomicBool::new(false));
     let (recording, collector) = latency::recording(models.len());
     let mut collectors = vec![collector];
@@ -184,10 +190,10 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let finished = wait_for_generators(generators, &mut reporter, &mut target, &stop)?;
     reporter.sending_ended();
 
-    let drained = if probe.is_some() {
+    let (drained, late) = if probe.is_some() {
         drain(plan, &mut reporter, &mut target)?
     } else {
-        Drained { complete: true, ..Drained::default() }
+        (Drained { complete: true, ..Drained::default() }, Vec::new())
     };
     stop_probe.store(true, Relaxed);
     let mut error = finished
@@ -204,7 +210,6 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     reporter.finish(&sets)?;
 
     let sent = sent(plan, &models, finished);
-    let reorders = probe_counters.reordered.load(Relaxed);
     let checked = match &setup {
         None => Ok((account_only(&sent), ClockOffset::default(), None)),
         Some(setup) => check(plan, setup, &sent, directory, &mut reporter),
@@ -216,12 +221,13 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
             (account_only(&sent), ClockOffset::default(), None)
         }
     };
-    outcomes.verdict.reordered = reorders;
-    outcomes.verdict.foreign = probe_counters.foreign.load(Relaxed);
-    outcomes.verdict.late_after_drain = drained.late;
-    if args.verify != Depth::None && setup.is_some() {
-        let seen = probe_counters.stored.load(Relaxed);
-        outcomes.verdict.unseen_by_probe = outcomes.verdict.stored.saturating_sub(seen);
+    if let Some(problem) = &outcomes.not_written {
+        error.get_or_insert(format!(
+            "write verify_bad.csv: {problem}; the counts are complete, the list is not; free some space, or choose another --out"
+        ));
+    }
+    if setup.is_some() {
+        add_what_the_probe_saw(&mut outcomes.models, &probe_counters, &late, args.verify);
     }
     if args.cleanup && setup.is_some() {
         let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
@@ -294,33 +300,60 @@ pub struct Drained {
     /// From the last message to the last row.
     pub seconds: f64,
     pub complete: bool,
-    /// Rows that appeared after that.
-    pub late: u64,
 }
 
-/// Waits until every acknowledged message has its row, or the user's patience ends.
-fn drain(plan: &Plan, reporter: &mut Reporter, target: &mut Option<target::Target>) -> Result<Drained> {
+/// Waits until every acknowledged message has its row or dead letter, or the user's patience ends. Then, by model, how many
+/// rows appeared after that.
+fn drain(
+    plan: &Plan,
+    reporter: &mut Reporter,
+    target: &mut Option<target::Target>,
+) -> Result<(Drained, Vec<u64>)> {
     let began_ns = reporter.clock.now_ns();
     let patience_ns = plan.args.drain_timeout.as_nanos() as i64;
+    let (mut last_stored, mut moved_ns, mut next_count_ns) = (0, began_ns, 0);
     let complete = loop {
-        if reporter.stored() >= reporter.acked() {
+        let now_ns = reporter.clock.now_ns();
+        if last_stored != reporter.stored() {
+            (last_stored, moved_ns) = (reporter.stored(), now_ns);
+        }
+        if last_stored >= reporter.acked() {
             break true;
         }
-        if reporter.clock.now_ns() - began_ns > patience_ns || signals::count() > 1 {
+        if now_ns - began_ns > patience_ns || signals::count() > 1 {
             break false;
+        }
+        // Dead letters never become rows, and a row in a hole of a table is not seen by the probe.
+        if now_ns - moved_ns > QUIET_NS && now_ns >= next_count_ns {
+            if all_settled(plan, reporter) {
+                break true;
+            }
+            next_count_ns = reporter.clock.now_ns() + QUIET_NS;
         }
         std::thread::sleep(Duration::from_millis(5));
         reporter.sample();
         reporter.tick_if_due(Some(Phase::Drain), target)?;
     };
-    let ended_ns = reporter.clock.now_ns();
-    let stored = reporter.stored();
-    let until_ns = ended_ns + SECOND_LOOK.as_nanos() as i64;
+    let ended_ns = if complete { moved_ns } else { reporter.clock.now_ns() };
+    let stored = reporter.stored_by_model();
+    let until_ns = reporter.clock.now_ns() + SECOND_LOOK.as_nanos() as i64;
     while reporter.clock.now_ns() < until_ns {
         std::thread::sleep(Duration::from_millis(5));
         reporter.tick_if_due(Some(Phase::Drain), target)?;
     }
-    Ok(Drained { seconds: (ended_ns - began_ns) as f64 / 1e9, complete, late: reporter.stored() - stored })
+    let late = reporter.stored_by_model().iter().zip(stored).map(|(now, then)| now - then).collect();
+    Ok((Drained { seconds: (ended_ns - began_ns) as f64 / 1e9, complete }, late))
+}
+
+/// Counts what the tables and dead letters hold of this run. Where they do not answer, the drain goes on.
+fn all_settled(plan: &Plan, reporter: &Reporter) -> bool {
+    let count = || -> Result<u64> {
+        let mut client = plan.database.connect("drain")?;
+        let rejected = verify::dead_letters(&mut client, plan.run)?.len() as u64;
+        let leaves = pg::list_leaves(&mut client, &plan.args.mix.models())?;
+        Ok(pg::count_run(&mut client, &leaves, plan.run)?.saturating_sub(reporter.duplicated()) + rejected)
+    };
+    count().is_ok_and(|settled| settled >= reporter.acked())
 }
 
 /// All threads' accounts together, by stream id.
@@ -366,8 +399,9 @@ fn check(
     let path = directory.join("verify_bad.csv");
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let mut bad = std::io::BufWriter::new(file);
-    std::io::Write::write_all(&mut bad, b"class,source,seq,topic,partition,offset_at_least,detail\n")?;
-    let outcomes = verify::verify(
+    writeln!(bad, "class,source,seq,topic,partition,offset_at_least,detail")
+        .with_context(|| format!("write {}", path.display()))?;
+    let mut outcomes = verify::verify(
         &mut client,
         &leaves,
         sent,
@@ -375,9 +409,26 @@ fn check(
         plan.args.rejects_sql.as_deref(),
         &mut bad,
     )?;
+    let dead_letters = verify::count_dead_letters(&mut client, &plan.topics)?;
+    for ((model, now), before) in outcomes.models.iter_mut().zip(dead_letters).zip(&setup.dead_letters) {
+        model.dead_letters = now.saturating_sub(*before);
+    }
     let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
     let present = plan.users.count_present(&mut redis)?;
     Ok((outcomes, offset, Some(present)))
+}
+
+/// Order, strangers and lateness are seen while the rows appear, not by reading back.
+fn add_what_the_probe_saw(models: &mut [Verdict], probe: &probe::Counters, late: &[u64], depth: Depth) {
+    let (seen, reordered, foreign) = (probe.stored.each(), probe.reordered.each(), probe.foreign.each());
+    for (at, model) in models.iter_mut().enumerate() {
+        model.reordered = reordered[at];
+        model.foreign = foreign[at];
+        model.late_after_drain = late[at];
+        if depth != Depth::None {
+            model.unseen_by_probe = model.stored.saturating_sub(seen[at]);
+        }
+    }
 }
 
 /// Latency against a column that repeats the message's own time would be nothing but zeros.
@@ -406,12 +457,12 @@ fn summarize(
 ) -> Summary {
     let facts = reporter.facts(plan);
     let reasons = verdict::reasons(&facts);
-    let results = reporter.results(&outcomes.verdict, &drained, &facts);
+    let results = reporter.results(&outcomes.verdict(), &drained, &facts);
     let thresholds: Vec<(String, Option<bool>)> =
         plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
     let violations = match plan.args.verify {
         _ if setup.is_none() => Vec::new(),
-        _ => verdict::violations(&outcomes.verdict, plan.args.delivery),
+        _ => verdict::violations(&outcomes.verdict(), plan.args.delivery),
     };
     let exit = verdict::exit(
         error.is_some() || reporter.file_error().is_some(),

@@ -20,6 +20,7 @@ pub struct Facts {
     pub queue_full_ratio: f64,
     pub probe_interval_us: f64,
     pub probe_longest_gap_us: f64,
+    /// Of the probe's thread and, where it runs here, its server process; 100 is one core.
     pub probe_cpu_percent: f64,
     pub probe_reconnects: u64,
     /// Time that the machine's host gave to others.
@@ -121,7 +122,7 @@ fn probe_reasons(facts: &Facts, add: &mut impl FnMut(Severity, String)) {
     }
     if facts.probe_cpu_percent > 5.0 {
         let text = format!(
-            "looking into the tables kept the probe busy for {:.1} % of the time; a longer --probe-interval costs less",
+            "looking into the tables took {:.1} % of a core; a longer --probe-interval costs less",
             facts.probe_cpu_percent
         );
         add(Severity::Warning, text);

@@ -27,7 +27,7 @@ pub enum Depth {
     Full,
 }
 
-/// The numbers of the account. What is bad is named first in `bad`.
+/// The numbers of the account: of one model, or of all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Verdict {
     pub sent: u64,
@@ -37,6 +37,8 @@ pub struct Verdict {
     /// Distinct messages found.
     pub stored: u64,
     pub rejected: u64,
+    /// What rowmill set aside during the run, whoever sent it.
+    pub dead_letters: u64,
     pub lost: u64,
     pub duplicated: u64,
     pub corrupted: u64,
@@ -51,14 +53,19 @@ pub struct Verdict {
 
 impl Verdict {
     /// (class, count, what it means), in the order of the report.
-    pub fn classes(&self) -> [(&'static str, u64, &'static str); 15] {
+    pub fn classes(&self) -> [(&'static str, u64, &'static str); 16] {
         [
             ("sent", self.sent, "handed to the producer"),
             ("acked", self.acked, "acknowledged by Kafka"),
             ("failed", self.failed, "certainly not stored by Kafka"),
             ("indeterminate", self.indeterminate, "Kafka's answer is unknown"),
             ("stored", self.stored, "distinct messages found in the tables"),
-            ("rejected", self.rejected, "found among the dead letters"),
+            ("rejected", self.rejected, "messages of this run found among the dead letters"),
+            (
+                "dead_letters",
+                self.dead_letters,
+                "dead letters that rowmill wrote during the run, whoever sent them",
+            ),
             ("lost", self.lost, "acknowledged, and neither stored nor rejected"),
             ("duplicated", self.duplicated, "rows beyond the first of a message"),
             ("corrupted", self.corrupted, "rows with a column that is not what was sent, user included"),
@@ -73,6 +80,25 @@ impl Verdict {
                 "stored, but not where new rows are expected (see the docs)",
             ),
         ]
+    }
+
+    pub fn add(&mut self, other: &Verdict) {
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.failed += other.failed;
+        self.indeterminate += other.indeterminate;
+        self.stored += other.stored;
+        self.rejected += other.rejected;
+        self.dead_letters += other.dead_letters;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.corrupted += other.corrupted;
+        self.reordered += other.reordered;
+        self.foreign += other.foreign;
+        self.stored_indeterminate += other.stored_indeterminate;
+        self.stored_failed += other.stored_failed;
+        self.late_after_drain += other.late_after_drain;
+        self.unseen_by_probe += other.unseen_by_probe;
     }
 }
 
@@ -104,9 +130,21 @@ pub struct Sent {
 }
 
 pub struct Outcomes {
-    pub verdict: Verdict,
+    /// In the order of the mix.
+    pub models: Vec<Verdict>,
     /// At most `EXAMPLES` of each class.
     pub examples: Vec<Example>,
+    /// Why `bad` does not have all of them.
+    pub not_written: Option<String>,
+}
+
+impl Outcomes {
+    /// All models together.
+    pub fn verdict(&self) -> Verdict {
+        let mut all = Verdict::default();
+        self.models.iter().for_each(|model| all.add(model));
+        all
+    }
 }
 
 const EXAMPLES: usize = 10;
@@ -127,13 +165,13 @@ pub fn verify(
         }
         reader.read_rejects(client, rejects_sql)?;
     }
-    reader.conclude(depth)
+    Ok(reader.conclude(depth))
 }
 
 /// What the producers know, where no table was read.
 pub fn conclude_without_tables(sent: &Sent) -> Outcomes {
     let mut nowhere = std::io::sink();
-    Reader::new(sent, &mut nowhere).conclude(Depth::None).expect("nothing is written")
+    Reader::new(sent, &mut nowhere).conclude(Depth::None)
 }
 
 struct Reader<'a> {
@@ -141,10 +179,11 @@ struct Reader<'a> {
     draft: Draft,
     stored: Vec<Bits>,
     rejected: Vec<Bits>,
-    verdict: Verdict,
+    models: Vec<Verdict>,
     examples: Vec<Example>,
     counts: BTreeMap<&'static str, usize>,
     bad: &'a mut dyn Write,
+    not_written: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -155,10 +194,11 @@ impl<'a> Reader<'a> {
             draft: Draft::new(sent.seed, sent.run),
             stored: bits.clone(),
             rejected: bits,
-            verdict: Verdict::default(),
+            models: vec![Verdict::default(); sent.models.len()],
             examples: Vec::new(),
             counts: BTreeMap::new(),
             bad,
+            not_written: None,
         }
     }
 
@@ -166,42 +206,52 @@ impl<'a> Reader<'a> {
         let model = self.sent.models[leaf.model];
         let query = query(leaf, model, self.sent.run, depth);
         let mut rows = client.copy_out(&query).with_context(|| format!("read {} back", leaf.name))?;
-        copy_out::read(&mut rows, |row| self.row(leaf.model, &row, depth))
-            .with_context(|| format!("read {} back", leaf.name))?;
+        copy_out::read(&mut rows, |row| {
+            self.row(leaf.model, &row, depth);
+            Ok(())
+        })
+        .with_context(|| format!("read {} back", leaf.name))?;
         Ok(())
     }
 
-    fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) -> Result<()> {
+    fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) {
         let stream = row.bytes(0).and_then(parse_source).map(|(_, stream)| usize::from(stream));
         let Some(stream) = stream.filter(|s| self.sent.streams.get(*s).is_some_and(|s| s.model == model))
         else {
-            return self.note("corrupted", None, None, "a source that this run does not have in this table");
+            return self.note(
+                "corrupted",
+                model,
+                None,
+                None,
+                "a source that this run does not have in this table",
+            );
         };
         let seq = row.bytes(1).and_then(parse_seq).filter(|seq| *seq < self.sent.accounts[stream].sent);
         let Some(seq) = seq else {
             return self.note(
                 "corrupted",
+                model,
                 Some(stream),
                 None,
                 "a path that does not end in a number that was sent",
             );
         };
         if self.stored[stream].get(seq) == 1 {
-            return self.note("duplicated", Some(stream), Some(seq), "one more row");
+            return self.note("duplicated", model, Some(stream), Some(seq), "one more row");
         }
         self.stored[stream].set(seq, 1);
-        self.verdict.stored += 1;
+        let verdict = &mut self.models[model];
+        verdict.stored += 1;
         match self.sent.accounts[stream].outcome(seq) {
             Outcome::Acked => {}
-            Outcome::Failed => self.verdict.stored_failed += 1,
-            Outcome::Indeterminate | Outcome::Pending => self.verdict.stored_indeterminate += 1,
+            Outcome::Failed => verdict.stored_failed += 1,
+            Outcome::Indeterminate | Outcome::Pending => verdict.stored_indeterminate += 1,
         }
         if depth == Depth::Full
             && let Some(column) = self.difference(model, stream, seq, row)
         {
-            return self.note("corrupted", Some(stream), Some(seq), &format!("column {column}"));
+            self.note("corrupted", model, Some(stream), Some(seq), &format!("column {column}"));
         }
-        Ok(())
     }
 
     /// The first column that is not what was sent.
@@ -251,51 +301,56 @@ impl<'a> Reader<'a> {
             };
             if let Some(seq) = parse_seq(path.as_bytes()).filter(|seq| *seq < self.sent.accounts[stream].sent)
             {
-                self.verdict.rejected += u64::from(self.rejected[stream].get(seq) == 0);
+                self.models[self.sent.streams[stream].model].rejected +=
+                    u64::from(self.rejected[stream].get(seq) == 0);
                 self.rejected[stream].set(seq, 1);
             }
         }
         Ok(())
     }
 
-    fn conclude(mut self, depth: Depth) -> Result<Outcomes> {
+    fn conclude(mut self, depth: Depth) -> Outcomes {
         for stream in 0..self.sent.streams.len() {
-            let account = &self.sent.accounts[stream];
-            self.verdict.sent += account.sent;
+            let (account, model) = (&self.sent.accounts[stream], self.sent.streams[stream].model);
+            self.models[model].sent += account.sent;
             for seq in 0..account.sent {
+                let verdict = &mut self.models[model];
                 match account.outcome(seq) {
-                    Outcome::Acked => self.verdict.acked += 1,
-                    Outcome::Failed => self.verdict.failed += 1,
-                    Outcome::Indeterminate | Outcome::Pending => self.verdict.indeterminate += 1,
+                    Outcome::Acked => verdict.acked += 1,
+                    Outcome::Failed => verdict.failed += 1,
+                    Outcome::Indeterminate | Outcome::Pending => verdict.indeterminate += 1,
                 }
                 let found = self.stored[stream].get(seq) == 1 || self.rejected[stream].get(seq) == 1;
                 if depth != Depth::None && !found && account.outcome(seq) == Outcome::Acked {
                     self.note(
                         "lost",
+                        model,
                         Some(stream),
                         Some(seq),
                         "acknowledged, but in no table and no dead letter",
-                    )?;
+                    );
                 }
             }
         }
-        Ok(Outcomes { verdict: self.verdict, examples: self.examples })
+        self.bad.flush().unwrap_or_else(|error| self.not_written = Some(error.to_string()));
+        Outcomes { models: self.models, examples: self.examples, not_written: self.not_written }
     }
 
     fn note(
         &mut self,
         class: &'static str,
+        model: usize,
         stream: Option<usize>,
         seq: Option<u64>,
         detail: &str,
-    ) -> Result<()> {
+    ) {
         match class {
-            "lost" => self.verdict.lost += 1,
-            "duplicated" => self.verdict.duplicated += 1,
-            _ => self.verdict.corrupted += 1,
+            "lost" => self.models[model].lost += 1,
+            "duplicated" => self.models[model].duplicated += 1,
+            _ => self.models[model].corrupted += 1,
         }
         let example = self.example(class, stream, seq, detail);
-        writeln!(
+        let line = writeln!(
             self.bad,
             "{},{},{},{},{},{},{}",
             class,
@@ -305,14 +360,16 @@ impl<'a> Reader<'a> {
             example.partition,
             example.offset_at_least.map_or(String::new(), |o| o.to_string()),
             detail
-        )
-        .context("write verify_bad.csv")?;
+        );
+        // What a full disk does not take is still counted.
+        if let Err(error) = line {
+            self.not_written.get_or_insert(error.to_string());
+        }
         let count = self.counts.entry(class).or_default();
         *count += 1;
         if *count <= EXAMPLES {
             self.examples.push(example);
         }
-        Ok(())
     }
 
     fn example(&self, class: &'static str, stream: Option<usize>, seq: Option<u64>, detail: &str) -> Example {
@@ -364,9 +421,31 @@ fn same(draft: &Draft, field: usize, row: &Row<'_>, column: usize) -> bool {
     }
 }
 
-fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
-    let row = client.query_one("SELECT to_regclass('rowmill.dead_letter') IS NOT NULL", &[])?;
-    if !row.get::<_, bool>(0) {
+/// How many dead letters rowmill holds of each topic; none where it has no table here.
+pub fn count_dead_letters(client: &mut Client, topics: &[String]) -> Result<Vec<u64>> {
+    if !has_dead_letters(client)? {
+        return Ok(vec![0; topics.len()]);
+    }
+    let rows = client
+        .query(
+            "SELECT topic, count(*) FROM rowmill.dead_letter WHERE topic = ANY($1) GROUP BY topic",
+            &[&topics],
+        )
+        .context("count rowmill's dead letters; grant SELECT on rowmill.dead_letter to the tester's role")?;
+    let counts: BTreeMap<&str, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok(topics.iter().map(|topic| counts.get(topic.as_str()).map_or(0, |n| *n as u64)).collect())
+}
+
+fn has_dead_letters(client: &mut Client) -> Result<bool> {
+    let row = client
+        .query_one("SELECT to_regclass('rowmill.dead_letter') IS NOT NULL", &[])
+        .context("look for rowmill's dead letters; grant USAGE on the schema rowmill to the tester's role")?;
+    Ok(row.get(0))
+}
+
+/// Source and path of the messages of a run among rowmill's dead letters.
+pub fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
+    if !has_dead_letters(client)? {
         return Ok(Vec::new());
     }
     let prefix = source_prefix(run).into_bytes();
@@ -441,10 +520,14 @@ mod tests {
         let mut bad = Vec::new();
         let mut reader = Reader::new(&sent, &mut bad);
         for bytes in rows {
-            copy_out::read(&mut bytes.as_slice(), |row| reader.row(0, &row, Depth::Full)).unwrap();
+            copy_out::read(&mut bytes.as_slice(), |row| {
+                reader.row(0, &row, Depth::Full);
+                Ok(())
+            })
+            .unwrap();
         }
-        let outcomes = reader.conclude(Depth::Full).unwrap();
-        (outcomes.verdict, outcomes.examples)
+        let outcomes = reader.conclude(Depth::Full);
+        (outcomes.verdict(), outcomes.examples)
     }
 
     #[test]

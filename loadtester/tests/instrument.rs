@@ -244,6 +244,38 @@ fn an_interrupted_run_still_writes_its_report() {
 }
 
 #[test]
+fn a_full_disk_costs_files_not_the_verdict() {
+    let (database, prefix) = (database("lt_full"), "lt-full-");
+    create_topics(&database, prefix);
+    let _consumer = Consumer::start(&database, prefix, &["--lose", "3"]);
+    let directory = tempfile::tempdir().unwrap();
+    // No file may become larger than 8 kB; without the signal that goes with it, that is an error like a full disk.
+    let child = Command::new("bash")
+        .args(["-c", "ulimit -f 8; trap '' XFSZ; exec \"$@\"", "limited", env!("CARGO_BIN_EXE_loadtester")])
+        .args([
+            "--database",
+            &database,
+            "--topic-prefix",
+            prefix,
+            "--out",
+            directory.path().to_str().unwrap(),
+        ])
+        .args("--rate 500 --duration 14s --warmup 1s --drain-timeout 2s --quiet".split(' '))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let run = Run::wait((child, directory));
+    assert_eq!(run.code(), 1, "{}", run.text());
+    for words in ["the run goes on without files", "free some space", "3 lost", "there is no report"] {
+        assert!(run.text().contains(words), "{words}: {}", run.text());
+    }
+    assert!(!run.path("run.json").exists(), "half a file is worse than none");
+    let kept = std::fs::read_to_string(run.path("intervals.csv")).unwrap();
+    assert!(kept.lines().count() > 3, "what was measured before is kept");
+}
+
+#[test]
 fn what_is_missing_is_said_in_a_sentence() {
     let database = database("lt_missing");
     let refused = |arguments: &str, words: &[&str]| {

@@ -1,6 +1,7 @@
 //! The verbs beside `run`, one file each.
 
 pub mod check;
+pub mod dead_letters;
 pub mod generate;
 pub mod init;
 pub mod propose;

@@ -10,6 +10,7 @@ use rdkafka::consumer::Consumer as _;
 use crate::config::Config;
 use crate::ledger;
 use crate::pg::Server;
+use crate::reject::printable;
 use crate::source;
 
 /// Kafka need not answer for a status; then lag is unknown.
@@ -104,15 +105,15 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
     let rows = client
         .query(
             "SELECT target, reason, count(*), max(created_at)::TEXT, (array_agg(message ORDER BY id DESC))[1]
-             FROM rowmill.dead_letter WHERE pipeline = $1 GROUP BY target, reason ORDER BY 1, 3 DESC",
+             FROM rowmill.dead_letter WHERE pipeline = $1 AND settled_at IS NULL GROUP BY target, reason ORDER BY 1, 3 DESC",
             &[&pipeline],
         )
         .context("cannot read the dead letters")?;
     if rows.is_empty() {
-        println!("\nno dead letters");
+        println!("\nno open dead letters");
         return Ok(());
     }
-    println!("\n{:<24} {:<20} {:>8}  newest", "dead letters of table", "reason", "count");
+    println!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
     for row in rows {
         println!(
             "{:<24} {:<20} {:>8}  {}: {}",
@@ -124,9 +125,4 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Text that a record may have had a part in, safe for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -5,7 +5,7 @@ use super::{Decimal, Wrong, nul, out_of_range};
 use crate::reject::Reason;
 
 /// The content of a JSON string (quotes included in `raw`); without escapes it is borrowed as it stands.
-pub(super) fn unescape<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {
+pub(crate) fn unescape<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {
     let inner = raw.get(1..raw.len() - 1).unwrap_or_default();
     if !inner.as_bytes().contains(&b'\\') {
         return Ok(inner);

@@ -20,6 +20,7 @@ use crate::config;
 use crate::cpu::Pulse;
 use crate::fault::fault;
 use crate::metrics::{PollMetrics, Wait, Waits};
+use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership, Partition, Start};
 use crate::protocol::{Anchor, Gate, Verdict};
 use crate::topics::Topic;
@@ -317,6 +318,9 @@ impl Poller {
             known = Some((message.topic_number(), topic));
             let partition = topic.map(|topic| Partition { topic, id: message.partition() });
             if let Some((code, text)) = message.error() {
+                if planted(Bug::ErrorIsSwallowed) {
+                    return;
+                }
                 // At once: a record that comes after one that cannot be read must not be taken.
                 if sort(code) == Trouble::Data
                     && let Some(reading) = partition.and_then(|p| readings.get(&p))

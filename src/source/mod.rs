@@ -17,6 +17,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use crate::config;
+use crate::mutant::{Bug, planted};
 use crate::tls;
 
 /// A consumer whose log goes through ours.
@@ -55,7 +56,7 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "false")
-        .set("auto.offset.reset", "error")
+        .set("auto.offset.reset", if planted(Bug::ResetToLatest) { "latest" } else { "error" })
         .set("isolation.level", "read_committed");
     config
 }

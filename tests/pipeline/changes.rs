@@ -47,6 +47,75 @@ fn retention_past_the_position_stops_until_the_gap_is_accepted() {
     assert!(engine.stop().0.success());
 }
 
+/// The engine cannot write, its position falls behind, and retention overtakes it.
+#[test]
+fn records_deleted_in_front_of_a_running_engine_stop_the_partition() {
+    let world = World::new("overtaken");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    let config = format!("memory_max = \"1MB\"\nmessage_max = \"100KB\"\n{}", world.model("in", "t", ""));
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    let mut blocker = world.sql();
+    blocker.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("locked");
+    // Much more than the engine and its client can hold.
+    let filler = "x".repeat(2000);
+    let big = |n: u64| format!("{{\"n\":{n},\"filler\":\"{filler}\"}}");
+    world.produce("in", 0, (100..30_000).map(big));
+    std::thread::sleep(Duration::from_secs(2));
+    let request = world.file(
+        "delete.json",
+        &format!(
+            "{{\"partitions\":[{{\"topic\":\"{}\",\"partition\":0,\"offset\":29000}}],\"version\":1}}",
+            world.topic("in")
+        ),
+    );
+    stack(&["kafka", "delete-records", "--offset-json-file", &request]);
+    blocker.batch_execute("COMMIT").expect("unlocked");
+    wait_for("the stop", 40, || engine.log().contains("no longer has offsets ["));
+    world.produce("in", 1, (0..100).map(record));
+    wait_for("the other partition", 20, || world.count("SELECT count(*) FROM t WHERE _partition = 1") == 100);
+    let (next, rows) = (
+        world.count("SELECT next_offset FROM rowmill.ledger WHERE partition = 0"),
+        world.count("SELECT count(*) FROM t WHERE _partition = 0"),
+    );
+    assert!(next < 29_000 && rows == next, "{rows} rows up to offset {next}: it went past the gap");
+    assert!(engine.stop().0.success());
+}
+
+/// Bytes that rot on the broker's disk: Kafka serves them, and only the reader's check of the CRC sees it.
+#[test]
+fn a_corrupt_batch_stops_its_partition() {
+    let world = World::new("corrupt");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    for start in [0, 100, 200] {
+        world.produce("in", 0, (start..start + 100).map(record));
+        world.produce("in", 1, (start..start + 100).map(record));
+    }
+    // One byte of a value, on the disk, in the middle batch.
+    let log = format!(
+        "{}/kafka/data/{}-0/00000000000000000000.log",
+        crate::world::env("STACK_DIR"),
+        world.topic("in")
+    );
+    let bytes = std::fs::read(&log).expect("the broker's file");
+    let needle = br#"{"n":150,"#;
+    let at = bytes.windows(needle.len()).position(|w| w == needle).expect("the record is on disk");
+    let file = std::fs::OpenOptions::new().write(true).open(&log).expect("the broker's file");
+    std::os::unix::fs::FileExt::write_at(&file, b"7", at as u64 + 5).expect("written");
+
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    wait_for("the stop", 30, || engine.log().contains("cannot be read"));
+    wait_for("the other partition", 20, || world.count("SELECT count(*) FROM t WHERE _partition = 1") == 300);
+    std::thread::sleep(Duration::from_secs(2));
+    let next = world.count("SELECT next_offset FROM rowmill.ledger WHERE partition = 0");
+    assert!(next <= 150, "it went past the damage to {next}");
+    assert_eq!(world.count("SELECT count(*) FROM t WHERE _partition = 0"), next);
+    assert!(engine.stop().0.success());
+}
+
 /// The trap: nothing in Kafka's protocol tells a reader, and the offsets look right.
 #[test]
 fn a_topic_that_is_created_again_and_longer_stops() {
@@ -69,6 +138,48 @@ fn a_topic_that_is_created_again_and_longer_stops() {
     wait_for("the next one to refuse", 20, || again.log().contains("created again"));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(world.count("SELECT count(*) FROM t"), rows);
+}
+
+#[test]
+fn a_topic_that_is_created_again_and_shorter_stops() {
+    let world = World::new("recreated_shorter");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    assert!(engine.stop().0.success());
+    stack(&["kafka-topics", "--delete", "--topic", &world.topic("in")]);
+    std::thread::sleep(Duration::from_secs(1));
+    world.create_topic("in", 1);
+    world.produce("in", 0, (1000..1020).map(record));
+    let again = world.engine(&config, &[]);
+    wait_for("the refusal", 20, || again.log().contains("created again"));
+    assert_eq!(world.count("SELECT count(*) FROM t"), 100);
+}
+
+/// Somebody put a constraint on the dead letters: a record that is no row has no place left, and may not vanish.
+#[test]
+fn a_dead_letter_table_that_refuses_ends_the_process() {
+    let world = World::new("letters_refused");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world
+        .sql()
+        .batch_execute("ALTER TABLE rowmill.dead_letter ADD CONSTRAINT none CHECK (false) NOT VALID")
+        .expect("a constraint");
+    world.produce("in", 0, [record(1), "{".to_owned(), record(2)]);
+    let mut engine = world.engine(&world.model("in", "t", ""), &[]);
+    assert!(!engine.wait(20).success());
+    assert!(engine.log().contains("the dead-letter table refused"), "{}", engine.log());
+    assert_eq!(world.count("SELECT count(*) FROM t"), 0);
+    assert_eq!(world.count("SELECT next_offset FROM rowmill.ledger"), 0);
+    world.sql().batch_execute("ALTER TABLE rowmill.dead_letter DROP CONSTRAINT none").expect("dropped");
+    let _next = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 20);
+    assert_eq!(world.count("SELECT count(*) FROM t"), 2);
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 1);
 }
 
 /// The bytes of a float would go into a bigint column without a word.

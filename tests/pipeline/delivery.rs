@@ -19,6 +19,20 @@ fn every_record_becomes_one_row() {
 }
 
 #[test]
+fn every_codec_is_read() {
+    let world = World::new("codecs");
+    world.create_topic("in", 5);
+    world.create_table("t", "");
+    for (partition, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].iter().enumerate() {
+        world.produce_with(codec, "in", partition as i32, (0..2000).map(record));
+    }
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 30);
+    world.check("t", &["in"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
+#[test]
 fn many_topics_fill_one_table() {
     let world = World::new("many_to_one");
     world.create_table("t", "");

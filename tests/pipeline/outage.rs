@@ -41,6 +41,49 @@ fn postgres_restarts() {
     assert!(engine.stop().0.success());
 }
 
+/// What was committed may be gone after a crash; rows and positions go together, and are read again.
+#[test]
+fn commits_that_were_not_synchronous_are_read_again() {
+    let world = World::new("outage_asynchronous");
+    world.create_topic("in", 3);
+    world.create_table("t", "");
+    let database = world.database_url.rsplit_once('/').expect("the URL names a database").1.to_owned();
+    let settings = "SET synchronous_commit = off";
+    world.sql().batch_execute(&format!("ALTER DATABASE {database} {settings}")).expect("set");
+    let load = world.load("in", 3, 5000);
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(1));
+        stack(&["kill", "postgres"]);
+        stack(&["restart", "postgres"]);
+    }
+    load.stop();
+    world.wait_drained(&["in"], 40);
+    world.check("t", &["in"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
+/// Timeouts that suit a web application, set for the whole database.
+#[test]
+fn low_timeouts_of_the_database_do_no_harm() {
+    let world = World::new("outage_timeouts");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    let database = world.database_url.rsplit_once('/').expect("the URL names a database").1.to_owned();
+    for setting in ["statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"] {
+        let sql = format!("ALTER DATABASE {database} SET {setting} = '100ms'");
+        world.sql().batch_execute(&sql).expect("set");
+    }
+    let load = world.load("in", 2, 5000);
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    std::thread::sleep(Duration::from_secs(3));
+    load.stop();
+    world.wait_drained(&["in"], 40);
+    world.check("t", &["in"], all_rows);
+    assert!(engine.stop().0.success());
+}
+
 #[test]
 fn kafka_restarts() {
     let world = World::new("outage_kafka");

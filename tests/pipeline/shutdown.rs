@@ -72,3 +72,18 @@ fn a_second_signal_ends_at_once_and_is_safe() {
     world.wait_drained(&["in"], 30);
     world.check("t", &["in"], all_rows);
 }
+
+/// A disk that is full must cost the log, not the pipeline.
+#[test]
+fn a_full_log_stops_nothing() {
+    let world = World::new("full_log");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    world.produce("in", 0, (0..500).map(crate::world::record));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let config = world.model("in", "t", "");
+    let engine = world.engine_logging_to(Some(full), &config, &[("RUST_LOG", "debug")]);
+    world.wait_drained(&["in"], 30);
+    world.check("t", &["in"], crate::world::all_rows);
+    assert!(engine.stop().0.success());
+}

@@ -18,6 +18,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rowmill_faults::proxy::Proxy;
 
 /// One test at a time has the servers: two engines and a producer fill two cores, and some tests stop a server.
 static SERVERS: Mutex<()> = Mutex::new(());
@@ -81,15 +82,16 @@ fn run(command: &mut Command) -> (String, bool) {
     (text, output.status.success())
 }
 
-/// Runs one of the stack's own commands, for example `restart postgres`.
-pub(crate) fn stack(arguments: &[&str]) {
+/// Runs one of the stack's own commands, for example `restart postgres`; what it printed.
+pub(crate) fn stack(arguments: &[&str]) -> String {
     let command = PathBuf::from(env("STACK_BIN")).join(arguments[0]);
-    let status = Command::new(&command)
+    let output = Command::new(&command)
         .args(&arguments[1..])
-        .stdout(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .expect("the stack's command starts");
-    assert!(status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
+    assert!(output.status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl World {
@@ -151,6 +153,15 @@ impl World {
         redis::Client::open(self.redis_url.as_str()).expect("a URL").get_connection().expect("Redis answers")
     }
 
+    /// A proxy before this world's PostgreSQL, and the URL that leads through it.
+    pub(crate) fn proxy(&self) -> (Proxy, String) {
+        let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
+        let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
+        let proxy = Proxy::start(address.parse().expect("an address")).expect("a free port");
+        let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
+        (proxy, url)
+    }
+
     /// This world's PostgreSQL and Redis, over TLS.
     pub(crate) fn tls_urls(&self) -> (String, String) {
         let (postgres, redis) = (env("DATABASE_URL_TLS"), env("REDIS_TLS_URL"));
@@ -193,6 +204,16 @@ impl World {
 
     /// Starts an engine on this configuration; `environment` may set fault points.
     pub(crate) fn engine(&self, config: &str, environment: &[(&str, &str)]) -> Engine {
+        self.engine_logging_to(None, config, environment)
+    }
+
+    /// The same, with its log elsewhere.
+    pub(crate) fn engine_logging_to(
+        &self,
+        log_file: Option<File>,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, SeqCst);
         let path = self.dir.path().join(format!("rowmill-{number}.toml"));
@@ -204,14 +225,25 @@ impl World {
             .env("DATABASE_URL", &self.database_url)
             .env("REDIS_URL", &self.redis_url)
             .envs(environment.iter().copied())
-            .stderr(File::create(&log).expect("a log"))
+            .stderr(log_file.unwrap_or_else(|| File::create(&log).expect("a log")))
             .spawn()
             .expect("rowmill starts");
         Engine { child, log }
     }
 
     pub(crate) fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
-        let producer = producer();
+        self.produce_with("none", topic, partition, values);
+    }
+
+    /// Produces batches that are compressed in this way.
+    pub(crate) fn produce_with(
+        &self,
+        codec: &str,
+        topic: &str,
+        partition: i32,
+        values: impl IntoIterator<Item = String>,
+    ) {
+        let producer = producer(codec);
         for value in values {
             send(&producer, &self.topic(topic), partition, Some(value.as_bytes()));
         }
@@ -219,7 +251,7 @@ impl World {
     }
 
     pub(crate) fn produce_tombstone(&self, topic: &str, partition: i32) {
-        let producer = producer();
+        let producer = producer("none");
         send(&producer, &self.topic(topic), partition, None);
         producer.flush(Duration::from_secs(30)).expect("Kafka takes it");
     }
@@ -229,7 +261,7 @@ impl World {
         let (stop, name) = (Arc::new(AtomicBool::new(false)), self.topic(topic));
         let stopping = stop.clone();
         let thread = std::thread::spawn(move || {
-            let producer = producer();
+            let producer = producer("none");
             let (start, mut n) = (Instant::now(), 0u64);
             while !stopping.load(SeqCst) {
                 let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -477,8 +509,9 @@ fn kafka() -> ClientConfig {
     config
 }
 
-fn producer() -> ThreadedProducer<DefaultProducerContext> {
+fn producer(codec: &str) -> ThreadedProducer<DefaultProducerContext> {
     kafka()
+        .set("compression.type", codec)
         .set("enable.idempotence", "true")
         .set("linger.ms", "2")
         .set("queue.buffering.max.messages", "1000000")

@@ -6,9 +6,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use hdrhistogram::{Counter, Histogram};
 
 use crate::latency::{LATENCIES, Set};
 
@@ -57,7 +57,7 @@ impl Log {
 }
 
 /// Compressed, in base64: the form in which logs and run.json carry histograms.
-pub fn encode(serializer: &mut V2DeflateSerializer, histogram: &Histogram<u64>) -> Result<String> {
+pub fn encode<C: Counter>(serializer: &mut V2DeflateSerializer, histogram: &Histogram<C>) -> Result<String> {
     let mut bytes = Vec::new();
     serializer.serialize(histogram, &mut bytes).context("encode a histogram")?;
     Ok(openssl::base64::encode_block(&bytes))
@@ -127,6 +127,8 @@ pub fn spectrum(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use hdrhistogram::iterators::IterationValue;
+
     use super::*;
     use crate::latency::Latency;
 
@@ -142,7 +144,10 @@ mod tests {
         log.write(1.0, 1.0, &set).unwrap();
         let read = read(&directory.path().join("latency.hlog"), "visible").unwrap();
         assert_eq!(read.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0.0, 1.0]);
-        assert_eq!(read[1].1, set.all(Latency::Visible).histogram);
+        let counts = |value: IterationValue<u64>| (value.value_iterated_to(), value.count_at_value());
+        let written = set.all(Latency::Visible).histogram;
+        let written = written.iter_recorded().map(|v| (v.value_iterated_to(), u64::from(v.count_at_value())));
+        assert_eq!(read[1].1.iter_recorded().map(counts).collect::<Vec<_>>(), written.collect::<Vec<_>>());
         assert!(super::read(&directory.path().join("latency.hlog"), "ack").unwrap().is_empty());
     }
 

@@ -38,8 +38,12 @@ pub fn write_comparison(runs: &[PathBuf], html: &Path) -> Result<()> {
 }
 
 fn save(path: &Path, page: &str) -> Result<()> {
-    std::fs::write(path, page)
-        .with_context(|| format!("write {}; free some space, or choose another place", path.display()))
+    if let Err(error) = std::fs::write(path, page) {
+        std::fs::remove_file(path).ok();
+        return Err(error)
+            .with_context(|| format!("write {}; free some space, or choose another place", path.display()));
+    }
+    Ok(())
 }
 
 fn page(title: &str, data: &Value, script: &str) -> String {
@@ -95,7 +99,8 @@ fn data(directory: &Path, run: Value) -> Result<Value> {
         add(
             &format!("pressure_{resource}"),
             &host,
-            waiting.into_iter().map(|v| v.map(|s| s * 100.0)).collect(),
+            // The kernel adds to these counters at moments of its own.
+            waiting.into_iter().map(|v| v.map(|s| (s * 100.0).min(100.0))).collect(),
         );
     }
     let process = Series::read(&directory.join("process.csv"))?;
@@ -269,6 +274,7 @@ fn resources(run: &Value, intervals: &Series, host: &Series, process: &Series, d
     let seconds = host.steady_seconds().max(1e-9);
     let share =
         |growth: Option<f64>| growth.map_or("–".to_owned(), |g| format!("{:.1} %", g / seconds * 100.0));
+    let percent = |n: Option<f64>| n.map_or("–".to_owned(), |n| format!("{n:.1} %"));
     let number = |n: Option<f64>| n.map_or("–".to_owned(), |n| format!("{n:.0}"));
     let rate =
         |growth: Option<f64>| growth.map_or("–".to_owned(), |g| format!("{:.1} MB/s", g / seconds / 1e6));
@@ -289,12 +295,29 @@ fn resources(run: &Value, intervals: &Series, host: &Series, process: &Series, d
         ],
         [
             "CPU, consumer",
-            format!("{} % of a core", number(result("consumer_cpu_percent"))),
+            result("consumer_cpu_percent")
+                .map_or("not watched (--target-pid)".to_owned(), |p| format!("{p:.0} % of a core")),
             format!(
                 "ready but waiting {} of the time",
                 share(process.steady_growth("process_run_delay_seconds_total"))
             ),
             "–",
+        ],
+        [
+            "Load tester",
+            format!(
+                "{} % of a core, of which looking into the tables {}",
+                number(result("generator_cpu_percent")),
+                percent(result("probe_thread_cpu_percent"))
+            ),
+            format!(
+                "{} looks/s, {} of them reads; looking or waiting for the answer {} of the time; {} of a core in the server",
+                number(result("probe_looks_rate")),
+                number(result("probe_reads_rate")),
+                percent(result("probe_busy_percent")),
+                percent(result("probe_server_cpu_percent"))
+            ),
+            format!("{} rows found a second late", number(result("probe_found_late"))),
         ],
         [
             "Memory",

@@ -38,6 +38,8 @@ pub struct Measured {
 #[derive(Clone, Debug, Serialize)]
 pub struct OfModel {
     pub model: String,
+    pub table: &'static str,
+    pub verification: Verdict,
     pub latencies: Vec<(&'static str, Percentiles)>,
 }
 
@@ -129,12 +131,12 @@ pub fn summary(
         facts,
         totals: reporter.final_totals(),
         drained,
-        verification: outcomes.verdict,
+        verification: outcomes.verdict(),
         verified: plan.args.verify,
         examples: outcomes.examples,
         results,
         latencies: LATENCIES.iter().map(|l| measured(l.name(), &reporter.total(*l))).collect(),
-        models: of_models(plan, &reporter),
+        models: of_models(plan, &reporter, &outcomes.models),
         accounting_bytes,
     }
 }
@@ -151,11 +153,18 @@ fn measured(name: &'static str, recorder: &Recorder) -> Measured {
     }
 }
 
-fn of_models(plan: &Plan, reporter: &Reporter) -> Vec<OfModel> {
+fn of_models(plan: &Plan, reporter: &Reporter, verdicts: &[Verdict]) -> Vec<OfModel> {
     let latencies =
         |model| LATENCIES.iter().map(|l| (l.name(), reporter.of_model(model, *l).summary())).collect();
     let models = plan.args.mix.0.iter().enumerate();
-    models.map(|(at, (model, _))| OfModel { model: model.to_string(), latencies: latencies(at) }).collect()
+    models
+        .map(|(at, (model, _))| OfModel {
+            model: model.to_string(),
+            table: model.table(),
+            verification: verdicts[at],
+            latencies: latencies(at),
+        })
+        .collect()
 }
 
 /// What decides whether two runs measure the same thing. Addresses, names and secrets are not in it.
@@ -193,8 +202,12 @@ pub fn write(directory: &Path, summary: &Summary) -> Result<()> {
     let path = directory.join("run.json");
     let mut text = serde_json::to_string_pretty(summary).context("write run.json")?;
     text.push('\n');
-    std::fs::write(&path, text)
-        .with_context(|| format!("write {}; free some space, or choose another --out", path.display()))?;
+    if let Err(error) = std::fs::write(&path, text) {
+        // Half of it would only confuse the next reader.
+        std::fs::remove_file(&path).ok();
+        return Err(error)
+            .with_context(|| format!("write {}; free some space, or choose another --out", path.display()));
+    }
     let visible = summary.latencies.iter().find(|l| l.name == "visible");
     if let Some(visible) = visible.filter(|v| v.summary.count > 0) {
         hdr::write_spectrum(&directory.join("visible.hgrm"), &hdr::decode(&visible.histogram)?)?;
@@ -203,9 +216,16 @@ pub fn write(directory: &Path, summary: &Summary) -> Result<()> {
 }
 
 fn write_verification(path: &Path, summary: &Summary) -> Result<()> {
-    let mut text = String::from("timestamp_ms,run,class,count\n");
-    for (class, count, _) in summary.verification.classes() {
-        text.push_str(&format!("{},{},{class},{count}\n", summary.started_us / 1000, summary.run));
+    let mut text = String::from("timestamp_ms,run,class,count,model\n");
+    let each = summary.models.iter().map(|m| (m.model.as_str(), m.verification));
+    for (model, verdict) in [("all", summary.verification)].into_iter().chain(each) {
+        for (class, count, _) in verdict.classes() {
+            text.push_str(&format!(
+                "{},{},{class},{count},{model}\n",
+                summary.started_us / 1000,
+                summary.run
+            ));
+        }
     }
     std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }

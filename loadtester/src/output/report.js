@@ -37,9 +37,8 @@ function tiles() {
     [count(results.achieved_rate) + " /s", "sent"], [results.stored_rate ? count(results.stored_rate) + " /s" : "–", "stored"],
     [run.verified === "none" || run.config.null ? "not checked" : count(bad), "lost, doubled, swapped or altered"], [span(results.visible_p99), "99 % visible within"], [span(results.visible_max), "slowest message"],
     [count(results.backlog_max), "largest backlog"], [run.drained.complete ? one(run.drained.seconds) + " s" : "not empty", "backlog gone after the last message"],
-    [results.consumer_cpu_percent === undefined ? "–" : one(results.consumer_cpu_percent) + " %", "consumer CPU (100 % is a core)"],
-    [results.consumer_rss_bytes_max ? one(results.consumer_rss_bytes_max / 1e6) + " MB" : "–", "consumer memory, at most"],
-    [one(results.generator_cpu_percent) + " %", "tester CPU"]];
+    [one(results.generator_cpu_percent) + " %", "tester CPU (100 % is a core)"]];
+  if (results.consumer_cpu_percent !== undefined) list.push([one(results.consumer_cpu_percent) + " %", "consumer CPU"], [one(results.consumer_rss_bytes_max / 1e6) + " MB", "consumer memory, at most"]);
   return el("div", { class: "tiles" }, ...list.map(([a, b]) => el("div", { class: "tile" }, el("b", {}, a), el("span", {}, b))));
 }
 
@@ -129,7 +128,7 @@ function spectrum() {
     const sx = q => left + Math.min(1, (q < 1 ? inverse(q) : far) / far) * (w - left - right), sy = v => top + (1 - Math.log(v / lo) / Math.log(hi / lo)) * (h - top - bottom);
     const svg = el("svg", { viewBox: `0 0 ${w} ${h}`, height: h });
     for (const v of decades(lo, hi)) svg.append(el("line", { x1: left, x2: w - right, y1: sy(v), y2: sy(v), stroke: "var(--line)" }), el("text", { x: left - 6, y: sy(v) + 4, "text-anchor": "end" }, span(v)));
-    [0, .9, .99, .999, .9999, .99999, .999999].filter(q => inverse(q) <= far).forEach(q => svg.append(el("text", { x: sx(q), y: h - 6, "text-anchor": "middle" }, q ? `${+(q * 100).toFixed(4)} %` : "0 %"), el("line", { x1: sx(q), x2: sx(q), y1: top, y2: h - bottom, stroke: "var(--line)" })));
+    [0, .9, .99, .999, .9999, .99999, .999999].filter((q, i) => inverse(q) <= far && (w > 500 || i % 2 === 0)).forEach(q => svg.append(el("text", { x: sx(q), y: h - 6, "text-anchor": sx(q) > w - 40 ? "end" : "middle" }, q ? `${+(q * 100).toFixed(4)} %` : "0 %"), el("line", { x1: sx(q), x2: sx(q), y1: top, y2: h - bottom, stroke: "var(--line)" })));
     names.forEach((name, n) => { const list = data.spectra[name].filter(p => p[1] > 0); svg.append(el("path", { d: list.map((p, i) => `${i ? "L" : "M"}${sx(p[0]).toFixed(1)} ${sy(p[1]).toFixed(1)}`).join(""), fill: "none", stroke: `var(--c${n})`, "stroke-width": 1.8 })); });
     box.replaceChildren(svg);
   };
@@ -155,8 +154,13 @@ function verification() {
   const rows = data.classes.map(([name, n, text]) => [bad.includes(name) ? { mark: n ? "bad" : "good", text: name } : name, bad.includes(name) ? { mark: n ? "bad" : "good", text: count(n) } : count(n), text]);
   const examples = run.examples.map(e => [e.class, e.stream, e.seq ?? "", `${e.topic} ${e.partition}`, e.offset_at_least ?? "", e.detail]);
   const how = { full: "Every row was read back and every column compared with what the seed says.", count: "Every row was counted; columns were not compared.", none: "The tables were not read back." };
-  return el("section", {}, el("h2", {}, "What became of the messages"), el("p", {}, run.config.null ? "Messages went nowhere: this run measured the generator alone." : how[run.verified]), table(["class", "messages", "meaning"], rows, [2]),
+  return el("section", {}, el("h2", {}, "What became of the messages"), el("p", {}, run.config.null ? "Messages went nowhere: this run measured the generator alone." : how[run.verified]), byModel(), el("details", {}, el("summary", {}, "every class, and what it means"), table(["class", "messages", "meaning"], rows, [2])),
     examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset or later", "detail"], examples, [1, 3, 5])) : null);
+}
+function byModel() {
+  const bad = ["lost", "duplicated", "corrupted", "reordered"], columns = ["sent", "acked", "stored", "dead_letters", ...bad, "foreign"];
+  const row = (name, v) => [name, ...columns.map(c => bad.includes(c) ? { mark: v[c] ? "bad" : "good", text: count(v[c]) } : count(v[c]))];
+  return table(["model", ...columns.map(c => c.replace("_", " "))], [...run.models.map(m => row(m.model, m.verification)), row("all", run.verification)]);
 }
 function use() {
   return el("section", {}, el("h2", {}, "Which resource was at its limit"), el("p", {}, "Utilization, saturation and errors of the steady phase."), table(["resource", "utilization", "saturation", "errors"], data.use, [1, 2, 3]));

@@ -30,7 +30,7 @@ pub struct Statsd {
     datagram_bytes_max: usize,
     dialect: Tags,
     tags: Vec<(String, String)>,
-    last: Vec<Vec<f64>>,
+    last: Vec<Vec<Option<f64>>>,
     pub dropped: u64,
     warned: bool,
 }
@@ -107,9 +107,16 @@ impl Statsd {
     }
 }
 
+/// What a counter stood at before the run: the tester's own begin at zero, others have counted since their machine, server or
+/// process started, and that is no increment of the first second.
+fn first(column: &Column, value: f64) -> f64 {
+    let of_others = ["host_", "pg_", "process_"].iter().any(|prefix| column.csv.starts_with(prefix));
+    if of_others { value } else { 0.0 }
+}
+
 /// (name, value and type) of each value that is known.
-fn lines(columns: &[Column], values: &Values, last: &mut Vec<f64>) -> Vec<(String, String)> {
-    last.resize(columns.len(), 0.0);
+fn lines(columns: &[Column], values: &Values, last: &mut Vec<Option<f64>>) -> Vec<(String, String)> {
+    last.resize(columns.len(), None);
     let mut lines = Vec::new();
     for ((column, value), last) in columns.iter().zip(&values.0).zip(last) {
         let (Some(name), Some(value)) = (&column.statsd, *value) else { continue };
@@ -117,8 +124,8 @@ fn lines(columns: &[Column], values: &Values, last: &mut Vec<f64>) -> Vec<(Strin
         match column.kind {
             Kind::Counter => {
                 // Servers cut to whole numbers, so the increment is between whole readings and nothing adds up wrongly.
-                let increment = value.floor() - last.floor();
-                *last = value;
+                let increment = value.floor() - last.unwrap_or(first(column, value)).floor();
+                *last = Some(value);
                 if increment > 0.0 {
                     lines.push((name, format!("{increment:.0}|c")));
                 }
@@ -210,6 +217,7 @@ mod tests {
         let mut values = Values::new(&columns);
         for (sent, p99) in [(100.0, 1500.0), (250.0, 2750.0)] {
             values.set(&columns, "sent_total", sent);
+            values.set(&columns, "pg_commits_total", 1e6 + sent);
             values.set(&columns, "visible_p99_us", p99);
             statsd.send(0, "steady", &columns, &values);
         }
@@ -218,6 +226,7 @@ mod tests {
             ("loadtester.messages.sent", 100.0, "c"),
             ("loadtester.visible.p99", 1.5, "g"),
             ("loadtester.messages.sent", 150.0, "c"),
+            ("loadtester.pg.commits", 150.0, "c"),
             ("loadtester.visible.p99", 2.75, "g"),
         ];
         assert_eq!(lines, expected.map(|(n, v, k)| (n.to_owned(), v, k.to_owned())));
@@ -231,8 +240,9 @@ mod tests {
         let (socket, url) = server();
         let mut statsd = Statsd::connect(&url, Tags::None, Vec::new()).unwrap();
         let columns = File::Intervals.columns();
-        let values = Values(vec![Some(1e12); columns.len()]);
-        statsd.send(0, "steady", &columns, &values);
+        statsd.send(0, "steady", &columns, &Values(vec![Some(0.0); columns.len()]));
+        received(&socket);
+        statsd.send(0, "steady", &columns, &Values(vec![Some(1e12); columns.len()]));
         let with_name = columns.iter().filter(|c| c.statsd.is_some()).count();
         assert_eq!(received(&socket).len(), with_name);
     }

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use crate::output::json::Summary;
 use crate::quantity::{show_count, show_us};
 use crate::verdict::Severity;
+use crate::verify::Verdict;
 
 pub struct Line<'a> {
     pub at_s: f64,
@@ -19,21 +20,21 @@ pub struct Line<'a> {
 pub fn line(line: &Line<'_>) {
     let get = |name: &str| (line.values)(name).unwrap_or(0.0);
     let latency = |name: &str| (line.values)(name).map_or("-".to_owned(), show_us);
+    let behind = get("sent_rate") < 0.99 * get("offered_rate") && line.phase == "steady";
     let done = match line.phase {
         "drain" => "drain".to_owned(),
         phase => format!("{phase} {:.0}/{:.0} s", line.at_s.min(line.all_s), line.all_s),
     };
     let mut text = format!(
-        "{done:>16} | {:>7.0}/s sent {:>7.0} acked {:>7.0} stored {:>7.0} | backlog {:>6.0}{} | visible p50 {} p99 {} max {} | lag p99 {}",
-        get("offered_rate"),
+        "{done:>15} | sent {:>5.0}{} acked {:>5.0} stored {:>5.0} /s | backlog {:>5.0}{} | visible p50 {} p99 {} | lag {}",
         get("sent_rate"),
+        if behind { format!(" of {:.0}", get("offered_rate")) } else { String::new() },
         get("acked_rate"),
         get("stored_rate"),
         get("backlog"),
         line.slope.map_or(String::new(), |s| format!(" ({s:+.0}/s)")),
         latency("visible_p50_us"),
         latency("visible_p99_us"),
-        latency("visible_max_us"),
         latency("schedule_lag_p99_us"),
     );
     if let Some((cpu, resident)) = line.process {
@@ -104,13 +105,8 @@ pub fn summary(summary: &Summary) {
             show_us(resolution)
         );
     }
-    let verdict = summary.verification;
     println!();
-    for chunk in verdict.classes().chunks(5) {
-        let cells: Vec<String> =
-            chunk.iter().map(|(class, count, _)| format!("{class} {}", show_count(*count))).collect();
-        println!("{}", cells.join("   "));
-    }
+    verification(summary);
     for example in summary.examples.iter().take(3) {
         println!(
             "  {}: {} {} in {} partition {}, offset {} or later ({})",
@@ -134,7 +130,55 @@ pub fn summary(summary: &Summary) {
         get("host_cpu_percent"),
         summary.seed
     );
-    println!("report    {}", summary.directory.join("report.html").display());
+    if let Some(looks) = result("probe_looks_rate") {
+        println!(
+            "probe     {looks:.0} looks/s, {:.0} of them reads: {:.1} % of a core here{}; waiting included, {:.0} % of the time",
+            get("probe_reads_rate"),
+            get("probe_thread_cpu_percent"),
+            result("probe_server_cpu_percent").map_or(String::new(), |p| format!(", {p:.1} % in the server")),
+            get("probe_busy_percent")
+        );
+    }
+    let report = summary.directory.join("report.html");
+    if report.exists() {
+        println!("report    {}", report.display());
+    } else {
+        println!("files     {} (there is no report)", summary.directory.display());
+    }
+}
+
+/// A line for each model; what hardly ever happens is only named where it did.
+fn verification(summary: &Summary) {
+    const COLUMNS: [&str; 9] = [
+        "sent",
+        "acked",
+        "stored",
+        "dead_letters",
+        "lost",
+        "duplicated",
+        "corrupted",
+        "reordered",
+        "foreign",
+    ];
+    let width = |name: &str| name.len().max(9) + 2;
+    let cells = |of: &dyn Fn(&str) -> String| {
+        COLUMNS.map(|name| format!("{:>width$}", of(name), width = width(name))).concat()
+    };
+    let line = |name: &str, verdict: &Verdict| {
+        let classes = verdict.classes();
+        let count =
+            |column: &str| classes.iter().find(|c| c.0 == column).map_or(String::new(), |c| show_count(c.1));
+        println!("{name:<14}{}", cells(&count));
+    };
+    println!("{:<14}{}", "messages", cells(&|name| name.replace('_', " ")));
+    if summary.models.len() > 1 {
+        summary.models.iter().for_each(|m| line(&m.model, &m.verification));
+    }
+    line("all", &summary.verification);
+    let classes = summary.verification.classes();
+    for (class, count, meaning) in classes.iter().filter(|c| c.1 > 0 && !COLUMNS.contains(&c.0)) {
+        println!("{class} {}: {meaning}", show_count(*count));
+    }
 }
 
 pub fn reasons(summary: &Summary) -> Vec<String> {

@@ -1,0 +1,132 @@
+//! What all parts of a campaign share, and what they ask of the database.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use postgres::Client;
+use rowmill_faults::random::Random;
+
+use crate::engines::Engines;
+use crate::journal::Journal;
+use crate::stack::connect;
+use crate::world::World;
+
+pub(crate) struct Campaign {
+    pub(crate) world: World,
+    pub(crate) engines: Engines,
+    pub(crate) journal: Journal,
+    /// Processes are started and nobody is killed.
+    pub(crate) calm: AtomicBool,
+    /// The time is over.
+    pub(crate) is_over: AtomicBool,
+}
+
+/// Topic, partition, target; and how far it is.
+pub(crate) type Progress = BTreeMap<(String, i32, String), i64>;
+
+impl Campaign {
+    pub(crate) fn sql(&self) -> Result<Client> {
+        connect(&self.world.url)
+    }
+
+    /// Keeps trying for as long as a server may be away.
+    pub(crate) fn patient_sql(&self) -> Result<Client> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.sql() {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+                result => return result,
+            }
+        }
+    }
+
+    pub(crate) fn execute(&self, sql: &str) -> Result<()> {
+        self.patient_sql()?.batch_execute(sql).with_context(|| format!("cannot {sql}"))
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(SeqCst)
+    }
+
+    pub(crate) fn progress(&self, client: &mut Client, of: &str) -> Result<Progress> {
+        let sql = format!("SELECT topic, partition, target, next_offset FROM rowmill.ledger WHERE {of}");
+        let rows = client.query(&sql, &[])?;
+        Ok(rows.iter().map(|r| ((r.get(0), r.get(1), r.get(2)), r.get(3))).collect())
+    }
+
+    /// Waits for a condition; false if it does not come in time.
+    pub(crate) fn wait(&self, seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !condition() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        true
+    }
+
+    /// How often processes ended in this way so far.
+    pub(crate) fn ends(&self, how: &str) -> u64 {
+        self.journal.ends().get(how).copied().unwrap_or(0)
+    }
+
+    /// Everybody runs, every partition is owned by the living and moves, and nobody is killed until the guard goes.
+    /// `None` if that did not come about.
+    pub(crate) fn calm(&self) -> Result<Option<Calm<'_>>> {
+        let guard = Calm { campaign: self, was: self.calm.swap(true, SeqCst) };
+        let mut client = self.patient_sql()?;
+        let sql = "SELECT count(*) = 0 FROM rowmill.ledger
+                   WHERE owner IS NULL OR NOT rowmill.alive(pipeline, owner) OR progress_at < clock_timestamp() - interval '2 s'";
+        let settled = self.wait(25, || {
+            let all_run = self.engines.lock().iter().all(|s| s.child.is_some());
+            all_run && client.query_one(sql, &[]).is_ok_and(|r| r.get(0))
+        });
+        Ok(settled.then_some(guard))
+    }
+
+    /// Waits until each of these has moved past where it was; how long that took.
+    pub(crate) fn moved(
+        &self,
+        client: &mut Client,
+        before: &Progress,
+        first_only: bool,
+        seconds: u64,
+    ) -> Option<Duration> {
+        let start = Instant::now();
+        let has_moved = |now: &Progress, (key, at): (&(String, i32, String), &i64)| now.get(key) > Some(at);
+        let done = self.wait(seconds, || {
+            let Ok(now) = self.progress(client, "true") else { return false };
+            if first_only {
+                before.iter().any(|place| has_moved(&now, place))
+            } else {
+                before.iter().all(|place| has_moved(&now, place))
+            }
+        });
+        done.then(|| start.elapsed())
+    }
+}
+
+/// While it lives, nobody is killed.
+pub(crate) struct Calm<'a> {
+    campaign: &'a Campaign,
+    was: bool,
+}
+
+impl Drop for Calm<'_> {
+    fn drop(&mut self) {
+        self.campaign.calm.store(self.was, SeqCst);
+        self.campaign.engines.lock().iter_mut().for_each(|slot| slot.is_held = false);
+    }
+}
+
+/// What a fault says of itself: whether it struck, and a few words.
+pub(crate) type Struck = Result<(bool, String)>;
+
+/// A kind of fault: a name, what it does, and how.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&Campaign, &mut Random) -> Struck,
+}

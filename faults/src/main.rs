@@ -1,0 +1,225 @@
+//! The fault campaign. `make faults` starts the servers, builds the engine with fault points, and runs this.
+//!
+//! ```text
+//!  Traffic.java --produces--> Kafka --> three engines --proxies--> PostgreSQL
+//!                               |        killed, replaced           ^ watched by the observer
+//!  Traffic.java <--reads back---+                                   |
+//!        `--------- the truth --------> judge <--- rows ------------'
+//! ```
+//!
+//! One thread tends the processes (`engines`), one makes faults one after another in an order that the seed decides
+//! (`kinds`), one looks at snapshots (`observer`). At the end the servers are well, everything is stored, and the judge
+//! compares every record.
+
+#![allow(clippy::disallowed_methods, reason = "cpu::spawn is the engine's")]
+
+mod campaign;
+mod engines;
+mod journal;
+mod judge;
+mod kinds;
+mod observer;
+mod report;
+mod stack;
+mod traffic;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use rowmill_faults::random::Random;
+
+use campaign::Campaign;
+use engines::Engines;
+use journal::Journal;
+use judge::Judge;
+use report::Facts;
+use traffic::{Producer, read_truth};
+use world::World;
+
+/// rowmill on real servers, under every fault that one machine can make.
+#[derive(Parser)]
+struct Arguments {
+    /// Seconds of faults.
+    #[arg(long, default_value_t = 1200)]
+    seconds: u64,
+    /// The same seed makes the same choices; default: the time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Records a second.
+    #[arg(long, default_value_t = 2500)]
+    rate: u64,
+    /// The engine, built with fault points.
+    #[arg(long)]
+    rowmill: PathBuf,
+    /// The producer's source.
+    #[arg(long, default_value = "faults/java/Traffic.java")]
+    traffic: PathBuf,
+    /// Report and journal go here.
+    #[arg(long)]
+    out: PathBuf,
+    /// Only this kind of fault, again and again, and nobody is killed beside it.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// What the full campaign must reach; a shorter one in proportion.
+const KILLS: u64 = 500;
+const RECORDS: u64 = 2_000_000;
+const FULL_SECONDS: u64 = 1200;
+
+/// For everything to be stored once the faults are over.
+const DRAIN: Duration = Duration::from_secs(180);
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the campaign could not be run to its end: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let seed = arguments.seed.unwrap_or(clock);
+    println!("seed {seed}, {} s of faults, about {} records a second", arguments.seconds, arguments.rate);
+    std::fs::create_dir_all(&arguments.out)?;
+    let work = PathBuf::from(stack::env("STACK_DIR")?).join("campaign");
+    let world = World::make(&work, &arguments.rowmill)?;
+    let engines = Engines::new(&world)?;
+    let journal = Journal::new(&arguments.out.join("journal.csv"))?;
+    let campaign = Arc::new(Campaign {
+        world,
+        engines,
+        journal,
+        calm: AtomicBool::new(arguments.only.is_some()),
+        is_over: AtomicBool::new(false),
+    });
+    let log = work.join("producer.log");
+    let producer = Producer::start(&arguments.traffic, &campaign.world.brokers, seed, arguments.rate, &log)?;
+    let tending = tend(&campaign, seed);
+    let watching = {
+        let campaign = campaign.clone();
+        spawn(move || observer::watch(&campaign))
+    };
+    // A campaign that fails half-way must not leave processes behind.
+    let result = faults(&campaign, arguments, seed, &producer).and_then(|lasted| {
+        let sent = producer.stop()?;
+        campaign.calm.store(true, SeqCst);
+        campaign.journal.fault(
+            "aborted-transactions",
+            sent.aborted > 0,
+            &format!("{} records", sent.aborted),
+        );
+        let truth = work.join("truth.tsv");
+        read_truth(&arguments.traffic, &campaign.world.brokers, &truth)?;
+        let judge = Judge::new(&truth)?;
+        drain(&campaign, &judge)?;
+        Ok((lasted, sent, judge))
+    });
+    campaign.is_over.store(true, SeqCst);
+    join(tending)?;
+    let snapshots = join(watching)?;
+    let bad_ends = campaign.engines.stop_all();
+    let (lasted, sent, judge) = result?;
+    let findings = judge.judge(&mut campaign.patient_sql()?)?;
+    let share = |of: u64| {
+        if arguments.only.is_some() { 0 } else { of * lasted.as_secs().min(FULL_SECONDS) / FULL_SECONDS }
+    };
+    let facts = Facts {
+        seed,
+        lasted,
+        sent,
+        snapshots,
+        findings: &findings,
+        bad_ends,
+        kills_min: share(KILLS),
+        records_min: share(RECORDS),
+    };
+    let (text, held) = report::write(&campaign, &facts);
+    let path = arguments.out.join("summary.md");
+    std::fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{text}\n{}", if held { "PASS" } else { "FAIL" });
+    println!("{}", Path::new(&arguments.out).display());
+    Ok(held)
+}
+
+fn join<T>(thread: JoinHandle<T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("a thread of the campaign panicked"))
+}
+
+/// The thread that starts, kills and buries processes.
+fn tend(campaign: &Arc<Campaign>, seed: u64) -> JoinHandle<()> {
+    let campaign = campaign.clone();
+    spawn(move || {
+        let mut random = Random::new(seed ^ 0x7e9d);
+        while !campaign.is_over() {
+            let calm = campaign.calm.load(SeqCst);
+            if let Err(error) = campaign.engines.tend(&campaign.world, &campaign.journal, &mut random, calm) {
+                campaign.journal.anomaly(format!("{error:#}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+/// Makes one fault after another, each kind once in every round; returns how long it lasted.
+fn faults(campaign: &Campaign, arguments: &Arguments, seed: u64, producer: &Producer) -> Result<Duration> {
+    let mut random = Random::new(seed);
+    let start = Instant::now();
+    let duration = Duration::from_secs(arguments.seconds);
+    let mut told = Instant::now();
+    while start.elapsed() < duration {
+        let mut round = kinds::enabled(campaign);
+        if let Some(only) = &arguments.only {
+            round.retain(|kind| kind.name == only);
+            anyhow::ensure!(!round.is_empty(), "there is no fault {only:?} here");
+        }
+        random.shuffle(&mut round);
+        for kind in round {
+            if start.elapsed() >= duration {
+                break;
+            }
+            std::thread::sleep(random.ms(200, 1500));
+            match (kind.run)(campaign, &mut random) {
+                Ok((struck, detail)) => campaign.journal.fault(kind.name, struck, &detail),
+                // The fault itself met another one, for example a server that a kill had just ended.
+                Err(error) => campaign.journal.fault(kind.name, false, &format!("{error:#}")),
+            }
+            if told.elapsed() > Duration::from_secs(30) {
+                told = Instant::now();
+                let ends: u64 = campaign.journal.ends().values().sum();
+                println!(
+                    "{:.0} s: {ends} processes ended, {} records acknowledged, {} anomalies",
+                    campaign.journal.elapsed().as_secs_f64(),
+                    producer.sent().acked,
+                    campaign.journal.anomalies().len()
+                );
+            }
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// Waits until everything is stored, with nobody killed and all servers well.
+fn drain(campaign: &Campaign, judge: &Judge) -> Result<()> {
+    let start = Instant::now();
+    let mut client = campaign.patient_sql()?;
+    while !judge.is_drained(&mut client) {
+        if start.elapsed() > DRAIN {
+            bail!("not everything was stored within {} s after the last fault", DRAIN.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    campaign.journal.note("drained", &format!("{:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What the campaign moves: topics, tables, users, and the engine's configuration.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::stack::{connect, env, redirect, stack};
+
+/// The three topics, with this before each name.
+pub(crate) const PREFIX: &str = "campaign-";
+pub(crate) const TOPICS: [&str; 3] = ["one", "two", "fan"];
+pub(crate) const TABLES: [&str; 4] = ["t1", "t2", "t3", "t4"];
+
+/// Of each topic at the start: twelve in all.
+const PARTITIONS: usize = 4;
+
+/// What the engines run with; the default lease.
+pub(crate) const LEASE_SECONDS: f64 = 5.0;
+
+/// The watchdog ends a process that hangs; short, so that a swallowed reply costs seconds and not minutes.
+const SETTINGS: &str = "pipeline = \"campaign\"\n\
+    [postgres]\nlock_timeout = \"2s\"\n\
+    [threads]\nwatchdog = \"8s\"\n\
+    [lookup.user]\nkey = \"user:{}\"\nttl = \"2s\"\n";
+
+pub(crate) struct World {
+    pub(crate) url: String,
+    pub(crate) brokers: String,
+    pub(crate) redis_url: String,
+    pub(crate) config: PathBuf,
+    pub(crate) rowmill: PathBuf,
+    pub(crate) dir: PathBuf,
+    /// Where the fourth table lives, if a small file system could be mounted there.
+    pub(crate) small_disk: Option<SmallDisk>,
+}
+
+impl World {
+    /// Makes everything anew on the servers of the environment.
+    pub(crate) fn make(dir: &Path, rowmill: &Path) -> Result<World> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let admin_url = env("DATABASE_URL")?;
+        connect(&admin_url)?.batch_execute("CREATE DATABASE campaign").context("cannot create a database")?;
+        let url = redirect(&admin_url, None, Some("campaign"));
+        let mut client = connect(&url)?;
+        client.batch_execute("ALTER DATABASE campaign SET search_path = public; SET search_path = public")?;
+        let small_disk = SmallDisk::mount();
+        if let Some(disk) = &small_disk {
+            let path = disk.path.display();
+            client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{path}'"))?;
+        }
+        for table in TABLES {
+            let place = if table == "t4" && small_disk.is_some() { "TABLESPACE small" } else { "" };
+            client.batch_execute(&format!(
+                "CREATE TABLE {table} (n BIGINT NOT NULL CHECK (n >= 0), word VARCHAR(20), _topic TEXT, _partition INTEGER,
+                                       _offset BIGINT) {place};
+                 CREATE INDEX ON {table} (_topic, _partition, _offset) {place}"
+            ))?;
+        }
+        let init = std::process::Command::new(rowmill).args(["init", "--url", &url]).output()?;
+        anyhow::ensure!(
+            init.status.success(),
+            "rowmill init failed: {}",
+            String::from_utf8_lossy(&init.stderr)
+        );
+        for topic in TOPICS {
+            let (name, count) = (format!("{PREFIX}{topic}"), PARTITIONS.to_string());
+            stack(&["kafka-topics", "--create", "--topic", &name, "--partitions", &count])?;
+        }
+        let config = dir.join("rowmill.toml");
+        std::fs::write(&config, SETTINGS.to_owned() + &models())?;
+        let world = World {
+            url,
+            brokers: env("KAFKA_BROKERS")?,
+            redis_url: env("REDIS_URL")?,
+            config,
+            rowmill: rowmill.to_owned(),
+            dir: dir.to_owned(),
+            small_disk,
+        };
+        world.give_users()?;
+        Ok(world)
+    }
+
+    /// All users at once: a Redis that knows some of them would have the others' records set aside.
+    pub(crate) fn give_users(&self) -> Result<()> {
+        let mut redis = redis::Client::open(self.redis_url.as_str())?.get_connection()?;
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for k in 0..200 {
+            pipe.cmd("SET").arg(format!("user:k{k}")).arg(format!("user-k{k}")).ignore();
+        }
+        pipe.query::<()>(&mut redis).context("cannot give Redis its users")
+    }
+}
+
+fn models() -> String {
+    let model = |topic: &str, table: &str, more: &str| {
+        format!(
+            "[[model]]\ntopic = \"{PREFIX}{topic}\"\ntable = \"{table}\"\ntombstones = \"skip\"\n{more}\n[model.columns]\n\
+             _topic = {{ kafka = \"topic\" }}\n_partition = {{ kafka = \"partition\" }}\n_offset = {{ kafka = \"offset\" }}\n"
+        )
+    };
+    let fan = |table: &str, kind: &str| model("fan", table, &format!("when = {{ kind = \"{kind}\" }}"));
+    model("one", "t1", "")
+        + &model("two", "t2", "")
+        + "word = { lookup = \"user\" }\n"
+        + &fan("t3", "t")
+        + &fan("t4", "u")
+}
+
+/// A file system in memory that can be filled up. Only root may mount one.
+pub(crate) struct SmallDisk {
+    pub(crate) path: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let path = std::env::temp_dir().join(format!("rowmill-small-{}", std::process::id()));
+        std::fs::create_dir_all(&path).ok()?;
+        let run = |program: &str, arguments: &[&str]| {
+            let output = std::process::Command::new(program).args(arguments).output();
+            output.is_ok_and(|o| o.status.success())
+        };
+        let place = path.to_str()?;
+        if run("mount", &["-t", "tmpfs", "-o", "size=600m,mode=700", "tmpfs", place]) {
+            let disk = SmallDisk { path: path.clone() };
+            // The server's own user must own it.
+            return run("chown", &["postgres:", place]).then_some(disk);
+        }
+        std::fs::remove_dir(&path).ok();
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // The server may still hold files there: they go when it does.
+        let ended = std::process::Command::new("umount").arg("-l").arg(&self.path).status();
+        if ended.is_ok_and(|s| s.success()) {
+            std::fs::remove_dir(&self.path).ok();
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! `rowmill dead-letters retry`: the records once more, through the decoder and the COPY of the pipeline.
+//!
+//! `BEGIN; lock the letters that are still open; COPY rows; compare the table's definition; mark the letters; COMMIT`. A
+//! letter is marked in the transaction that holds its rows, and one that is marked is not taken again: whatever is lost on
+//! the way, running it again is right.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use postgres::{Client, Transaction};
+
+use super::letter::{self, Letter, Part};
+use super::{Decision, Filter, count};
+use crate::config::Config;
+use crate::copy::{HEADER, TRAILER};
+use crate::cpu::Pulse;
+use crate::lookup::{LookupCache, Wanted};
+use crate::metrics::Waits;
+use crate::model::{Plan, TablePlan, patch_clocks};
+use crate::pg::{self, Class, describe};
+use crate::row::{Encoded, Limits, Message, Parsed, TopicDecoder};
+use crate::setup;
+use crate::writer::micros_since_2000;
+
+/// Letters of one transaction: a COMMIT's cost is spread, and little is done again when one is refused.
+const LETTERS: i64 = 100;
+/// Their values together; one letter alone may have more.
+const BYTES: i64 = 16 << 20;
+
+/// Redis is asked for so long; then a person had better look at it.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A lock on a table is waited for so long.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+
+/// Reasons that were found before anybody could say whose record it is: all tables of the topic missed it.
+const OF_NO_TABLE: [&str; 3] = ["unroutable", "tombstone", "too_large"];
+
+/// What became of a letter.
+enum Outcome {
+    /// In these tables.
+    Retried(Vec<String>),
+    /// It stays as it is, because of this.
+    Refused(String),
+    /// Somebody else settled it meanwhile.
+    Settled,
+}
+
+/// For each table, by its index in the plan: COPY tuples.
+type Tuples = BTreeMap<usize, Vec<Vec<u8>>>;
+
+/// A letter that is rows now.
+struct Ready {
+    letter: Letter,
+    tuples: Tuples,
+}
+
+struct Retry<'c> {
+    client: &'c mut Client,
+    plan: Arc<Plan>,
+    decoders: Vec<TopicDecoder>,
+    lookups: LookupCache,
+    dry_run: bool,
+}
+
+pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> Result<()> {
+    let plan = Arc::new(setup::plan(config, client)?.map_err(setup::all_problems)?);
+    let limits = Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() };
+    let topics = 0..plan.topics.len();
+    let decoders = topics.map(|topic| TopicDecoder::new(plan.clone(), topic, limits)).collect();
+    // No thread is watched here; a lookup has a deadline of its own.
+    let pulse = Arc::new(Pulse::new("retry"));
+    let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
+    let lookups = LookupCache::new(config.redis.as_ref(), &lookups, pulse, Waits::new("retry"))?;
+    let mut retry = Retry { client, plan, decoders, lookups, dry_run: decision.dry_run };
+
+    let filter = decision.filter.values(&config.pipeline);
+    let (mut retried, mut refused, mut last) = (0, 0, 0);
+    loop {
+        let ids = retry.next_ids(&filter, last)?;
+        let Some(end) = ids.last() else { break };
+        last = *end;
+        let letters = letter::read(retry.client, "id = ANY ($1)", "id", &[&ids], LETTERS, Part::Whole)?;
+        for (letter, outcome) in retry.letters(letters)? {
+            match &outcome {
+                Outcome::Retried(_) => retried += 1,
+                Outcome::Refused(_) => refused += 1,
+                Outcome::Settled => continue,
+            }
+            println!("{}", told(&letter, &outcome, decision.json));
+        }
+    }
+    if !decision.json {
+        let rolled_back = if decision.dry_run { " (and rolled back)" } else { "" };
+        println!("{}{rolled_back}, {} still refused", count(retried, "stored"), refused);
+    }
+    Ok(())
+}
+
+fn told(letter: &Letter, outcome: &Outcome, json: bool) -> String {
+    let (word, tables, why) = match outcome {
+        Outcome::Retried(tables) => ("retried", tables.as_slice(), None),
+        Outcome::Refused(why) => ("refused", [].as_slice(), Some(why)),
+        Outcome::Settled => ("settled", [].as_slice(), None),
+    };
+    if json {
+        return serde_json::json!({ "id": letter.id, "outcome": word, "tables": tables, "message": why })
+            .to_string();
+    }
+    match why {
+        Some(why) => format!("{:>8}  {}  still refused: {why}", letter.id, letter.place()),
+        None => format!("{:>8}  {}  stored in {}", letter.id, letter.place(), tables.join(", ")),
+    }
+}
+
+impl Retry<'_> {
+    /// Open letters after `last`, so many that one transaction holds them.
+    fn next_ids(&mut self, filter: &super::Values, last: i64) -> Result<Vec<i64>> {
+        let sql = format!(
+            "SELECT id, coalesce(octet_length(value), 0)::BIGINT FROM rowmill.dead_letter
+             WHERE {} AND settled_at IS NULL AND id > $8 ORDER BY id LIMIT {LETTERS}",
+            Filter::SQL
+        );
+        let rows =
+            self.client.query(&sql, &filter.parameters(&[&last])).context("cannot read the dead letters")?;
+        let mut room = BYTES;
+        let fits = rows.iter().take_while(|row| {
+            let had_room = room > 0;
+            room -= row.get::<_, i64>(1);
+            had_room
+        });
+        Ok(fits.map(|row| row.get(0)).collect())
+    }
+
+    fn letters(&mut self, letters: Vec<Letter>) -> Result<Vec<(Letter, Outcome)>> {
+        let mut outcomes = Vec::new();
+        let mut ready = Vec::new();
+        self.lookups.begin_batch();
+        for letter in letters {
+            match self.decode(&letter)? {
+                Ok(tuples) => ready.push(Ready { letter, tuples }),
+                Err(why) => outcomes.push((letter, Outcome::Refused(why))),
+            }
+        }
+        outcomes.extend(self.store_all(ready)?);
+        outcomes.sort_by_key(|(letter, _)| letter.id);
+        Ok(outcomes)
+    }
+
+    /// The letter's tuples for each table that missed it, or why there are none.
+    fn decode(&mut self, letter: &Letter) -> Result<Result<Tuples, String>> {
+        let Some(topic) = self.plan.topics.iter().position(|t| t.name == letter.topic) else {
+            return Ok(Err(format!("no model reads topic {:?}", letter.topic)));
+        };
+        let (decoder, record) = (&mut self.decoders[topic], letter.record());
+        let message = match decoder.parse(&record) {
+            Ok(Parsed::Message(message)) => message,
+            Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
+            Err(reject) => return Ok(Err(reject.message)),
+        };
+        let missed = |table: usize| {
+            OF_NO_TABLE.contains(&letter.reason.as_str()) || self.plan.tables[table].name == letter.target
+        };
+        let models: Vec<usize> =
+            decoder.models().filter(|model| missed(self.plan.models[*model].table)).collect();
+        if models.is_empty() {
+            return Ok(Err(format!("no model of table {} takes it any more", letter.target)));
+        }
+        look_up(&mut self.lookups, decoder, message, letter)?;
+        let mut tuples = Tuples::new();
+        for model in models {
+            let mut tuple = Vec::new();
+            match decoder.encode(model, message, &self.lookups, &mut tuple) {
+                Ok(Encoded::Row) => tuples.entry(self.plan.models[model].table).or_default().push(tuple),
+                Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+                Err(reject) => return Ok(Err(reject.message)),
+            }
+        }
+        Ok(Ok(tuples))
+    }
+
+    /// All in one transaction; if the server refuses a row, each in its own.
+    fn store_all(&mut self, mut ready: Vec<Ready>) -> Result<Vec<(Letter, Outcome)>> {
+        if ready.len() > 1 {
+            match self.store(&mut ready) {
+                Err(error) if is_of_a_row(&error) => {}
+                settled => return Ok(with_outcomes(ready, &settled?, &self.plan)),
+            }
+        }
+        let mut outcomes = Vec::new();
+        for one in ready {
+            let mut one = vec![one];
+            match self.store(&mut one) {
+                Ok(stored) => outcomes.extend(with_outcomes(one, &stored, &self.plan)),
+                Err(error) if is_of_a_row(&error) => {
+                    let why = error.downcast_ref().map_or_else(|| error.to_string(), describe);
+                    outcomes.extend(one.into_iter().map(|r| (r.letter, Outcome::Refused(why.clone()))));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// One transaction; the ids of the letters that were still open, and are stored now.
+    fn store(&mut self, ready: &mut [Ready]) -> Result<Vec<i64>> {
+        let mut transaction = self.client.transaction().context("cannot begin a transaction")?;
+        transaction.batch_execute(LOCK_TIMEOUT)?;
+        let ids: Vec<i64> = ready.iter().map(|r| r.letter.id).collect();
+        let open = "SELECT id FROM rowmill.dead_letter WHERE id = ANY ($1) AND settled_at IS NULL ORDER BY id FOR UPDATE";
+        let open: Vec<i64> = transaction
+            .query(open, &[&ids])
+            .context("cannot lock the dead letters")?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        for (index, table) in self.plan.tables.iter().enumerate() {
+            let taken = ready.iter_mut().filter(|r| open.contains(&r.letter.id));
+            let tuples = taken.filter_map(|r| r.tuples.get_mut(&index)).flatten();
+            copy(&mut transaction, table, tuples)?;
+        }
+        for one in ready.iter().filter(|r| open.contains(&r.letter.id)) {
+            let tables = tables_of(one, &self.plan);
+            transaction
+                .execute(
+                    "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'retried', settled_tables = $2
+                     WHERE id = $1",
+                    &[&one.letter.id, &tables],
+                )
+                .context("cannot mark a dead letter as retried")?;
+        }
+        if self.dry_run {
+            // What is checked at the end of a transaction is checked now.
+            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
+            transaction.rollback().context("cannot roll back")?;
+        } else {
+            transaction.commit().map_err(|error| match pg::classify(&error) {
+                Class::Lost => anyhow!(
+                    "the connection broke during COMMIT ({}): run the same command again, what was stored is not taken twice",
+                    describe(&error)
+                ),
+                _ => error.into(),
+            })?;
+        }
+        Ok(open)
+    }
+}
+
+/// Makes every token of the message known to the cache.
+fn look_up(
+    lookups: &mut LookupCache,
+    decoder: &mut TopicDecoder,
+    message: Message<'_>,
+    letter: &Letter,
+) -> Result<()> {
+    let mut wanted = Vec::new();
+    let newest_ms = letter.record().timestamp_ms;
+    decoder.tokens(message, |lookup, token| wanted.push(Wanted { lookup, token: token.into(), newest_ms }));
+    let began = Instant::now();
+    if !lookups.resolve(&wanted, || began.elapsed() < LOOKUP_PATIENCE) {
+        bail!(
+            "Redis did not tell the tokens of letter {} within {} s: see above, and run it again when it answers",
+            letter.id,
+            LOOKUP_PATIENCE.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// Sends tuples as one COPY, and compares the definition that they were made for with the table's own.
+fn copy<'a>(
+    transaction: &mut Transaction<'_>,
+    table: &TablePlan,
+    tuples: impl Iterator<Item = &'a mut Vec<u8>>,
+) -> Result<()> {
+    let mut tuples = tuples.peekable();
+    if tuples.peek().is_none() {
+        return Ok(());
+    }
+    let mut writer = transaction.copy_in(&table.copy_statement())?;
+    let mut sent = 0u64;
+    writer.write_all(&HEADER).map_err(of_the_server)?;
+    for tuple in tuples {
+        patch_clocks(tuple, table.clock_columns, micros_since_2000());
+        writer.write_all(tuple).map_err(of_the_server)?;
+        sent += 1;
+    }
+    writer.write_all(&TRAILER).map_err(of_the_server)?;
+    let stored = writer.finish()?;
+    if stored != sent {
+        bail!("table {} stored {stored} of {sent} rows: a trigger or a rule on it drops rows", table.name);
+    }
+    let fingerprint: String = transaction
+        .query_one("SELECT rowmill.fingerprint($1)", &[&table.oid])
+        .with_context(|| format!("cannot read the definition of table {}", table.name))?
+        .get(0);
+    if fingerprint != table.fingerprint {
+        bail!("the definition of table {} changed meanwhile; nothing was stored, run it again", table.name);
+    }
+    Ok(())
+}
+
+/// The COPY writer hides the server's own error in an I/O error.
+fn of_the_server(error: std::io::Error) -> anyhow::Error {
+    error.downcast::<postgres::Error>().map_or_else(anyhow::Error::from, anyhow::Error::from)
+}
+
+fn is_of_a_row(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<postgres::Error>().is_some_and(|error| pg::classify(error) == Class::Row)
+}
+
+fn tables_of(ready: &Ready, plan: &Plan) -> Vec<String> {
+    ready.tuples.keys().map(|table| plan.tables[*table].name.clone()).collect()
+}
+
+fn with_outcomes(ready: Vec<Ready>, stored: &[i64], plan: &Plan) -> Vec<(Letter, Outcome)> {
+    let outcome = |r: &Ready| {
+        if stored.contains(&r.letter.id) { Outcome::Retried(tables_of(r, plan)) } else { Outcome::Settled }
+    };
+    ready.into_iter().map(|r| (outcome(&r), r)).map(|(outcome, r)| (r.letter, outcome)).collect()
+}

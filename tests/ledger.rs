@@ -1,0 +1,208 @@
+//! The simulator's model of the ledger against the ledger itself: the same random verbs on both, the same answers, the same
+//! rows. What the simulator proves of the model is worth no more than this.
+
+#[path = "simulator/database.rs"]
+mod database;
+#[path = "simulator/kafka.rs"]
+mod kafka;
+#[path = "simulator/records.rs"]
+mod records;
+
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+use rowmill::ledger::{self, Member, NewPartition, Registration, SpanMove, Target};
+use rowmill::ownership::Partition;
+use rowmill_faults::random::Random;
+
+use database::{Key, Move, Server};
+
+const MEMBERS: [&str; 3] = ["a", "b", "c"];
+const PARTITIONS: i32 = 3;
+/// As the ledger names them: their index is the model's.
+const TARGETS: [&str; 2] = ["public.t", "public.u"];
+
+struct Pair {
+    model: Server,
+    client: Client,
+    target: Target,
+    random: Random,
+    session: u64,
+}
+
+/// A ledger row: owner, epoch, next offset, anchor's offset, start.
+type Row = (Option<String>, i64, i64, Option<i64>, i64);
+
+#[test]
+fn the_model_of_the_ledger_does_what_the_ledger_does() {
+    let url = std::env::var("DATABASE_URL").expect("run through `make test`, which starts the servers");
+    let name = format!("ledger_model_{}", std::process::id());
+    let mut admin = Client::connect(&url, NoTls).expect("PostgreSQL answers");
+    admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
+    let (base, _) = url.rsplit_once('/').expect("the URL names a database");
+    let mut client = Client::connect(&format!("{base}/{name}"), NoTls).expect("PostgreSQL answers");
+    client.batch_execute(ledger::SCHEMA_SQL).expect("the schema");
+    client.batch_execute("CREATE TABLE public.t (n BIGINT)").expect("a table");
+    for seed in 0..20 {
+        client.batch_execute("TRUNCATE rowmill.ledger, rowmill.member").expect("empty");
+        let mut pair = Pair::new(client, seed);
+        for step in 0..150 {
+            let verb = pair.step();
+            assert_eq!(pair.rows_of_model(), pair.rows_of_ledger(), "seed {seed}, step {step}: after {verb}");
+        }
+        client = pair.client;
+    }
+    drop(client);
+    admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).expect("dropped");
+}
+
+impl Pair {
+    fn new(mut client: Client, seed: u64) -> Pair {
+        let partitions: Vec<NewPartition> =
+            (0..PARTITIONS).map(|partition| NewPartition { partition, log_start: 5, start: 5 }).collect();
+        let targets: Vec<String> = TARGETS.map(str::to_owned).to_vec();
+        let what = Registration {
+            pipeline: "p",
+            cluster_id: "c",
+            topic_id: "id",
+            routing_hash: 1,
+            topic: "topic",
+            targets: &targets,
+        };
+        let inserted = ledger::register(&mut client, &what, &partitions).expect("registered");
+        assert_eq!(inserted, PARTITIONS * TARGETS.len() as i32);
+        let row = client
+            .query_one("SELECT 'public.t'::REGCLASS::OID, rowmill.fingerprint('public.t'::REGCLASS)", &[])
+            .expect("the table");
+        let target = Target { name: String::new(), oid: row.get(0), fingerprint: row.get(1) };
+        let keys = (0..PARTITIONS)
+            .flat_map(|id| (0..TARGETS.len()).map(move |t| ((Partition { topic: 0, id }, t), 5)));
+        let mut model = Server::new(keys);
+        let session = model.open_session();
+        Pair { model, client, target, random: Random::new(seed), session }
+    }
+
+    fn step(&mut self) -> String {
+        let me = *self.random.pick(&MEMBERS);
+        match self.random.below(10) {
+            0 => self.heartbeat(me),
+            1 if self.random.one_in(3) => self.expire(me),
+            1..4 => self.claim(me),
+            4 => self.release(me),
+            5 => self.resolve(me),
+            _ => self.advance(me),
+        }
+    }
+
+    fn heartbeat(&mut self, me: &str) -> String {
+        ledger::heartbeat(&mut self.client, &member(me), None).expect("a heartbeat");
+        self.model.heartbeat(me, self.session);
+        format!("HEARTBEAT {me}")
+    }
+
+    fn expire(&mut self, me: &str) -> String {
+        let sql =
+            "UPDATE rowmill.member SET heartbeat_at = heartbeat_at - interval '1 day' WHERE member = $1";
+        self.client.execute(sql, &[&me]).expect("expired");
+        self.model.let_expire(me);
+        format!("the lease of {me} runs out")
+    }
+
+    fn claim(&mut self, me: &str) -> String {
+        let id = self.random.below(PARTITIONS as usize) as i32;
+        let targets: Vec<String> = TARGETS.map(str::to_owned).to_vec();
+        let mut real = ledger::claim(&mut self.client, &member(me), "topic", id, 1, &targets).expect("asked");
+        real.sort_by_key(|c| c.target.clone());
+        let keys: Vec<Key> = (0..TARGETS.len()).map(|t| (Partition { topic: 0, id }, t)).collect();
+        let model = self.model.claim(me, &keys).unwrap_or_default();
+        let real: Vec<_> = real.iter().map(|c| (c.epoch, c.next_offset, c.anchor)).collect();
+        let model: Vec<_> = model.iter().map(|r| (r.epoch, r.next, r.anchor)).collect();
+        assert_eq!(real, model, "CLAIM {id} by {me}");
+        format!("CLAIM {id} by {me}")
+    }
+
+    /// A key, and an epoch that is right, or was, or never was.
+    fn guess(&mut self) -> (Key, i64) {
+        let id = self.random.below(PARTITIONS as usize) as i32;
+        let key = (Partition { topic: 0, id }, self.random.below(TARGETS.len()));
+        let off = if self.random.one_in(4) { 1 - self.random.below(3) as i64 } else { 0 };
+        (key, self.model.database.ledger[&key].epoch + off)
+    }
+
+    fn release(&mut self, me: &str) -> String {
+        let ((partition, table), epoch) = self.guess();
+        ledger::release(&mut self.client, me, "topic", partition.id, TARGETS[table], epoch)
+            .expect("released");
+        self.model.release(me, (partition, table), epoch);
+        format!("RELEASE {} by {me} at {epoch}", partition.id)
+    }
+
+    fn resolve(&mut self, me: &str) -> String {
+        let ((partition, table), epoch) = self.guess();
+        let span = span(partition.id, epoch, 0, 1);
+        let real = ledger::resolve(&mut self.client, me, TARGETS[table], std::slice::from_ref(&span))
+            .expect("asked");
+        let model = self.model.resolve(me, table, &[Move::new(0, table, &span)]);
+        assert_eq!(real, model, "RESOLVE {} by {me}", partition.id);
+        format!("RESOLVE {} by {me} at {epoch}", partition.id)
+    }
+
+    /// Several spans of one table, some of which may not fit.
+    fn advance(&mut self, me: &str) -> String {
+        let table = self.random.below(TARGETS.len());
+        let mut spans: Vec<SpanMove<'static>> = Vec::new();
+        for id in 0..PARTITIONS {
+            if self.random.one_in(2) {
+                let row = self.model.database.ledger[&(Partition { topic: 0, id }, table)].clone();
+                let wrong = |random: &mut Random| i64::from(random.one_in(8));
+                let (epoch, first) =
+                    (row.epoch - wrong(&mut self.random), row.next + wrong(&mut self.random));
+                spans.push(span(id, epoch, first, first + 1 + self.random.below(5) as i64));
+            }
+        }
+        self.random.shuffle(&mut spans);
+        let target = Target { name: TARGETS[table].to_owned(), ..self.target.clone() };
+        let sql = ledger::advance_and_commit(me, &target, &spans);
+        self.client.batch_execute("BEGIN").expect("begun");
+        let real = self.client.batch_execute(&sql);
+        if let Err(error) = &real {
+            assert_eq!(error.code().map(|c| c.code()), Some("RM001"), "{error}");
+            self.client.batch_execute("ROLLBACK").expect("rolled back");
+        }
+        let moves: Vec<Move> = spans.iter().map(|s| Move::new(0, table, s)).collect();
+        assert_eq!(real.is_ok(), self.model.advance(me, &moves), "ADVANCE {spans:?} by {me}");
+        format!("ADVANCE {spans:?} by {me}")
+    }
+
+    fn rows_of_model(&self) -> Vec<Row> {
+        let rows = self.model.database.ledger.values();
+        rows.map(|r| (r.owner.clone(), r.epoch, r.next, r.anchor.map(|a| a.offset), r.start)).collect()
+    }
+
+    fn rows_of_ledger(&mut self) -> Vec<Row> {
+        let sql = "SELECT owner, epoch, next_offset, anchor_offset, start_offset FROM rowmill.ledger ORDER BY partition, target";
+        let rows = self.client.query(sql, &[]).expect("the ledger");
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3), r.get(4))).collect()
+    }
+}
+
+fn member(name: &str) -> Member {
+    Member { pipeline: "p".into(), name: name.into(), lease: Duration::from_secs(3600) }
+}
+
+fn span(partition: i32, epoch: i64, first: i64, next: i64) -> SpanMove<'static> {
+    SpanMove {
+        topic: "topic",
+        partition,
+        epoch,
+        first,
+        next,
+        rows: next - first,
+        dead: 0,
+        skipped: 0,
+        other: 0,
+        holes: 0,
+        anchor_offset: next - 1,
+        anchor_hash: next,
+    }
+}

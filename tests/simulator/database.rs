@@ -1,0 +1,274 @@
+//! The database as the protocol sees it: the verbs of sql/rowmill.sql in Rust, one at a time, and the promise checked at
+//! every commit. tests/ledger.rs compares the verbs with the real ones.
+
+#![allow(dead_code, reason = "the simulator and the comparison use different parts")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rowmill::batch::Counts;
+use rowmill::ledger::{SpanMove, Standing};
+use rowmill::mutant::{Bug, planted};
+use rowmill::ownership::Partition;
+use rowmill::protocol::Anchor;
+
+use crate::kafka::Cluster;
+use crate::records::Outcome;
+
+/// Partition and table.
+pub(crate) type Key = (Partition, usize);
+
+/// In ticks of the simulated clock.
+pub(crate) const LEASE: u64 = 60;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) owner: Option<String>,
+    pub(crate) epoch: i64,
+    pub(crate) start: i64,
+    pub(crate) next: i64,
+    pub(crate) anchor: Option<Anchor>,
+    counts: Counts,
+    holes: i64,
+}
+
+/// What a transaction moves, free of borrows: it may arrive long after its sender died.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    pub(crate) key: Key,
+    epoch: i64,
+    first: i64,
+    next: i64,
+    counts: Counts,
+    holes: i64,
+    anchor: Anchor,
+}
+
+impl Move {
+    pub(crate) fn new(topic: usize, table: usize, m: &SpanMove<'_>) -> Move {
+        Move {
+            key: (Partition { topic, id: m.partition }, table),
+            epoch: m.epoch,
+            first: m.first,
+            next: m.next,
+            counts: Counts { rows: m.rows, dead: m.dead, skipped: m.skipped, other: m.other },
+            holes: m.holes,
+            anchor: Anchor { offset: m.anchor_offset, hash: m.anchor_hash },
+        }
+    }
+}
+
+/// One COPYed row or dead letter.
+pub(crate) type Stored = (Key, i64, Outcome);
+
+/// What a restore brings back.
+#[derive(Clone)]
+pub(crate) struct Database {
+    /// When each member's heartbeat came, and its session.
+    members: BTreeMap<String, (u64, u64)>,
+    pub(crate) ledger: BTreeMap<Key, Row>,
+    stored: BTreeMap<Key, BTreeMap<i64, Outcome>>,
+}
+
+/// The server: a database that may go back, and what never does.
+pub(crate) struct Server {
+    pub(crate) now: u64,
+    booted_at: u64,
+    sessions: BTreeSet<u64>,
+    next_session: u64,
+    pub(crate) database: Database,
+    past: Vec<Database>,
+}
+
+/// How many states a failover may go back.
+const PAST: usize = 4;
+
+impl Server {
+    /// REGISTER, once for all: every partition starts where its log does.
+    pub(crate) fn new(keys: impl Iterator<Item = (Key, i64)>) -> Server {
+        let row = |start| Row {
+            owner: None,
+            epoch: 0,
+            start,
+            next: start,
+            anchor: None,
+            counts: Counts::default(),
+            holes: 0,
+        };
+        let ledger = keys.map(|(key, start)| (key, row(start))).collect();
+        let database = Database { members: BTreeMap::new(), ledger, stored: BTreeMap::new() };
+        Server {
+            now: LEASE,
+            booted_at: 0,
+            sessions: BTreeSet::new(),
+            next_session: 0,
+            database,
+            past: Vec::new(),
+        }
+    }
+
+    pub(crate) fn open_session(&mut self) -> u64 {
+        self.next_session += 1;
+        self.sessions.insert(self.next_session);
+        self.next_session
+    }
+
+    pub(crate) fn end_session(&mut self, session: u64) {
+        self.sessions.remove(&session);
+    }
+
+    /// False where the session is gone: the caller has to open another.
+    pub(crate) fn has_session(&self, session: u64) -> bool {
+        self.sessions.contains(&session)
+    }
+
+    pub(crate) fn heartbeat(&mut self, member: &str, session: u64) {
+        self.database.members.insert(member.to_owned(), (self.now, session));
+    }
+
+    pub(crate) fn alive(&self, member: &str) -> bool {
+        self.database.members.get(member).is_some_and(|(heartbeat_at, session)| {
+            heartbeat_at + LEASE > self.now
+                && (*heartbeat_at < self.booted_at || self.sessions.contains(session))
+        })
+    }
+
+    pub(crate) fn living(&self) -> Vec<String> {
+        self.database.members.keys().filter(|m| self.alive(m)).cloned().collect()
+    }
+
+    /// All keys or none, each with its row.
+    pub(crate) fn claim(&mut self, me: &str, keys: &[Key]) -> Option<Vec<Row>> {
+        let free = |row: &Row| match &row.owner {
+            Some(owner) => owner == me || !self.alive(owner) || planted(Bug::LivingAreRobbed),
+            None => true,
+        };
+        if !keys.iter().all(|key| free(&self.database.ledger[key])) {
+            return None;
+        }
+        for key in keys {
+            let robbed = self.database.ledger[key].owner.clone().filter(|o| o != me && self.alive(o));
+            assert_eq!(robbed, None, "{me} took {key:?} from a living member");
+        }
+        let mut claimed = Vec::new();
+        for key in keys {
+            let row = self.database.ledger.get_mut(key).expect("registered");
+            row.owner = Some(me.to_owned());
+            row.epoch += 1;
+            claimed.push(row.clone());
+        }
+        Some(claimed)
+    }
+
+    pub(crate) fn release(&mut self, me: &str, key: Key, epoch: i64) {
+        let row = self.database.ledger.get_mut(&key).expect("registered");
+        if row.owner.as_deref() == Some(me) && row.epoch == epoch {
+            row.owner = None;
+        }
+    }
+
+    pub(crate) fn resolve(&mut self, me: &str, table: usize, moves: &[Move]) -> Vec<Option<Standing>> {
+        let standing = |m: &Move| {
+            let row = self.database.ledger.get_mut(&(m.key.0, table)).expect("registered");
+            (row.owner.as_deref() == Some(me) && row.epoch == m.epoch).then(|| {
+                row.epoch += 1;
+                Standing { epoch: row.epoch, next_offset: row.next }
+            })
+        };
+        moves.iter().map(standing).collect()
+    }
+
+    /// One whole transaction: COPY, advance, COMMIT. False if the advance raised.
+    pub(crate) fn commit(&mut self, me: &str, stored: &[Stored], moves: &[Move], cluster: &Cluster) -> bool {
+        let before = self.database.clone();
+        if !self.advance(me, moves) {
+            return false;
+        }
+        self.past.push(before);
+        if self.past.len() > PAST {
+            self.past.remove(0);
+        }
+        for (key, offset, outcome) in stored {
+            let before = self.database.stored.entry(*key).or_default().insert(*offset, *outcome);
+            assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
+        }
+        moves.iter().for_each(|m| self.check(m.key, cluster));
+        true
+    }
+
+    /// ADVANCE: all spans or none.
+    pub(crate) fn advance(&mut self, me: &str, moves: &[Move]) -> bool {
+        let fits = |m: &Move| {
+            let row = &self.database.ledger[&m.key];
+            let owned = row.owner.as_deref() == Some(me) && row.epoch == m.epoch;
+            planted(Bug::BlindAdvance) || owned && (row.next == m.first || planted(Bug::EpochOnly))
+        };
+        if !moves.iter().all(fits) {
+            return false;
+        }
+        for m in moves {
+            let row = self.database.ledger.get_mut(&m.key).expect("registered");
+            row.next = m.next;
+            row.anchor = Some(m.anchor);
+            row.counts += m.counts;
+            row.holes += m.holes;
+            assert_eq!(
+                row.next - row.start,
+                row.counts.records() + row.holes,
+                "the ledger's CHECK refuses {m:?}"
+            );
+            assert!(row.holes >= 0 && m.anchor.offset < m.next, "{m:?}");
+        }
+        true
+    }
+
+    /// As if its last heartbeat had come long ago.
+    pub(crate) fn let_expire(&mut self, member: &str) {
+        if let Some((heartbeat_at, _)) = self.database.members.get_mut(member) {
+            *heartbeat_at = 0;
+        }
+    }
+
+    /// The promise, for one partition and table.
+    pub(crate) fn check(&self, key: Key, cluster: &Cluster) {
+        let row = &self.database.ledger[&key];
+        let lane = cluster.lane(key);
+        let mut expected = Counts::default();
+        let mut listed = BTreeMap::new();
+        for (offset, shape) in cluster.logs[&key.0].history.range(row.start..row.next) {
+            let outcome = shape.outcome(key.0.topic, lane);
+            match outcome {
+                Outcome::Row => expected.rows += 1,
+                Outcome::Dead => expected.dead += 1,
+                Outcome::Skipped => expected.skipped += 1,
+                Outcome::Other => expected.other += 1,
+            }
+            if matches!(outcome, Outcome::Row | Outcome::Dead) {
+                listed.insert(*offset, outcome);
+            }
+        }
+        let stored = self.database.stored.get(&key).cloned().unwrap_or_default();
+        assert_eq!(stored, listed, "{key:?}: outcomes of [{}, {})", row.start, row.next);
+        assert_eq!(row.counts, expected, "{key:?}: counts of [{}, {})", row.start, row.next);
+    }
+
+    /// The offset below which no table needs a record again, not even after a failover.
+    pub(crate) fn safe_to_expire(&self, keys: &[Key]) -> i64 {
+        let states = self.past.iter().chain(std::iter::once(&self.database));
+        states.flat_map(|d| keys.iter().map(|k| d.ledger[k].next)).min().expect("there is a present")
+    }
+
+    /// An immediate restart: sessions are gone, the data is not.
+    pub(crate) fn restart(&mut self) {
+        self.booted_at = self.now;
+        self.sessions.clear();
+    }
+
+    /// A standby that lacks the last commits takes over. False if there was nothing to lose.
+    pub(crate) fn fail_over(&mut self, back: usize) -> bool {
+        self.restart();
+        let Some(index) = self.past.len().checked_sub(1 + back) else { return false };
+        self.database = self.past[index].clone();
+        self.past.truncate(index);
+        true
+    }
+}

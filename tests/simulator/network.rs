@@ -1,0 +1,105 @@
+//! Transactions on their way: each may arrive late, or never, and its reply may be lost whether it was committed or not.
+
+use std::collections::BTreeMap;
+
+use crate::database::{Move, Server, Stored};
+use crate::kafka::Cluster;
+
+pub(crate) struct Message {
+    from: String,
+    stored: Vec<Stored>,
+    moves: Vec<Move>,
+    /// The server's answer, once it has executed the message.
+    outcome: Option<bool>,
+    /// Sender and server do not hear each other any more.
+    is_broken: bool,
+}
+
+impl Message {
+    pub(crate) fn new(from: &str, stored: Vec<Stored>, moves: Vec<Move>) -> Message {
+        Message { from: from.to_owned(), stored, moves, outcome: None, is_broken: false }
+    }
+}
+
+/// What the sender sees.
+pub(crate) enum Reply {
+    NotYet,
+    Committed,
+    Fenced,
+    Broken,
+}
+
+#[derive(Default)]
+pub(crate) struct Network {
+    messages: BTreeMap<u64, Message>,
+    next_id: u64,
+}
+
+impl Network {
+    pub(crate) fn send(&mut self, message: Message) -> u64 {
+        self.next_id += 1;
+        self.messages.insert(self.next_id, message);
+        self.next_id
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// The server executes one message, if it has not yet. True if that was a commit.
+    pub(crate) fn deliver(&mut self, nth: usize, server: &mut Server, cluster: &Cluster) -> bool {
+        let Some((&id, message)) = self.messages.iter_mut().nth(nth) else { return false };
+        let is_new = message.outcome.is_none();
+        if is_new {
+            message.outcome = Some(server.commit(&message.from, &message.stored, &message.moves, cluster));
+        }
+        let committed = is_new && message.outcome == Some(true);
+        if message.is_broken {
+            self.messages.remove(&id);
+        }
+        committed
+    }
+
+    pub(crate) fn undelivered(&self) -> usize {
+        self.messages.values().filter(|m| m.outcome.is_none()).count()
+    }
+
+    pub(crate) fn deliver_all(&mut self, server: &mut Server, cluster: &Cluster) {
+        for nth in (0..self.messages.len()).rev() {
+            self.deliver(nth, server, cluster);
+        }
+    }
+
+    /// The connection breaks: a message that was not executed may still be.
+    pub(crate) fn cut(&mut self, nth: usize) {
+        if let Some(message) = self.messages.values_mut().nth(nth) {
+            message.is_broken = true;
+        }
+    }
+
+    /// The server ends the sessions of a process: what was not executed never will be.
+    pub(crate) fn terminate(&mut self, from: &str) {
+        self.messages.retain(|_, m| {
+            m.is_broken |= m.from == from;
+            m.from != from || m.outcome.is_some()
+        });
+    }
+
+    pub(crate) fn terminate_all(&mut self) {
+        self.messages.clear();
+    }
+
+    pub(crate) fn reply(&mut self, id: u64) -> Reply {
+        match self.messages.get(&id) {
+            Some(Message { is_broken: false, outcome: None, .. }) => return Reply::NotYet,
+            Some(Message { is_broken: true, outcome: None, .. }) | None => return Reply::Broken,
+            _ => {}
+        }
+        let message = self.messages.remove(&id).expect("just seen");
+        match message.outcome {
+            _ if message.is_broken => Reply::Broken,
+            Some(true) => Reply::Committed,
+            _ => Reply::Fenced,
+        }
+    }
+}
