@@ -1,7 +1,7 @@
 -- Who may do what. Run it as a superuser in the database of the tables, before `rowmill init` and again after it; running it
 -- once more changes nothing. Then give the two that log in a password: ALTER ROLE rowmill_writer PASSWORD '...';
 --
--- rowmill_owner   runs `rowmill init`, `rowmill dead-letters` and upgrades; owns the schema rowmill
+-- rowmill_owner   runs `rowmill init` and `rowmill dead-letters`; owns the schema rowmill
 -- rowmill_writer  runs `rowmill run` and `rowmill check`: appends rows, moves the ledger, reads nothing that it wrote
 -- rowmill_reader  a group for people: `rowmill status` and `rowmill verify` (GRANT rowmill_reader TO somebody)
 --
