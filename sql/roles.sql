@@ -41,6 +41,9 @@ BEGIN
     GRANT USAGE ON SEQUENCE rowmill.session TO rowmill_writer;
     GRANT SELECT ON ALL TABLES IN SCHEMA rowmill TO rowmill_reader;
 
+    -- To write a dead letter again, once its table takes it.
+    GRANT rowmill_writer TO rowmill_owner;
+
     -- The tables that are filled: INSERT is all that COPY needs. Add yours, each with these two lines.
     FOR name IN VALUES ('state'), ('metric'), ('log'), ('network_trace'), ('network_ping') LOOP
         IF to_regclass(format('public.%I', name)) IS NOT NULL THEN

@@ -72,9 +72,11 @@ fn the_writer_needs_what_the_file_grants_and_can_do_nothing_else() {
         if text == "{" || !seen.borrow_mut().insert(text) { Class::Dead } else { Class::Row }
     });
 
+    let (text, ok) = rowmill_as(&owner, &["dead-letters", "list", "--config", &file]);
+    assert!(ok && text.contains("invalid_json"), "{text}");
     let reader = url_of(&world, "roles_reader");
     let (text, ok) = rowmill_as(&reader, &["status", "--config", &file]);
-    assert!(ok && text.contains("dead letters of table"), "{text}");
+    assert!(ok && text.contains("letters of table"), "{text}");
     let mut sql = Client::connect(&writer, NoTls).expect("the writer logs in");
     for forbidden in [
         "SELECT n FROM public.t",
