@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench ways faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -13,6 +13,7 @@ help:
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
+	@echo "make ways         compare the ways to write rows, look tokens up and keep positions; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
@@ -42,6 +43,11 @@ faults:
 mutants:
 	stack/install
 	STACK_DIR=target/mutants-stack stack/with faults/mutants
+
+ways:
+	stack/install
+	cargo build --release -p rowmill-bench
+	STACK_DIR=target/bench-stack stack/with target/release/ways $(WAYS)
 
 loadtester-proof:
 	stack/install

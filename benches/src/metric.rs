@@ -9,7 +9,7 @@ const GAUGES: [&str; 4] = ["cpu/load", "memory/used_percent", "disk/sda/await_ms
 /// 2026-01-01T00:00:00Z in microseconds since 1970.
 const FIRST_TIME_US: i64 = 1_767_225_600_000_000;
 /// 2000-01-01, where PostgreSQL's clock starts.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 pub const CREATE_TABLE: &str = "
     DROP TABLE IF EXISTS metric;
@@ -100,7 +100,8 @@ pub fn write_tuple(
     }
 }
 
-fn write_field(bytes: &[u8], out: &mut Vec<u8>) {
+/// A field of a binary COPY: its length, its bytes.
+pub fn write_field(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
     out.extend_from_slice(bytes);
 }
