@@ -48,24 +48,25 @@ fn each_planted_mistake_is_named_with_its_remedy() {
     let (base, _) = world.database_url.rsplit_once('/').expect("a database in the URL");
     check_as(&format!("{base}/postgres"), &good, "no rowmill schema", "run `rowmill init`");
     // 9. A role that may not write.
-    admin.batch_execute("CREATE ROLE check_poor LOGIN PASSWORD 'pw'").expect("a role");
-    admin.batch_execute("GRANT USAGE ON SCHEMA rowmill TO check_poor").expect("granted");
-    admin.batch_execute("GRANT SELECT ON ALL TABLES IN SCHEMA rowmill TO check_poor").expect("granted");
+    let poor = format!("check_poor_{}", std::process::id());
+    admin.batch_execute(&format!("CREATE ROLE {poor} LOGIN PASSWORD 'pw'")).expect("a role");
+    admin.batch_execute(&format!("GRANT USAGE ON SCHEMA rowmill TO {poor}")).expect("granted");
+    admin.batch_execute(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA rowmill TO {poor}")).expect("granted");
     let (_, address) = world.database_url.rsplit_once('@').expect("a user in the URL");
     check_as(
-        &format!("postgresql://check_poor:pw@{address}"),
+        &format!("postgresql://{poor}:pw@{address}"),
         &good,
         "may not INSERT on \"public\".\"t\"",
         "GRANT INSERT ON \"public\".\"t\"",
     );
     // 10. A wrong password.
     check_as(
-        &format!("postgresql://check_poor:no@{address}"),
+        &format!("postgresql://{poor}:no@{address}"),
         &good,
         "password authentication failed",
         "is the password right?",
     );
-    admin.batch_execute("DROP OWNED BY check_poor; DROP ROLE check_poor").expect("dropped");
+    admin.batch_execute(&format!("DROP OWNED BY {poor}; DROP ROLE {poor}")).expect("dropped");
     // 11. A Redis without users.
     let lookup = format!("[redis]\nurl = {:?}\n[lookup.user]\nkey = \"user:{{}}\"\n", world.redis_url);
     check(&format!("{lookup}{good}"), "Redis is empty", "is it the right database?");
