@@ -415,6 +415,19 @@ pub fn read(path: &Path) -> Result<Config> {
         .with_context(|| format!("in {}", path.display()))
 }
 
+/// Only `[kafka]`, for verbs that need nothing else; without a file, from the environment alone.
+pub fn read_kafka(path: Option<&Path>) -> Result<Kafka> {
+    let text = match path {
+        Some(path) => std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration file {:?}", path.display().to_string())
+        })?,
+        None => String::new(),
+    };
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    let raw = read_raw(&text, overrides)?;
+    resolve_kafka(raw.kafka, &raw.pipeline, &|name| std::env::var(name).ok())
+}
+
 /// Begins the names of variables that come before the file; two underscores stand for a dot.
 const OVERRIDE: &str = "ROWMILL_";
 
@@ -424,6 +437,10 @@ pub fn parse(
     overrides: impl Iterator<Item = (String, String)>,
     environment: Environment<'_>,
 ) -> Result<Config> {
+    resolve(read_raw(text, overrides)?, environment)
+}
+
+fn read_raw(text: &str, overrides: impl Iterator<Item = (String, String)>) -> Result<RawConfig> {
     let mut raw: RawConfig = toml::from_str(text).map_err(|error| unreadable(text, &error))?;
     let mut overrides = overrides.peekable();
     if overrides.peek().is_some() {
@@ -435,7 +452,7 @@ pub fn parse(
             anyhow::anyhow!("in an environment variable: {}", with_nearest(error.message()))
         })?;
     }
-    resolve(raw, environment)
+    Ok(raw)
 }
 
 /// The place and the parser's words. Never the line itself: it may hold a password.
@@ -950,6 +967,79 @@ mod tests {
             "{error}"
         );
         assert!(parse_with(&[("ROWMILL_PIPELINE__X", "4")]).is_err());
+    }
+
+    /// The example with every default written out, and its files in a directory that exists.
+    fn example(directory: &str) -> String {
+        let text = include_str!("../models/rowmill.example.toml").replace("/etc/rowmill", directory);
+        let is_setting = |line: &str| {
+            line.strip_prefix('#').is_some_and(|rest| {
+                rest.starts_with('[')
+                    || rest.starts_with('"')
+                    || rest
+                        .split_once(" = ")
+                        .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            })
+        };
+        text.lines()
+            .map(|line| if is_setting(line) { &line[1..] } else { line })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn the_example_is_right_and_shows_every_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        for file in [
+            "ca.crt",
+            "client.crt",
+            "client.key",
+            "secrets/kafka.key",
+            "secrets/kafka.key.password",
+            "secrets/kafka-password",
+        ]
+        .into_iter()
+        .chain(["secrets/database-password", "secrets/redis-password"])
+        {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let text = example(dir.path().to_str().unwrap());
+        parse(&text, std::iter::empty(), &|_| None).unwrap();
+        let shown: toml::Table = toml::from_str(&text).unwrap();
+        // serde names all fields of a section when it meets one that it does not know.
+        for path in [
+            "",
+            "kafka",
+            "kafka.tls",
+            "kafka.sasl",
+            "postgres",
+            "redis",
+            "lookup.user",
+            "lease",
+            "threads",
+            "metrics",
+            "log",
+        ] {
+            let header = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
+            let words = toml::from_str::<RawConfig>(&format!("{header}no_such_setting = 1\n"))
+                .unwrap_err()
+                .to_string();
+            let section = path.split('.').filter(|name| !name.is_empty()).fold(&shown, |table, name| {
+                table
+                    .get(name)
+                    .and_then(toml::Value::as_table)
+                    .unwrap_or_else(|| panic!("the example lacks [{path}]"))
+            });
+            let fields: Vec<&str> = words.split('`').skip(1).step_by(2).skip(1).collect();
+            assert!(fields.len() >= 2, "{words}");
+            for field in fields
+                .iter()
+                .filter(|name| **name != "no_such_setting" && !name.contains(char::is_whitespace))
+            {
+                assert!(section.contains_key(*field), "the example lacks {field:?} in [{path}]");
+            }
+        }
     }
 
     #[test]

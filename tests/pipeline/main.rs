@@ -6,6 +6,7 @@ mod world;
 
 mod backpressure;
 mod changes;
+mod check;
 mod corpus;
 mod crash;
 mod dead_letters;
