@@ -250,12 +250,17 @@ mod tests {
             .flat_map(names)
             .filter(|name| name.len() > "process_".len())
             .collect();
+        // Roles have names of the same form.
+        let roles = names(include_str!("../sql/roles.sql"));
         for (file, text) in [
             ("operations.md", include_str!("../docs/operations.md")),
             ("rowmill.rules.yml", include_str!("../docs/monitoring/rowmill.rules.yml")),
             ("rowmill.grafana.json", include_str!("../docs/monitoring/rowmill.grafana.json")),
         ] {
-            let unknown: Vec<String> = names(text).difference(&code).cloned().collect();
+            let unknown: Vec<String> = names(text)
+                .into_iter()
+                .filter(|name| !code.contains(name) && !roles.contains(name))
+                .collect();
             assert!(unknown.is_empty(), "{file} names {unknown:?}, which nobody measures");
         }
         let documented = names(include_str!("../docs/operations.md"));
