@@ -64,7 +64,7 @@ lint:
 	.ci/systemd
 
 unit:
-	cargo test $(FEATURES) --lib --bins --test simulator
+	cargo test $(FEATURES) --lib --bins --test simulator --test corpus --test configuration
 
 integration:
 	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)

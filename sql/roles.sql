@@ -1,7 +1,7 @@
 -- Who may do what. Run it as a superuser in the database of the tables, before `rowmill init` and again after it; running it
 -- once more changes nothing. Then give the two that log in a password: ALTER ROLE rowmill_writer PASSWORD '...';
 --
--- rowmill_owner   runs `rowmill init`, `rowmill dead-letters` and upgrades; owns the schema rowmill
+-- rowmill_owner   runs `rowmill init` and `rowmill dead-letters`; owns the schema rowmill
 -- rowmill_writer  runs `rowmill run` and `rowmill check`: appends rows, moves the ledger, reads nothing that it wrote
 -- rowmill_reader  a group for people: `rowmill status` and `rowmill verify` (GRANT rowmill_reader TO somebody)
 --
@@ -40,6 +40,9 @@ BEGIN
     GRANT INSERT ON rowmill.dead_letter TO rowmill_writer;
     GRANT USAGE ON SEQUENCE rowmill.session TO rowmill_writer;
     GRANT SELECT ON ALL TABLES IN SCHEMA rowmill TO rowmill_reader;
+
+    -- To write a dead letter again, once its table takes it.
+    GRANT rowmill_writer TO rowmill_owner;
 
     -- The tables that are filled: INSERT is all that COPY needs. Add yours, each with these two lines.
     FOR name IN VALUES ('state'), ('metric'), ('log'), ('network_trace'), ('network_ping') LOOP

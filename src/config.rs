@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
+use crate::guard;
 use crate::logging;
 use crate::model::RawModel;
 use crate::secret::{self, Environment};
@@ -37,6 +38,8 @@ struct RawConfig {
     lease: RawLease,
     #[serde(default)]
     threads: RawThreads,
+    #[serde(default)]
+    guard: RawGuard,
     #[serde(default)]
     metrics: RawMetrics,
     #[serde(default)]
@@ -125,6 +128,13 @@ struct RawThreads {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawGuard {
+    dead_letter_share: Option<f64>,
+    dead_letter_window: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawLog {
     format: Option<logging::Format>,
     level: Option<LogLevel>,
@@ -167,6 +177,8 @@ pub struct Config {
     pub lookups: Vec<Lookup>,
     pub lease: Lease,
     pub threads: Threads,
+    /// `None` where dead letters stop nothing.
+    pub guard: Option<guard::Limit>,
     pub metrics: Metrics,
     pub log: Log,
     pub limits: Limits,
@@ -374,6 +386,12 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above every legal wait: the lock timeout, plus the time that a slow disk may need for one batch.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// So many records are a sample, and few enough to set aside before a bad deployment is noticed.
+const DEAD_LETTER_WINDOW: u64 = 1000;
+
+/// The guard keeps up to 16 bytes for each, for each topic.
+const DEAD_LETTER_WINDOW_MAX: u64 = 100_000;
+
 /// On loopback: who may see the figures is for the operator to say.
 const METRICS_LISTEN: &str = "127.0.0.1:9753";
 
@@ -397,6 +415,19 @@ pub fn read(path: &Path) -> Result<Config> {
         .with_context(|| format!("in {}", path.display()))
 }
 
+/// Only `[kafka]`, for verbs that need nothing else; without a file, from the environment alone.
+pub fn read_kafka(path: Option<&Path>) -> Result<Kafka> {
+    let text = match path {
+        Some(path) => std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration file {:?}", path.display().to_string())
+        })?,
+        None => String::new(),
+    };
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    let raw = read_raw(&text, overrides)?;
+    resolve_kafka(raw.kafka, &raw.pipeline, &|name| std::env::var(name).ok())
+}
+
 /// Begins the names of variables that come before the file; two underscores stand for a dot.
 const OVERRIDE: &str = "ROWMILL_";
 
@@ -406,6 +437,10 @@ pub fn parse(
     overrides: impl Iterator<Item = (String, String)>,
     environment: Environment<'_>,
 ) -> Result<Config> {
+    resolve(read_raw(text, overrides)?, environment)
+}
+
+fn read_raw(text: &str, overrides: impl Iterator<Item = (String, String)>) -> Result<RawConfig> {
     let mut raw: RawConfig = toml::from_str(text).map_err(|error| unreadable(text, &error))?;
     let mut overrides = overrides.peekable();
     if overrides.peek().is_some() {
@@ -417,7 +452,7 @@ pub fn parse(
             anyhow::anyhow!("in an environment variable: {}", with_nearest(error.message()))
         })?;
     }
-    resolve(raw, environment)
+    Ok(raw)
 }
 
 /// The place and the parser's words. Never the line itself: it may hold a password.
@@ -518,6 +553,7 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         lookups,
         lease,
         threads,
+        guard: resolve_guard(&raw.guard)?,
         metrics: resolve_metrics(raw.metrics)?,
         log: Log {
             format: raw.log.format.unwrap_or_default(),
@@ -531,6 +567,27 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         limits,
         models: raw.model,
     })
+}
+
+fn resolve_guard(raw: &RawGuard) -> Result<Option<guard::Limit>> {
+    let window = raw.dead_letter_window.unwrap_or(DEAD_LETTER_WINDOW);
+    if !(10..=DEAD_LETTER_WINDOW_MAX).contains(&window) {
+        bail!("guard.dead_letter_window must be between 10 and {DEAD_LETTER_WINDOW_MAX} records");
+    }
+    match raw.dead_letter_share {
+        None if raw.dead_letter_window.is_some() => {
+            bail!(
+                "guard.dead_letter_window says nothing without dead_letter_share, which switches the guard on"
+            )
+        }
+        None => Ok(None),
+        Some(share) if share > 0.0 && share < 1.0 => Ok(Some(guard::Limit { share, window })),
+        Some(share) => {
+            bail!(
+                "guard.dead_letter_share is {share}: use a share between 0 and 1, like 0.5; without it nothing is stopped"
+            )
+        }
+    }
 }
 
 fn optional(setting: &str, text: Option<String>, env: Environment<'_>) -> Result<Option<String>> {
@@ -855,6 +912,14 @@ mod tests {
         check(&format!("[metrics]\nlisten = \"localhost\"\n{MODEL}"), "an IP address and a port");
         check(&format!("[metrics]\nstatsd = \"localhost:8125\"\n{MODEL}"), "udp://host:8125");
         check(&format!("[threads]\ndecoders = 0\n{MODEL}"), "between 1 and 64");
+        for share in ["0.0", "1.0", "-0.5", "nan", "inf"] {
+            check(&format!("[guard]\ndead_letter_share = {share}\n{MODEL}"), "guard.dead_letter_share is");
+        }
+        check(&format!("[guard]\ndead_letter_window = 500\n{MODEL}"), "without dead_letter_share");
+        check(
+            &format!("[guard]\ndead_letter_share = 0.5\ndead_letter_window = 9\n{MODEL}"),
+            "between 10 and 100000",
+        );
     }
 
     #[test]
@@ -902,6 +967,79 @@ mod tests {
             "{error}"
         );
         assert!(parse_with(&[("ROWMILL_PIPELINE__X", "4")]).is_err());
+    }
+
+    /// The example with every default written out, and its files in a directory that exists.
+    fn example(directory: &str) -> String {
+        let text = include_str!("../models/rowmill.example.toml").replace("/etc/rowmill", directory);
+        let is_setting = |line: &str| {
+            line.strip_prefix('#').is_some_and(|rest| {
+                rest.starts_with('[')
+                    || rest.starts_with('"')
+                    || rest
+                        .split_once(" = ")
+                        .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            })
+        };
+        text.lines()
+            .map(|line| if is_setting(line) { &line[1..] } else { line })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn the_example_is_right_and_shows_every_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        for file in [
+            "ca.crt",
+            "client.crt",
+            "client.key",
+            "secrets/kafka.key",
+            "secrets/kafka.key.password",
+            "secrets/kafka-password",
+        ]
+        .into_iter()
+        .chain(["secrets/database-password", "secrets/redis-password"])
+        {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let text = example(dir.path().to_str().unwrap());
+        parse(&text, std::iter::empty(), &|_| None).unwrap();
+        let shown: toml::Table = toml::from_str(&text).unwrap();
+        // serde names all fields of a section when it meets one that it does not know.
+        for path in [
+            "",
+            "kafka",
+            "kafka.tls",
+            "kafka.sasl",
+            "postgres",
+            "redis",
+            "lookup.user",
+            "lease",
+            "threads",
+            "metrics",
+            "log",
+        ] {
+            let header = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
+            let words = toml::from_str::<RawConfig>(&format!("{header}no_such_setting = 1\n"))
+                .unwrap_err()
+                .to_string();
+            let section = path.split('.').filter(|name| !name.is_empty()).fold(&shown, |table, name| {
+                table
+                    .get(name)
+                    .and_then(toml::Value::as_table)
+                    .unwrap_or_else(|| panic!("the example lacks [{path}]"))
+            });
+            let fields: Vec<&str> = words.split('`').skip(1).step_by(2).skip(1).collect();
+            assert!(fields.len() >= 2, "{words}");
+            for field in fields
+                .iter()
+                .filter(|name| **name != "no_such_setting" && !name.contains(char::is_whitespace))
+            {
+                assert!(section.contains_key(*field), "the example lacks {field:?} in [{path}]");
+            }
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Decoder {
         mut keep_going: impl FnMut() -> bool,
     ) -> bool {
         self.lookups.begin_batch();
-        for run in batch.runs.iter().filter(|run| run.claim.is_current()) {
+        for run in batch.runs.iter().filter(|run| run.claim.may_write()) {
             if !self.decode_run(batch, run, outlets, &mut keep_going) {
                 return false;
             }

@@ -22,6 +22,7 @@ pub mod topics;
 pub mod batch;
 pub mod ownership;
 pub mod protocol;
+pub mod guard;
 
 // The plumbing.
 pub mod logging;

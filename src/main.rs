@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use rowmill::{command, config, logging, supervisor};
 
@@ -32,6 +32,11 @@ enum Verb {
     /// Reads the configuration, connects to every server, prints how each column is filled and which guarantee results.
     /// Ends with 0 only if `run` would work.
     Check(ConfigFile),
+    /// Read a sample of a topic, and print a table and a model that would take it, with the evidence.
+    ///
+    /// Types, NOT NULL and names come from the newest records: how often each field was there, of which kind, how long. It
+    /// needs Kafka only, and changes nothing anywhere.
+    Propose(command::propose::Propose),
     /// Show how far each table is, who owns what, and what was set aside.
     Status(ConfigFile),
     /// Read Kafka once more and compare it with the tables, the dead letters and the ledger.
@@ -48,6 +53,9 @@ enum Verb {
     ///
     /// Prints PASS and ends with 0 only if nothing is lost, duplicated, phantom or contradictory.
     Verify(ConfigFile),
+    /// Write man pages and shell completions; for packages.
+    #[command(hide = true)]
+    Generate(command::generate::Generate),
     /// Look at what was set aside, write it again, or let it be.
     DeadLetters {
         #[command(flatten)]
@@ -97,6 +105,8 @@ fn at_once(verb: Verb) -> Result<bool> {
         Verb::Run(_) => unreachable!("it was taken before"),
         Verb::Init(init) => command::init::run(&init).map(|()| true),
         Verb::Check(file) => command::check::run(&file.config),
+        Verb::Propose(propose) => command::propose::run(&propose).map(|()| true),
+        Verb::Generate(generate) => command::generate::run(Arguments::command(), &generate).map(|()| true),
         Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
         Verb::DeadLetters { file, action } => {
             command::dead_letters::run(&config::read(&file.config)?, &action)

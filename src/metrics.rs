@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ownership::Partition;
@@ -248,27 +248,45 @@ impl Wait {
 #[derive(Debug)]
 pub struct Waits {
     pub thread: String,
-    nanos: [AtomicU64; Wait::ALL.len()],
+    /// Taken twice a batch, and by whoever asks.
+    times: Mutex<Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    waited: [Duration; Wait::ALL.len()],
+    /// A wait that goes on: one of hours must not show up all at once when it ends.
+    now: Option<(Wait, Instant)>,
 }
 
 impl Waits {
     pub fn new(thread: &str) -> Arc<Waits> {
-        Arc::new(Waits { thread: thread.to_owned(), nanos: Default::default() })
+        Arc::new(Waits { thread: thread.to_owned(), times: Mutex::default() })
     }
 
+    /// Waits do not nest.
     pub fn during<T>(&self, wait: Wait, call: impl FnOnce() -> T) -> T {
         let start = Instant::now();
+        self.times().now = Some((wait, start));
         let result = call();
-        self.add(wait, start.elapsed());
+        let mut times = self.times();
+        times.now = None;
+        times.waited[wait as usize] += start.elapsed();
         result
     }
 
     pub fn add(&self, wait: Wait, time: Duration) {
-        self.nanos[wait as usize].fetch_add(time.as_nanos() as u64, Relaxed);
+        self.times().waited[wait as usize] += time;
     }
 
     pub fn seconds(&self, wait: Wait) -> f64 {
-        self.nanos[wait as usize].load(Relaxed) as f64 / 1e9
+        let times = self.times();
+        let going_on = times.now.filter(|(now, _)| *now == wait).map(|(_, start)| start.elapsed());
+        (times.waited[wait as usize] + going_on.unwrap_or_default()).as_secs_f64()
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -392,5 +410,16 @@ mod tests {
         assert!(letters.len() <= REASONS_MAX + 1, "{}", letters.len());
         assert_eq!(letters.values().sum::<u64>(), 1001);
         assert_eq!(letters["too_long"], 1);
+    }
+
+    #[test]
+    fn a_wait_is_seen_while_it_goes_on() {
+        let waits = Waits::new("t");
+        let seen = waits.during(Wait::Input, || {
+            std::thread::sleep(Duration::from_millis(20));
+            (waits.seconds(Wait::Input), waits.seconds(Wait::Output))
+        });
+        assert!(seen.0 >= 0.02 && seen.1 == 0.0, "{seen:?}");
+        assert!(waits.seconds(Wait::Input) >= seen.0);
     }
 }

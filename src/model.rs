@@ -447,7 +447,7 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     Ok(if let Some(name) = &written.lookup {
         let Some(lookup) = lookups.iter().position(|known| known == name) else {
             let hint = did_you_mean(name, lookups.iter().map(String::as_str));
-            return Err(format!("there is no lookup {name:?}{hint}"));
+            return Err(format!("there is no lookup {name:?}{hint}; define it in [lookup.{name}]"));
         };
         let unknown = written.unknown.unwrap_or_default();
         if unknown == OnUnknown::Null && column.not_null {

@@ -34,6 +34,8 @@ pub struct Claim {
     /// Set by the topics thread, taken by the poller.
     start: Mutex<Option<Start>>,
     is_stopped: AtomicBool,
+    /// What is in hand must not be committed, although the claim is ours.
+    is_halted: AtomicBool,
     stop_reason: Mutex<Option<String>>,
     /// The offset after the last record that the poller passed on.
     polled: AtomicI64,
@@ -95,6 +97,7 @@ impl Claim {
             wants_start: AtomicBool::new(true),
             start: Mutex::new(None),
             is_stopped: AtomicBool::new(false),
+            is_halted: AtomicBool::new(false),
             stop_reason: Mutex::new(None),
             polled: AtomicI64::new(first),
             log_end: AtomicI64::new(-1),
@@ -110,9 +113,14 @@ impl Claim {
             .collect()
     }
 
-    /// True until the claim is fenced or released: its data may be written.
+    /// True until the claim is fenced or released.
     pub fn is_current(&self) -> bool {
         self.state.load(SeqCst) < ENDED || planted(Bug::GateIsOff)
+    }
+
+    /// True while its data may be written: it is ours, and the guard did not object.
+    pub fn may_write(&self) -> bool {
+        self.is_current() && !self.is_halted.load(SeqCst)
     }
 
     /// True while its records should be read: neither ending nor stopped.
@@ -140,6 +148,14 @@ impl Claim {
             log::error!("partition {}/{} stopped: {reason}", self.topic, self.partition.id);
             *lock(&self.stop_reason) = Some(reason);
         }
+    }
+
+    /// Like [`Claim::stop`], and what is in hand is void too. False if it was so already.
+    fn halt(&self, reason: &str) -> bool {
+        if !self.is_stopped.swap(true, SeqCst) {
+            *lock(&self.stop_reason) = Some(reason.to_owned());
+        }
+        !self.is_halted.swap(true, SeqCst)
     }
 
     pub fn stop_reason(&self) -> Option<String> {
@@ -310,6 +326,16 @@ impl Ownership {
         self.touch();
     }
 
+    /// Fails closed for a topic: its partitions are not read any more, and nothing of them that is in hand is committed.
+    pub fn halt(&self, topic: usize, reason: &str) {
+        let claims = self.all().into_iter().filter(|c| c.partition.topic == topic);
+        let halted: Vec<_> = claims.filter(|c| c.halt(reason)).collect();
+        if let Some(claim) = halted.first() {
+            log::error!("topic {:?} stopped: {reason}", claim.topic);
+        }
+        self.touch();
+    }
+
     pub fn get(&self, partition: Partition) -> Option<Arc<Claim>> {
         lock(&self.claims).get(&partition).cloned()
     }
@@ -339,9 +365,13 @@ mod tests {
     use super::*;
 
     fn claim() -> Claim {
+        claim_of(0)
+    }
+
+    fn claim_of(topic: usize) -> Claim {
         let lanes =
             vec![Lane::new(0, 1, 10, None, Arc::default()), Lane::new(1, 1, 20, None, Arc::default())];
-        Claim::new(Partition { topic: 0, id: 3 }, "t".into(), "id".into(), lanes)
+        Claim::new(Partition { topic, id: 3 }, "t".into(), "id".into(), lanes)
     }
 
     #[test]
@@ -385,6 +415,18 @@ mod tests {
         check(1, [1, 1, 98_000, 10], 2.0);
         // A producer whose clock runs ahead.
         check(1, [1, 1, 0, 200_000], 0.0);
+    }
+
+    #[test]
+    fn a_halted_topic_is_neither_read_nor_written() {
+        let ownership = Ownership::default();
+        let (claim, other) = (Arc::new(claim()), Arc::new(claim_of(1)));
+        ownership.insert(claim.clone());
+        ownership.insert(other.clone());
+        ownership.halt(0, "too bad");
+        assert!(claim.is_current() && !claim.is_read() && !claim.may_write());
+        assert_eq!(claim.stop_reason().as_deref(), Some("too bad"));
+        assert!(other.is_read() && other.may_write());
     }
 
     #[test]

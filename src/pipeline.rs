@@ -11,6 +11,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::cpu::{self, Threads};
 use crate::decode::{self, Decode};
+use crate::guard::Guard;
 use crate::health::Work;
 use crate::lease::{self, Lease, Wake};
 use crate::ledger::{Member, Target};
@@ -142,6 +143,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     };
     threads.spawn(&lease_thread, None, || Ok(()), |()| lease::run(lease))?;
 
+    let guard = config.guard.map(|limit| Arc::new(Guard::new(limit, topics.len())));
     let (mut outlets, mut loads) = (Vec::new(), Vec::new());
     for (index, table) in plan.tables.iter().enumerate() {
         let metrics = Arc::new(TableMetrics::default());
@@ -163,6 +165,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 inlet: inlet.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),
+                guard: guard.clone(),
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
             };

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::batch::{Headers, Record};
@@ -644,38 +644,15 @@ fn not_utf8(value: &[u8], error: std::str::Utf8Error) -> Reject {
 
 #[cold]
 fn not_an_object(text: &str) -> Reject {
-    let message = if text.is_empty() {
-        "the value is empty".to_owned()
-    } else {
-        let error = serde_json::from_str::<AnyObject>(text).err();
-        let error = error.map(|error| format!(": {error}")).unwrap_or_default();
-        let hint = hint(text.as_bytes()).map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("the value is not a JSON object{error}{hint}; found {}", excerpt(text))
-    };
-    let valid = serde_json::from_str::<IgnoredAny>(text).is_ok();
-    Reject::new(if valid { Reason::NotAnObject } else { Reason::InvalidJson }, message)
-}
-
-/// Asks serde_json why a text is no object.
-struct AnyObject;
-
-impl<'de> serde::Deserialize<'de> for AnyObject {
-    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        reader.deserialize_map(AnyObject)
+    if text.is_empty() {
+        return Reject::new(Reason::InvalidJson, "the value is empty");
     }
-}
-
-impl<'de> Visitor<'de> for AnyObject {
-    type Value = AnyObject;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(self)
-    }
+    // Only what is no JSON is explained by serde_json: of a string it would quote all, however long.
+    let error = serde_json::from_str::<IgnoredAny>(text).err();
+    let reason = if error.is_some() { Reason::InvalidJson } else { Reason::NotAnObject };
+    let error = error.map(|error| format!(": {error}")).unwrap_or_default();
+    let hint = hint(text.as_bytes()).map(|hint| format!(" ({hint})")).unwrap_or_default();
+    Reject::new(reason, format!("the value is not a JSON object{error}{hint}; found {}", excerpt(text)))
 }
 
 /// What else it may be: the usual surprises in a topic of JSON.

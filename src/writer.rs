@@ -7,6 +7,7 @@
 //! that somebody else owns.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::copy::{HEADER, TRAILER};
 use crate::cpu::Pulse;
 use crate::dead_letter::{self, About};
 use crate::fault::fault;
+use crate::guard::{Guard, Tally};
 use crate::lease::Wake;
 use crate::ledger::{self, Member, Target, moves};
 use crate::metrics::{TableMetrics, Wait, Waits};
@@ -68,6 +70,8 @@ pub struct Writer {
     pub inlet: Receiver<TableBatch>,
     pub wake: Sender<Wake>,
     pub metrics: Arc<TableMetrics>,
+    /// `None` where dead letters stop nothing.
+    pub guard: Option<Arc<Guard>>,
     pub waits: Arc<Waits>,
     pub pulse: Arc<Pulse>,
 }
@@ -197,6 +201,42 @@ impl State {
     }
 }
 
+/// Drops what must not be written: fenced, released, or stopped by the guard.
+fn drop_void(state: &mut State, load: &mut Vec<TableBatch>) {
+    state.idle.retain(|s| s.claim.may_write());
+    load.iter_mut().for_each(|b| b.retain_segments(|s| s.claim.may_write()));
+    load.retain(|b| !b.segments.is_empty());
+}
+
+/// A segment's outcomes, as the guard counts them.
+fn tally(segment: &Segment) -> Tally {
+    Tally { rows: segment.counts.rows as u64, dead: segment.counts.dead as u64 }
+}
+
+/// The reason that most of a topic's dead letters have, and where the first of those stands. The letter's own sentence may
+/// show what a record holds, so it is left out.
+fn most_common_reason(load: &[TableBatch], topic: usize) -> String {
+    let mut reasons: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+    for batch in load {
+        for dead in &batch.dead {
+            let segment = &batch.segments[dead.segment];
+            let place = || {
+                let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
+                format!(
+                    "partition {} offset {}",
+                    segment.claim.partition.id,
+                    raw.offset(dead.record as usize)
+                )
+            };
+            if segment.claim.partition.topic == topic {
+                reasons.entry(&dead.reason).or_insert_with(|| (0, place())).0 += 1;
+            }
+        }
+    }
+    let most = reasons.iter().max_by_key(|(_, (count, _))| *count);
+    most.map_or_else(String::new, |(reason, (_, place))| format!("{reason}, as at {place}"))
+}
+
 /// A transaction in words, for errors: which offsets of which partitions.
 fn place(spans: &[Segment]) -> String {
     let shown: Vec<String> = spans
@@ -239,9 +279,10 @@ impl Writer {
         let mut pause = BACK_OFF.0;
         let mut waiting = false;
         loop {
-            state.idle.retain(|s| s.claim.is_current());
-            load.iter_mut().for_each(|b| b.retain_segments(|s| s.claim.is_current()));
-            load.retain(|b| !b.segments.is_empty());
+            drop_void(state, &mut load);
+            if self.guard_stops(&load) {
+                continue;
+            }
             let spans = spans(&state.idle, &load);
             if spans.is_empty() {
                 return Ok(());
@@ -278,6 +319,26 @@ impl Writer {
                 self.waits.during(Wait::Retry, || state.back_off(&mut pause));
             }
         }
+    }
+
+    /// Asks the guard about the letters in a load that is about to be committed. True if it stopped a topic: nothing of that
+    /// one may be.
+    fn guard_stops(&self, load: &[TableBatch]) -> bool {
+        let Some(guard) = self.guard.as_ref().filter(|_| load.iter().any(|b| !b.dead.is_empty())) else {
+            return false;
+        };
+        let mut topics: BTreeMap<usize, Tally> = BTreeMap::new();
+        for segment in load.iter().flat_map(|b| &b.segments) {
+            *topics.entry(segment.claim.partition.topic).or_default() += tally(segment);
+        }
+        let mut any = false;
+        for (topic, now) in topics {
+            if let Some(why) = guard.objection(topic, now, || most_common_reason(load, topic)) {
+                self.ownership.halt(topic, &why);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Makes the load fit what became true: asks about a commit whose outcome is unknown, drops what is fenced.
@@ -497,6 +558,9 @@ impl Writer {
             counter.fetch_add(count as u64, Relaxed);
         }
         metrics.progress_ms.store(now_ms, Relaxed);
+        if let Some(guard) = &self.guard {
+            guard.note(span.claim.partition.topic, tally(span));
+        }
         if let Some(last_ms) = span.times.last_ms {
             lane.set_record_ms(last_ms);
         }
@@ -587,6 +651,12 @@ impl Writer {
             load[0].set_aside(bad);
             if !tail.segments.is_empty() {
                 load.insert(1, tail);
+            }
+            if self.guard_stops(&load[..1]) {
+                // The transaction ends with its connection. What other topics had in it is tried again.
+                state.client = None;
+                drop_void(state, load);
+                continue;
             }
             let spans = spans(&state.idle, &load[..1]);
             let client = state.client.as_mut().expect("begin has connected");

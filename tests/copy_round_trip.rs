@@ -17,7 +17,7 @@ use proptest::test_runner::TestRunner;
 
 use rowmill::batch::{Headers, Record};
 use rowmill::copy::{HEADER, TRAILER};
-use rowmill::model::{Plan, RawModel, compile, patch_clocks};
+use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
 use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
 use rowmill::schema::{FINGERPRINT_SQL, Kind, Table, Type, read_table};
 
@@ -457,6 +457,32 @@ fn the_server_takes_whatever_the_decoder_took() {
     let differences: Vec<_> = server.client.query(DIFFERENCES, &[]).unwrap();
     let shown: Vec<_> = differences.iter().map(|row| [0, 1, 2].map(|at| row.get::<_, String>(at))).collect();
     assert!(shown.is_empty(), "{} differ: {:#?}", shown.len(), &shown[..shown.len().min(5)]);
+}
+
+/// Any names that PostgreSQL can hold: what the plan makes of them reaches the table, column and field that they name.
+#[test]
+fn names_are_names_whatever_they_hold() {
+    let mut server = Server::new("names");
+    // A longer name would be cut by the server, and so would be another one.
+    let name = "[^\\x00]{1,15}|select|user|\\PC{1,15}|[\"'$;.\\\\ -]{1,15}|[a-z_]{63}";
+    let mut runner = TestRunner::default();
+    let strategy = (name, name);
+    for _ in 0..200 {
+        let (table, column) = strategy.new_tree(&mut runner).unwrap().current();
+        server.run(&format!("CREATE TABLE {} ({} int8 NOT NULL)", quoted(&table), quoted(&column)));
+        let text = |name: &str| toml::Value::from(name).to_string();
+        let model = format!("[[model]]\ntopic = \"events\"\ntable = {}\n", text(&quoted(&table)));
+        let mut decoder = server.decoder(&model);
+        let found = &decoder.plan.tables[0];
+        assert_eq!(found.columns[0].name, column);
+        let mut rows = Vec::new();
+        let message = serde_json::json!({ &column: 42 }).to_string();
+        decoder.row(&message, &mut rows).unwrap_or_else(|reason| panic!("{message}: {reason}"));
+        assert_eq!(server.copy(&decoder.plan, &rows).unwrap(), 1);
+        let sql = format!("SELECT {} FROM {}", quoted(&column), quoted(&table));
+        assert_eq!(server.client.query_one(&sql, &[]).unwrap().get::<_, i64>(0), 42, "{sql}");
+        server.run(&format!("DROP TABLE {}", quoted(&table)));
+    }
 }
 
 #[test]

@@ -91,7 +91,9 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
     let (mut client, server) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            findings.bad(format!("{error:#}"));
+            let refused = matches!(login_class(&error), Some("28"));
+            let remedy = if refused { "; is the password right?" } else { "" };
+            findings.bad(format!("{error:#}{remedy}"));
             return None;
         }
     };
@@ -124,6 +126,12 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
         model.explain(&plan).iter().for_each(|line| println!("    {line}"));
     }
     Some((plan, client))
+}
+
+/// The class of the SQLSTATE with which a server refused a session.
+fn login_class(error: &anyhow::Error) -> Option<&str> {
+    let code = error.downcast_ref::<postgres::Error>()?.code()?.code();
+    code.get(..2)
 }
 
 /// Settings of the server that weaken the guarantee or stop the pump.
@@ -186,7 +194,9 @@ fn check_redis(config: &Config, findings: &mut Findings) {
     let Some(redis) = &config.redis else { return };
     println!("Redis");
     match lookup::ping(redis) {
-        Ok(0) => findings.bad("Redis is empty: every token would be unknown, and `run` would wait"),
+        Ok(0) => findings.bad(
+            "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
+        ),
         Ok(keys) => findings.good(format!("{keys} keys")),
         Err(error) => findings.bad(format!("{error:#}")),
     }
@@ -219,7 +229,11 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     for topic in &described {
         match &topic.id {
             Ok(_) => findings.good(format!("topic {:?}", topic.name)),
-            Err(reason) => findings.bad(format!("topic {:?}: {}", topic.name, reason.trim())),
+            Err(reason) => findings.bad(format!(
+                "topic {:?}: {}; create it, mend its name, or let this user describe it",
+                topic.name,
+                reason.trim()
+            )),
         }
     }
     let Some((plan, mut client)) = found else { return };
@@ -245,10 +259,8 @@ fn why(config: &Config, consumer: &source::Consumer, error: anyhow::Error) -> an
     for _ in 0..EVENTS {
         drop(consumer.poll(Duration::ZERO));
     }
-    match consumer.context().last_error() {
-        Some(words) => error.context(words),
-        None => error.context("no answer; are the brokers and their ports right?"),
-    }
+    let words = consumer.context().last_error().unwrap_or_else(|| format!("{error:#}"));
+    anyhow::anyhow!("{words}; are the brokers and their ports right?")
 }
 
 /// The ledger's positions against the logs, by the same decision that `run` takes.

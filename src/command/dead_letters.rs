@@ -146,7 +146,7 @@ impl Values {
 
 /// Runs one of the verbs. False if a letter that was asked for is not there.
 pub fn run(config: &Config, action: &Action) -> Result<bool> {
-    let mut client = Server::parse(&config.postgres.url)?.connect("rowmill dead-letters")?;
+    let mut client = Server::of(&config.postgres)?.connect("rowmill dead-letters")?;
     ledger::check_version(&mut client)?;
     dead_letter::check_columns(&mut client)?;
     match action {

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod dead_letters;
+pub mod generate;
 pub mod init;
+pub mod propose;
 pub mod status;
 pub mod verify;

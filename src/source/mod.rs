@@ -121,7 +121,11 @@ impl Log {
             log::debug!("kafka: {facility} {message}");
             return;
         }
-        *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(message.to_owned());
+        // That all brokers are down says less than why the last one is.
+        if !message.contains("brokers are down") {
+            *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                Some(message.to_owned());
+        }
         let message =
             &tls::explain(message).map_or_else(|| message.to_owned(), |s| format!("{message}: {s}"));
         let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

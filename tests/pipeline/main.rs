@@ -6,10 +6,13 @@ mod world;
 
 mod backpressure;
 mod changes;
+mod check;
+mod corpus;
 mod crash;
 mod dead_letters;
 mod delivery;
 mod failover;
+mod guard;
 mod metrics;
 mod outage;
 mod poison;

@@ -509,7 +509,7 @@ fn kafka() -> ClientConfig {
     config
 }
 
-fn producer(codec: &str) -> ThreadedProducer<DefaultProducerContext> {
+pub(crate) fn producer(codec: &str) -> ThreadedProducer<DefaultProducerContext> {
     kafka()
         .set("compression.type", codec)
         .set("enable.idempotence", "true")

@@ -1,0 +1,29 @@
+//! `rowmill generate`: man pages and shell completions from the definition of the command line, for packages.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+#[derive(Args)]
+pub struct Generate {
+    /// Where to write: man/ and completions/ are made there.
+    directory: PathBuf,
+}
+
+pub fn run(mut command: Command, generate: &Generate) -> Result<()> {
+    let (man, completions) = (generate.directory.join("man"), generate.directory.join("completions"));
+    for directory in [&man, &completions] {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {directory:?}"))?;
+    }
+    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), &man)
+        .with_context(|| format!("cannot write man pages to {man:?}"))?;
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        clap_complete::generate_to(shell, &mut command, "rowmill", &completions)
+            .with_context(|| format!("cannot write completions to {completions:?}"))?;
+    }
+    println!("man pages in {}, completions in {}", man.display(), completions.display());
+    Ok(())
+}
