@@ -272,7 +272,7 @@ const LEGAL_ENDS: [(&str, &str); 4] = [
     ("longer than any legal wait", "watchdog"),
     ("the definition of table", "table altered"),
     // A column that the rows were encoded with is gone before they arrive.
-    ("column \"extra\" of relation", "table altered"),
+    ("does not exist (SQLSTATE 42703)", "table altered"),
     ("a trigger or a rule on it drops rows", "trigger drops rows"),
 ];
 
@@ -291,7 +291,7 @@ fn how_it_ended(status: ExitStatus, words: &str) -> Result<String, String> {
     let legal = LEGAL_ENDS.iter().find(|(words_of_it, _)| words.contains(words_of_it));
     legal.map(|(_, name)| (*name).to_owned()).ok_or_else(|| {
         let errors: Vec<&str> =
-            words.lines().filter(|l| l.contains("ERROR") || l.contains("panicked")).collect();
+            words.lines().filter(|l| l.contains("level=error") || l.contains("panicked")).collect();
         errors.last().map_or_else(|| "it left no error".to_owned(), |line| (*line).to_owned())
     })
 }

@@ -144,6 +144,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         bad_ends,
         kills_min: share(KILLS),
         records_min: share(RECORDS),
+        is_single: arguments.only.is_some(),
     };
     let (text, held) = report::write(&campaign, &facts);
     let path = arguments.out.join("summary.md");

@@ -21,6 +21,7 @@ pub(crate) const LEASE_SECONDS: f64 = 5.0;
 const SETTINGS: &str = "pipeline = \"campaign\"\n\
     [postgres]\nlock_timeout = \"2s\"\n\
     [threads]\nwatchdog = \"8s\"\n\
+    [metrics]\nlisten = \"off\"\n\
     [lookup.user]\nkey = \"user:{}\"\nttl = \"2s\"\n";
 
 pub(crate) struct World {
@@ -56,7 +57,7 @@ impl World {
                  CREATE INDEX ON {table} (_topic, _partition, _offset) {place}"
             ))?;
         }
-        let init = std::process::Command::new(rowmill).args(["init", "--url", &url]).output()?;
+        let init = std::process::Command::new(rowmill).arg("init").env("DATABASE_URL", &url).output()?;
         anyhow::ensure!(
             init.status.success(),
             "rowmill init failed: {}",
