@@ -123,20 +123,18 @@ pub struct Work {
     pub signs: u64,
 }
 
-/// Since when each part has had work and shown no sign.
+/// The signs of each part when it was last looked at, and since when it has had work and shown no other.
 #[derive(Debug, Default)]
-struct Progress(BTreeMap<String, (u64, Instant)>);
+struct Progress(BTreeMap<String, (u64, Option<Instant>)>);
 
 impl Progress {
     /// The name of a part that has had work for longer than `limit` and did not move.
     fn stuck(&mut self, works: Vec<Work>, now: Instant, limit: Duration) -> Option<String> {
         let mut stuck = None;
         for work in works {
-            let since = match self.0.get(&work.name) {
-                Some((signs, since)) if *signs == work.signs && work.waiting => *since,
-                _ => now,
-            };
-            if now.duration_since(since) > limit {
+            let known = self.0.get(&work.name).filter(|(signs, _)| *signs == work.signs);
+            let since = work.waiting.then(|| known.and_then(|(_, since)| *since).unwrap_or(now));
+            if since.is_some_and(|since| now.duration_since(since) > limit) {
                 stuck = Some(work.name.clone());
             }
             self.0.insert(work.name, (work.signs, since));
@@ -166,7 +164,7 @@ mod tests {
         // Nothing to do is no hang, however long; and the time begins anew with the next work.
         assert!(!look(100, false, 2));
         assert!(!look(101, true, 2));
-        assert!(!look(110, true, 2));
-        assert!(look(111, true, 2));
+        assert!(!look(111, true, 2));
+        assert!(look(112, true, 2));
     }
 }
