@@ -360,7 +360,7 @@ fn default_pipeline() -> String {
 
 /// Enough for the largest batches that still gain speed, and leaves a process of 128 MB room for librdkafka and itself.
 fn default_memory_max() -> Bytes {
-    Bytes(32 << 20)
+    Bytes(24 << 20)
 }
 
 /// A connection waits for BEGIN and COMMIT a tenth of the time. Several tables use that time for each other; a lone one has a

@@ -34,7 +34,7 @@ use crate::pg::{self, Class, Server, describe};
 use crate::protocol::{FollowUp, Resolved, after_failure, resolve};
 
 /// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.
-const GATHER_BYTES_MAX: usize = 4 << 20;
+const GATHER_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.
 const WRITE_BYTES: usize = 64 << 10;
