@@ -56,7 +56,11 @@ fn credential(setting: &str, name: &str, environment: Environment<'_>) -> Result
 /// A file's text without the line break that editors leave at its end.
 fn read(path: &str, setting: &str) -> Result<String> {
     let about = || format!("cannot read {setting} from {path:?}");
-    if std::fs::metadata(path).with_context(about)?.len() > SECRET_BYTES_MAX {
+    let metadata = std::fs::metadata(path).with_context(about)?;
+    if !metadata.is_file() {
+        bail!("{setting}: {path:?} is no regular file: a device or a pipe may never end");
+    }
+    if metadata.len() > SECRET_BYTES_MAX {
         bail!("{setting}: {path:?} is larger than any secret");
     }
     let text = std::fs::read_to_string(path).with_context(about)?;
@@ -94,6 +98,7 @@ mod tests {
         check("plain", Ok("plain"));
         check("postgresql://u@h/d", Ok("postgresql://u@h/d"));
         check("credential:../key", Err("no name of a credential"));
+        check("file:/dev/zero", Err("no regular file"));
         check("credential:other", Err("cannot read"));
         check("credential:empty", Err("is empty"));
         check("env:NOTHING", Err("is not set"));
