@@ -64,6 +64,17 @@ pub struct Start {
     pub fresh: bool,
 }
 
+impl Start {
+    /// Where to read, and the gate for it: from the last record that was passed on, which must come again to prove the
+    /// log, or, before the first, as the claim began.
+    pub fn place(&self, gate: &Gate, last: Option<Anchor>) -> (Gate, i64) {
+        match last {
+            Some(last) => (Gate::resume(gate.expected(), last), last.offset),
+            None => (self.gate.clone(), self.at),
+        }
+    }
+}
+
 /// One table's progress in a claimed partition.
 #[derive(Debug)]
 pub struct Lane {

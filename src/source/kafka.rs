@@ -202,16 +202,8 @@ impl Poller {
         for partition in partitions {
             let reading =
                 state.readings.get_mut(partition).expect("only partitions that are read are assigned");
-            let at = match reading.last {
-                Some(last) => {
-                    reading.gate = Gate::resume(reading.gate.expected(), last);
-                    last.offset
-                }
-                None => {
-                    reading.gate = reading.start.gate.clone();
-                    reading.start.at
-                }
-            };
+            let (gate, at) = reading.start.place(&reading.gate, reading.last);
+            reading.gate = gate;
             reading.aside = false;
             state.touched.insert(*partition);
             list.add_partition_offset(&reading.claim.topic, partition.id, Offset::Offset(at))?;

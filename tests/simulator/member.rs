@@ -336,16 +336,8 @@ impl Member {
 
     fn assign(&mut self, partition: Partition, out: &mut Outside) {
         let reading = self.readings.get_mut(&partition).expect("it is read");
-        let at = match reading.last {
-            Some(last) => {
-                reading.gate = Gate::resume(reading.gate.expected(), last);
-                last.offset
-            }
-            None => {
-                reading.gate = reading.start.gate.clone();
-                reading.start.at
-            }
-        };
+        let (gate, at) = reading.start.place(&reading.gate, reading.last);
+        reading.gate = gate;
         reading.aside = false;
         self.handle.assign(partition, at, &mut out.random);
     }
