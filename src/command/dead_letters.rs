@@ -81,20 +81,20 @@ pub struct Filter {
     reason: Option<String>,
     /// Only those set aside since then: RFC 3339, or how long ago, such as 2h or 3d.
     #[arg(long, value_parser = moment)]
-    since: Option<Timestamp>,
+    since: Option<String>,
     /// Only those set aside before then.
     #[arg(long, value_parser = moment)]
-    until: Option<Timestamp>,
+    until: Option<String>,
 }
 
-/// A point in time, or a distance back from now.
-fn moment(text: &str) -> Result<Timestamp, String> {
+/// A point in time, or a distance back from now, as PostgreSQL reads it.
+fn moment(text: &str) -> Result<String, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at);
+        return Ok(at.to_string());
     }
     let back = text.parse::<Span>().ok().filter(|span| !span.is_negative());
     back.and_then(|span| Zoned::now().checked_sub(span).ok())
-        .map(|at| at.timestamp())
+        .map(|at| at.timestamp().to_string())
         .ok_or_else(|| "expected a time like 2024-05-01T12:00:00Z, or how long ago, like 2h or 3d".to_owned())
 }
 
@@ -109,36 +109,19 @@ impl Filter {
             && until.is_none()
     }
 
-    /// A condition on rowmill.dead_letter for [`Filter::values`], which are `$1` to `$7`.
+    /// A condition on rowmill.dead_letter for [`Filter::parameters`], which are `$1` to `$7`.
     const SQL: &str = "pipeline = $1 AND ($2::BIGINT[] = '{}' OR id = ANY ($2)) AND ($3::TEXT IS NULL OR topic = $3)
         AND ($4::TEXT IS NULL OR target = $4 OR split_part(target, '.', 2) = $4) AND ($5::TEXT IS NULL OR reason = $5)
         AND ($6::TEXT IS NULL OR created_at >= $6::TIMESTAMPTZ) AND ($7::TEXT IS NULL OR created_at < $7::TIMESTAMPTZ)";
 
-    fn values(&self, pipeline: &str) -> Values {
-        let text = |at: &Option<Timestamp>| at.map(|at| at.to_string());
-        Values {
-            pipeline: pipeline.to_owned(),
-            ids: self.ids.clone(),
-            texts: [self.topic.clone(), self.table.clone(), self.reason.clone()],
-            times: [text(&self.since), text(&self.until)],
-        }
-    }
-}
-
-/// A filter's parameters, owned.
-struct Values {
-    pipeline: String,
-    ids: Vec<i64>,
-    texts: [Option<String>; 3],
-    times: [Option<String>; 2],
-}
-
-impl Values {
-    fn parameters<'a>(&'a self, more: &[&'a (dyn ToSql + Sync)]) -> Vec<&'a (dyn ToSql + Sync)> {
-        let [topic, table, reason] = &self.texts;
-        let [since, until] = &self.times;
-        let mut all: Vec<&(dyn ToSql + Sync)> =
-            vec![&self.pipeline, &self.ids, topic, table, reason, since, until];
+    /// The parameters of [`Filter::SQL`], and more behind them.
+    fn parameters<'a>(
+        &'a self,
+        pipeline: &'a String,
+        more: &[&'a (dyn ToSql + Sync)],
+    ) -> Vec<&'a (dyn ToSql + Sync)> {
+        let Filter { ids, topic, table, reason, since, until } = self;
+        let mut all: Vec<&(dyn ToSql + Sync)> = vec![pipeline, ids, topic, table, reason, since, until];
         all.extend(more);
         all
     }
@@ -151,7 +134,7 @@ pub fn run(config: &Config, action: &Action) -> Result<bool> {
     dead_letter::check_columns(&mut client)?;
     match action {
         Action::List { filter, limit, settled, json } => {
-            list(&mut client, filter.values(&config.pipeline), *limit, *settled, *json).map(|()| true)
+            list(&mut client, &config.pipeline, filter, *limit, *settled, *json).map(|()| true)
         }
         Action::Show { ids, json } => show(&mut client, &config.pipeline, ids, *json),
         Action::Retry(decision) => {
@@ -176,17 +159,32 @@ impl Decision {
     }
 }
 
-fn list(client: &mut Client, filter: Values, limit: i64, settled: bool, json: bool) -> Result<()> {
+fn list(
+    client: &mut Client,
+    pipeline: &String,
+    filter: &Filter,
+    limit: i64,
+    settled: bool,
+    json: bool,
+) -> Result<()> {
     let open = if settled { "TRUE" } else { "settled_at IS NULL" };
     let condition = format!("{} AND {open}", Filter::SQL);
-    let letters =
-        letter::read(client, &condition, "id DESC", &filter.parameters(&[]), limit, letter::Part::Head)?;
+    let letters = letter::read(
+        client,
+        &condition,
+        "id DESC",
+        &filter.parameters(pipeline, &[]),
+        limit,
+        letter::Part::Head,
+    )?;
     for letter in &letters {
         if json { println!("{}", letter.json()) } else { println!("{}", letter.line()) }
     }
     let sql = format!("SELECT count(*) FROM rowmill.dead_letter WHERE {condition}");
-    let all: i64 =
-        client.query_one(&sql, &filter.parameters(&[])).context("cannot count the dead letters")?.get(0);
+    let all: i64 = client
+        .query_one(&sql, &filter.parameters(pipeline, &[]))
+        .context("cannot count the dead letters")?
+        .get(0);
     let more = all - letters.len() as i64;
     if !json && all == 0 {
         println!("no dead letters match");
@@ -216,15 +214,16 @@ fn show(client: &mut Client, pipeline: &str, ids: &[i64], json: bool) -> Result<
     Ok(all)
 }
 
-fn discard(client: &mut Client, pipeline: &str, decision: &Decision) -> Result<()> {
-    let filter = decision.filter.values(pipeline);
+fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Result<()> {
+    let filter = &decision.filter;
     let sql = format!(
         "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'discarded'
          WHERE {} AND settled_at IS NULL RETURNING id",
         Filter::SQL
     );
     let mut transaction = client.transaction().context("cannot begin a transaction")?;
-    let rows = transaction.query(&sql, &filter.parameters(&[])).context("cannot discard dead letters")?;
+    let rows =
+        transaction.query(&sql, &filter.parameters(pipeline, &[])).context("cannot discard dead letters")?;
     if decision.dry_run {
         transaction.rollback().context("cannot roll back")?;
     } else {
@@ -255,10 +254,11 @@ mod tests {
 
     #[test]
     fn moments_are_times_or_distances() {
-        assert_eq!(moment("2024-05-01T12:00:00Z").unwrap().as_second(), 1_714_564_800);
+        let second = |text: &str| moment(text).unwrap().parse::<Timestamp>().unwrap().as_second();
+        assert_eq!(second("2024-05-01T12:00:00Z"), 1_714_564_800);
         let now = Timestamp::now().as_second();
         for (text, seconds) in [("2h", 7200), ("90m", 5400), ("PT1H", 3600), ("30 s", 30)] {
-            let back = now - moment(text).unwrap().as_second();
+            let back = now - second(text);
             assert!((seconds..seconds + 5).contains(&back), "{text}: {back}");
         }
         for wrong in ["", "yesterday", "-2h", "12", "2024-05-01"] {

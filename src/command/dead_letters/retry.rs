@@ -77,10 +77,10 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     let lookups = LookupCache::new(config.redis.as_ref(), &lookups, pulse, Waits::new("retry"))?;
     let mut retry = Retry { client, plan, decoders, lookups, dry_run: decision.dry_run };
 
-    let filter = decision.filter.values(&config.pipeline);
+    let filter = &decision.filter;
     let (mut retried, mut refused, mut last) = (0, 0, 0);
     loop {
-        let ids = retry.next_ids(&filter, last)?;
+        let ids = retry.next_ids(&config.pipeline, filter, last)?;
         let Some(end) = ids.last() else { break };
         last = *end;
         let letters = letter::read(retry.client, "id = ANY ($1)", "id", &[&ids], LETTERS, Part::Whole)?;
@@ -118,14 +118,16 @@ fn told(letter: &Letter, outcome: &Outcome, json: bool) -> String {
 
 impl Retry<'_> {
     /// Open letters after `last`, so many that one transaction holds them.
-    fn next_ids(&mut self, filter: &super::Values, last: i64) -> Result<Vec<i64>> {
+    fn next_ids(&mut self, pipeline: &String, filter: &Filter, last: i64) -> Result<Vec<i64>> {
         let sql = format!(
             "SELECT id, coalesce(octet_length(value), 0)::BIGINT FROM rowmill.dead_letter
              WHERE {} AND settled_at IS NULL AND id > $8 ORDER BY id LIMIT {LETTERS}",
             Filter::SQL
         );
-        let rows =
-            self.client.query(&sql, &filter.parameters(&[&last])).context("cannot read the dead letters")?;
+        let rows = self
+            .client
+            .query(&sql, &filter.parameters(pipeline, &[&last]))
+            .context("cannot read the dead letters")?;
         let mut room = BYTES;
         let fits = rows.iter().take_while(|row| {
             let had_room = room > 0;
