@@ -97,11 +97,33 @@ pub enum Value<'a> {
     Compound(&'a str),
 }
 
+/// The text of one valid JSON value, without white space around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Json<'a> {
+    pub text: &'a str,
+    /// False if no backslash is in it: then a string's content is what stands between its quotes.
+    pub escapes: bool,
+}
+
+impl<'a> Json<'a> {
+    /// For a text that nobody has searched for backslashes yet.
+    pub fn of(text: &'a str) -> Self {
+        Self { text, escapes: text.as_bytes().contains(&b'\\') }
+    }
+
+    pub fn is_null(self) -> bool {
+        self.text == "null"
+    }
+}
+
 impl<'a> Value<'a> {
-    /// `raw` is the text of one valid JSON value without white space around it, and not `null`.
-    pub fn of_json(raw: &'a str, scratch: &'a mut String) -> Result<Self, Wrong> {
+    /// Of any JSON value but `null`.
+    #[inline]
+    pub fn of_json(json: Json<'a>, scratch: &'a mut String) -> Result<Self, Wrong> {
+        let raw = json.text;
         Ok(match raw.as_bytes().first() {
-            Some(b'"') => Value::String(json::unescape(raw, scratch)?),
+            Some(b'"') if json.escapes => Value::String(json::unescape(raw, scratch)?),
+            Some(b'"') => Value::String(raw.get(1..raw.len() - 1).unwrap_or_default()),
             Some(b't') => Value::Bool(true),
             Some(b'f') => Value::Bool(false),
             Some(b'[' | b'{') => Value::Compound(raw),
@@ -139,12 +161,19 @@ impl<'a> Value<'a> {
 }
 
 /// Appends the field of any type from the text of a JSON value that is not null.
-pub fn from_json(ty: &Type, reading: Reading, raw: &str, scratch: &mut String, out: &mut Vec<u8>) -> Written {
+#[inline]
+pub fn from_json(
+    ty: &Type,
+    reading: Reading,
+    json: Json<'_>,
+    scratch: &mut String,
+    out: &mut Vec<u8>,
+) -> Written {
     match ty {
-        Type::Json => json(raw, reading.depth_max, out),
-        Type::Jsonb => jsonb(raw, reading.depth_max, out),
-        Type::Array { element, element_oid } => array(element, *element_oid, reading, raw, scratch, out),
-        scalar => from_value(scalar, reading, Value::of_json(raw, scratch)?, out),
+        Type::Json => self::json(json.text, reading.depth_max, out),
+        Type::Jsonb => jsonb(json.text, reading.depth_max, out),
+        Type::Array { element, element_oid } => array(element, *element_oid, reading, json, scratch, out),
+        scalar => from_value(scalar, reading, Value::of_json(json, scratch)?, out),
     }
 }
 
@@ -211,6 +240,7 @@ pub fn int8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
 
 /// A JSON number, or one of the strings "NaN", "Infinity", "-Infinity", for which JSON has no number. A number too large
 /// is refused, and so is one so small that nothing would be left of it.
+#[inline]
 pub fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let n: f64 = match value {
         Value::Number(text) => {
@@ -246,6 +276,7 @@ pub fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Written {
 /// Strings as they are; numbers and booleans by their exact JSON text, because a field that is sometimes a number and
 /// sometimes a word is common. Arrays and objects are refused: a text column is seldom meant to hold them. `length` is
 /// varchar(n)'s or char(n)'s, in characters; spaces at the end count, where the server would cut them silently.
+#[inline]
 pub fn text(value: Value<'_>, length: Option<u32>, out: &mut Vec<u8>) -> Written {
     let text = match value {
         Value::String(text) | Value::Number(text) => text,
@@ -257,6 +288,7 @@ pub fn text(value: Value<'_>, length: Option<u32>, out: &mut Vec<u8>) -> Written
 }
 
 /// A string in RFC 3339, offset required; or, with a unit, a number since 1970.
+#[inline]
 pub fn timestamptz(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Written {
     let micros = match (value, unit) {
         (Value::String(text), None) => time::parse_timestamptz(text)?,
@@ -288,6 +320,7 @@ pub fn int(ty: &Type, n: i64, out: &mut Vec<u8>) {
 }
 
 /// A timestamptz or timestamp that is known already, in microseconds since 2000.
+#[inline]
 pub fn micros(micros_since_2000: i64, out: &mut Vec<u8>) {
     fixed(&micros_since_2000.to_be_bytes(), out);
 }
@@ -434,12 +467,13 @@ fn array(
     element: &Type,
     element_oid: u32,
     reading: Reading,
-    raw: &str,
+    json: Json<'_>,
     scratch: &mut String,
     out: &mut Vec<u8>,
 ) -> Written {
+    let raw = json.text;
     if !raw.starts_with('[') {
-        return Err(wrong_type("an array", Value::of_json(raw, scratch)?));
+        return Err(wrong_type("an array", Value::of_json(json, scratch)?));
     }
     let single = matches!(element, Type::Json | Type::Jsonb);
     let dimensions = if single { 1 } else { leading_brackets(raw) };
@@ -512,7 +546,7 @@ impl Elements<'_> {
             null(self.out);
             return Ok(());
         }
-        from_json(self.element, self.reading, raw, self.scratch, self.out)
+        from_json(self.element, self.reading, Json::of(raw), self.scratch, self.out)
     }
 }
 
@@ -550,11 +584,14 @@ fn leading_brackets(raw: &str) -> usize {
     raw.bytes().filter(|b| !b.is_ascii_whitespace()).take_while(|b| *b == b'[').count()
 }
 
+#[inline]
 fn fixed(bytes: &[u8], out: &mut Vec<u8>) {
+    out.reserve(4 + bytes.len());
     out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
+#[inline]
 pub(crate) fn checked_text(text: &str, length: Option<u32>, out: &mut Vec<u8>) -> Written {
     if let Some(length) = length {
         // A character is at least a byte: most values need no count.
@@ -569,6 +606,7 @@ pub(crate) fn checked_text(text: &str, length: Option<u32>, out: &mut Vec<u8>) -
     checked_bytes(text.as_bytes(), out)
 }
 
+#[inline]
 fn checked_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Written {
     if bytes.len() > FIELD_BYTES_MAX {
         return Err(too_large());
@@ -692,7 +730,7 @@ mod tests {
 
     fn read(ty: &Type, reading: Reading, raw: &str) -> Result<Vec<u8>, Reason> {
         let mut out = vec![0xee];
-        from_json(ty, reading, raw, &mut String::new(), &mut out).map_err(|wrong| wrong.reason)?;
+        from_json(ty, reading, Json::of(raw), &mut String::new(), &mut out).map_err(|wrong| wrong.reason)?;
         let (length, bytes) = out[1..].split_at(4);
         assert_eq!(bytes.len(), i32::from_be_bytes(length.try_into().unwrap()) as usize, "{ty} {raw}");
         Ok(bytes.to_vec())

@@ -56,6 +56,8 @@ struct Cache {
     found_last: VecDeque<Box<str>>,
     /// When the present batch began: an answer cannot expire between asking and encoding.
     now: Instant,
+    /// Answers of this age and older have expired for the present batch.
+    stale: Option<Instant>,
 }
 
 struct Entry {
@@ -92,6 +94,7 @@ impl LookupCache {
                 known: HashMap::default(),
                 found_last: VecDeque::new(),
                 now: Instant::now(),
+                stale: None,
             })
             .collect();
         Ok(LookupCache { client, connection: None, caches, pulse, waits })
@@ -102,6 +105,7 @@ impl LookupCache {
         let now = Instant::now();
         for cache in &mut self.caches {
             cache.now = now;
+            cache.stale = now.checked_sub(cache.config.ttl);
             cache.metrics.hits.fetch_add(cache.hits.take(), Relaxed);
         }
     }
@@ -299,7 +303,7 @@ impl Lookups for LookupCache {
         let cache = &self.caches[lookup];
         match cache.known.get(token) {
             Some(Entry { value: Some(value), asked_at, .. })
-                if *asked_at >= cache.now || cache.now.duration_since(*asked_at) < cache.config.ttl =>
+                if Some(*asked_at) > cache.stale || *asked_at >= cache.now =>
             {
                 cache.hits.set(cache.hits.get() + 1);
                 Found::Value(value)
@@ -374,6 +378,7 @@ mod tests {
             known: HashMap::default(),
             found_last: VecDeque::new(),
             now: Instant::now(),
+            stale: None,
         }
     }
 

@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::batch::{Headers, Record};
-use crate::copy::{self, Reading, Value, Wrong};
+use crate::copy::{self, Json, Reading, Value, Wrong};
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
 use crate::reject::{excerpt, excerpt_bytes};
 use crate::schema::Type;
@@ -63,7 +63,7 @@ impl<'r> Parsed<'r> {
 /// A record whose value is known to be one JSON object. Only [`TopicDecoder::parse`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'r> {
-    record: Record<'r>,
+    record: &'r Record<'r>,
     text: &'r str,
 }
 
@@ -108,6 +108,7 @@ pub struct TopicDecoder {
 struct Slot {
     start: u32,
     end: u32,
+    escapes: bool,
 }
 
 /// The names that one JSON object is searched for.
@@ -125,9 +126,42 @@ const USUAL_KEYS: usize = 32;
 
 struct Entry {
     name: String,
-    /// The name as JSON writes it, quotes included.
-    quoted: Box<[u8]>,
+    written: Quoted,
     target: Target,
+}
+
+/// A name as JSON nearly always writes it, quotes and colon included.
+struct Quoted {
+    bytes: Box<[u8]>,
+    /// Its first bytes, zeros behind them, and ones in the mask where they stand: compared at once.
+    head: u128,
+    mask: u128,
+}
+
+impl Quoted {
+    fn new(name: &str) -> Quoted {
+        const HEAD: usize = size_of::<u128>();
+        let bytes = format!("{}:", serde_json::Value::from(name)).into_bytes();
+        let count = bytes.len().min(HEAD);
+        let (mut head, mut mask) = ([0; HEAD], [0; HEAD]);
+        head[..count].copy_from_slice(&bytes[..count]);
+        mask[..count].fill(0xff);
+        let (head, mask) = (u128::from_ne_bytes(head), u128::from_ne_bytes(mask));
+        Quoted { bytes: bytes.into(), head, mask }
+    }
+
+    /// Passes this name if it stands next.
+    #[inline]
+    fn is_passed(&self, scan: &mut Scan<'_>) -> bool {
+        match scan.rest().first_chunk() {
+            Some(head) if (u128::from_ne_bytes(*head) ^ self.head) & self.mask != 0 => false,
+            Some(_) if self.bytes.len() <= size_of::<u128>() => {
+                scan.at += self.bytes.len();
+                true
+            }
+            _ => scan.skip(&self.bytes),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -185,7 +219,7 @@ impl TopicDecoder {
     }
 
     /// Reads the record's JSON once. Every other function speaks of the record that was parsed last.
-    pub fn parse<'r>(&mut self, record: &Record<'r>) -> Result<Parsed<'r>, Reject> {
+    pub fn parse<'r>(&mut self, record: &'r Record<'r>) -> Result<Parsed<'r>, Reject> {
         self.parsed = None;
         for route in &mut self.routes {
             route.takes = false;
@@ -214,7 +248,7 @@ impl TopicDecoder {
                 route.when.iter().all(|(slot, expected)| meets(slots[*slot].of(text), expected, scratch));
         }
         self.parsed = Some(id(text));
-        Ok(Parsed::Message(Message { record: *record, text }))
+        Ok(Parsed::Message(Message { record, text }))
     }
 
     /// The models that take the parsed record, as indexes into the plan's models. None means unroutable.
@@ -231,7 +265,7 @@ impl TopicDecoder {
             route.when.iter().zip(conditions).map(|((slot, _), condition)| (*slot, &condition.path))
         }) {
             let found = match self.slots[slot].of(text) {
-                Some(raw) => format!("{path} is {}", excerpt(raw)),
+                Some(json) => format!("{path} is {}", excerpt(json.text)),
                 None => format!("{path} is absent"),
             };
             if !seen.contains(&found) {
@@ -253,9 +287,11 @@ impl TopicDecoder {
         let text = self.text(message);
         let route = self.routes.iter().find(|route| route.model == model).expect("a model of this topic");
         let start = out.len();
+        // What most rows take, once for all columns.
+        out.reserve(2 * text.len());
         out.extend_from_slice(&(route.steps.len() as i16).to_be_bytes());
         for (place, step) in route.steps.iter().enumerate() {
-            let input = Input { text, record: &message.record, slots: &self.slots };
+            let input = Input { text, record: message.record, slots: &self.slots };
             match step.write(input, lookups, &mut self.scratch, out) {
                 Ok(Encoded::Row) => {}
                 Ok(Encoded::NeedsLookup) => {
@@ -278,8 +314,8 @@ impl TopicDecoder {
         for route in self.routes.iter().filter(|route| route.takes) {
             for step in &route.steps {
                 if let Fill::Lookup { slot, lookup, .. } = step.fill
-                    && let Some(raw) = self.slots[slot].of(text).filter(|raw| *raw != "null")
-                    && let Ok(token) = token(raw, &mut self.scratch)
+                    && let Some(json) = self.slots[slot].of(text).filter(|json| !json.is_null())
+                    && let Ok(token) = token(json, &mut self.scratch)
                 {
                     want(lookup, token);
                 }
@@ -312,12 +348,11 @@ impl TopicDecoder {
             Source::Message => "the message".into(),
             Source::Clock | Source::Null => "no field".into(),
         };
+        let field = |slot: usize| input.slots[slot].of(input.text).map(|json| excerpt(json.text));
         let found = match step.fill {
-            Fill::Field { slot, .. } => input.slots[slot].of(input.text).map(excerpt),
+            Fill::Field { slot, .. } => field(slot),
             // A token that works is a secret; one that nobody knows is what the reader has to look for.
-            Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => {
-                input.slots[slot].of(input.text).map(excerpt)
-            }
+            Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => field(slot),
             Fill::Kafka(Kafka::Key) => input.record.key.map(excerpt_bytes),
             Fill::Kafka(Kafka::Timestamp) => input.record.timestamp_ms.map(|ms| ms.to_string()),
             Fill::Message { .. } => Some(excerpt(input.text)),
@@ -375,14 +410,16 @@ impl Step {
         match self.fill {
             Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
                 None => self.missing("the field is absent", out)?,
-                Some("null") => self.null("the field is null", out)?,
-                Some(raw) => copy::from_json(&self.ty, reading, raw, scratch, out)?,
+                Some(json) if json.is_null() => self.null("the field is null", out)?,
+                Some(json) => copy::from_json(&self.ty, reading, json, scratch, out)?,
             },
             Fill::Lookup { slot, lookup, unknown } => {
                 let token = match input.slots[slot].of(input.text) {
                     None => return self.missing("the field is absent", out).map(|()| Encoded::Row),
-                    Some("null") => return self.null("the field is null", out).map(|()| Encoded::Row),
-                    Some(raw) => token(raw, scratch)?,
+                    Some(json) if json.is_null() => {
+                        return self.null("the field is null", out).map(|()| Encoded::Row);
+                    }
+                    Some(json) => token(json, scratch)?,
                 };
                 match lookups.find(lookup, token) {
                     Found::Value(text) => self.outside_text(text, out)?,
@@ -424,7 +461,7 @@ impl Step {
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                copy::from_json(&self.ty, Reading::default(), &json, &mut String::new(), out)?;
+                copy::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
@@ -442,7 +479,7 @@ impl Step {
         }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        copy::from_json(&self.ty, Reading::default(), raw.get(), &mut String::new(), out)
+        copy::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -472,8 +509,10 @@ impl Slot {
         self.end = 0;
     }
 
-    fn of(self, text: &str) -> Option<&str> {
-        (self.end > 0).then(|| &text[self.start as usize..self.end as usize])
+    #[inline]
+    fn of(self, text: &str) -> Option<Json<'_>> {
+        let json = || Json { text: &text[self.start as usize..self.end as usize], escapes: self.escapes };
+        (self.end > 0).then(json)
     }
 }
 
@@ -481,8 +520,8 @@ impl Slot {
 const TOKEN_BYTES_MAX: usize = 1024;
 
 /// A string, or a number by its text; anything else is no token.
-fn token<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {
-    match Value::of_json(raw, scratch)? {
+fn token<'a>(json: Json<'a>, scratch: &'a mut String) -> Result<&'a str, Wrong> {
+    match Value::of_json(json, scratch)? {
         Value::String(text) | Value::Number(text) if text.len() <= TOKEN_BYTES_MAX => Ok(text),
         Value::String(_) | Value::Number(_) => {
             Err(Wrong::new(Reason::TooLong, format!("a token has at most {TOKEN_BYTES_MAX} bytes")))
@@ -491,12 +530,12 @@ fn token<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {
     }
 }
 
-fn meets(raw: Option<&str>, expected: &Expected, scratch: &mut String) -> bool {
-    match (raw, expected) {
+fn meets(json: Option<Json<'_>>, expected: &Expected, scratch: &mut String) -> bool {
+    match (json, expected) {
         (None, _) => false,
-        (Some(raw), Expected::Literal(text)) => raw == text,
-        (Some(raw), Expected::Text(text)) => {
-            matches!(Value::of_json(raw, scratch), Ok(Value::String(found)) if found == text)
+        (Some(json), Expected::Literal(text)) => json.text == text,
+        (Some(json), Expected::Text(text)) => {
+            matches!(Value::of_json(json, scratch), Ok(Value::String(found)) if found == text)
         }
     }
 }
@@ -531,10 +570,9 @@ impl Tree {
             let slot = tree.wanted.then_some(first_slot);
             *slots += usize::from(tree.wanted);
             let child = (!tree.children.is_empty()).then(|| tree.lay_out(levels, slots));
-            let quoted = serde_json::Value::from(name.as_str()).to_string().into_bytes().into();
             entries.push(Entry {
+                written: Quoted::new(&name),
                 name,
-                quoted,
                 target: Target { slot, child, first_slot, end_slot: *slots },
             });
         }
@@ -556,15 +594,16 @@ fn slot_of(levels: &[Level], path: &Path) -> usize {
 }
 
 impl Level {
-    /// Reads the key that stands next, the one at `position` in its object, and finds its entry.
+    /// Reads the key that stands next, the one at `position` in its object, with its colon, and finds its entry.
     fn read_key(&mut self, scan: &mut Scan<'_>, position: usize) -> Result<Option<Target>, NotJson> {
         let usual = self.usual.get(position).and_then(|index| self.entries.get(usize::from(*index)));
-        if let Some(entry) = usual.filter(|entry| scan.skip(&entry.quoted)) {
+        if let Some(entry) = usual.filter(|entry| entry.written.is_passed(scan)) {
             return Ok(Some(entry.target));
         }
         let start = scan.at;
         scan.string()?;
         let raw = scan.since(start);
+        scan.expect(b':')?;
         // A key with half a surrogate pair is nobody's field.
         let Ok(key) = copy::unescape(raw, &mut self.scratch) else { return Ok(None) };
         let found = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key.as_bytes()));
@@ -592,22 +631,26 @@ fn read_object(
     while scan.member(position == 0)? {
         let target = levels[level].read_key(scan, position)?;
         position += 1;
-        scan.expect(b':')?;
         let inner = scan.next() == b'{';
         let Some(target) = target else {
             scan.value()?;
             continue;
         };
         let start = scan.at;
-        if let Some(child) = target.child {
+        let escapes = if let Some(child) = target.child {
             // The last of several equal keys wins with all that is in it, as in jsonb.
             slots[target.range()].iter_mut().for_each(Slot::clear);
-            if inner { read_object(scan, levels, child, slots)? } else { scan.value()? }
+            if inner {
+                read_object(scan, levels, child, slots)?;
+                true
+            } else {
+                scan.value()?
+            }
         } else {
-            scan.value()?;
-        }
+            scan.value()?
+        };
         if let Some(slot) = target.slot {
-            slots[slot] = Slot { start: start as u32, end: scan.at as u32 };
+            slots[slot] = Slot { start: start as u32, end: scan.at as u32, escapes };
         }
     }
     Ok(())
@@ -761,7 +804,7 @@ mod tests {
         }
     }
 
-    fn parsed<'r>(decoder: &mut TopicDecoder, record: &Record<'r>) -> Message<'r> {
+    fn parsed<'r>(decoder: &mut TopicDecoder, record: &'r Record<'r>) -> Message<'r> {
         decoder.parse(record).unwrap().message().expect("a message")
     }
 
@@ -840,8 +883,8 @@ mod tests {
     #[test]
     fn what_is_not_one_json_object_is_refused() {
         fn check(value: &[u8], expected: Reason) {
-            let found = metric().parse(&record(value));
-            let reject = found.expect_err(&excerpt_bytes(value));
+            let record = record(value);
+            let reject = metric().parse(&record).expect_err(&excerpt_bytes(value));
             assert_eq!(reject.reason, expected, "{:?}: {}", excerpt_bytes(value), reject.message);
             assert!(
                 reject.message.len() < 500 && !reject.message.contains(char::is_control),
@@ -902,7 +945,8 @@ mod tests {
         ]
         .map(|member| METRIC.replacen('{', &format!("{{{member},"), 1));
         let (mut decoder, mut expected) = (metric(), Vec::new());
-        let read = parsed(&mut decoder, &record(METRIC.as_bytes()));
+        let usual = record(METRIC.as_bytes());
+        let read = parsed(&mut decoder, &usual);
         decoder.encode(0, read, &Users, &mut expected).unwrap();
         for message in odd {
             let (record, mut out) = (record(message.as_bytes()), Vec::new());
@@ -1032,6 +1076,10 @@ mod tests {
         check(nested, r#"{"a":{"b":[{"c":"x"}]}}"#, None);
         check(nested, r#"{"a":{"b":1e999}}"#, None);
         check(nested, r#"{"a":"b","a.b.c":"x","c":"x"}"#, None);
+        let long = r#"columns.c = { field = "a_name_of_many_letters" }"#;
+        check(long, r#"{"a_name_of_many_letters":"x"}"#, Some("x"));
+        check(long, r#"{"a_name_of_many_lettres":"y","a_name_of_many_letters" : 7}"#, Some("7"));
+        check(long, r#"{"a_name_of_many":1}"#, None);
         check(r#"columns.c = { field = ["a.b"] }"#, r#"{"a":{"b":1},"a.b":2}"#, Some("2"));
     }
 
@@ -1060,7 +1108,8 @@ mod tests {
             }
             let message = format!("{{{}}}", turned.join(","));
             let mut out = Vec::new();
-            let message = parsed(&mut decoder, &record(message.as_bytes()));
+            let record = record(message.as_bytes());
+            let message = parsed(&mut decoder, &record);
             decoder.encode(0, message, &Users, &mut out).unwrap();
             rows.push(out);
         }
@@ -1191,8 +1240,9 @@ mod tests {
     #[should_panic(expected = "parsed before it is used")]
     fn slots_never_cut_another_record() {
         let mut decoder = metric();
-        let first = parsed(&mut decoder, &record(METRIC.as_bytes()));
-        parsed(&mut decoder, &record(b"{}"));
+        let (one, other) = (record(METRIC.as_bytes()), record(b"{}"));
+        let first = parsed(&mut decoder, &one);
+        parsed(&mut decoder, &other);
         decoder.tokens(first, |_, _| {});
     }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rowmill::copy::{Encoding, Reading, from_json};
+use rowmill::copy::{Encoding, Json, Reading, from_json};
 use rowmill::schema::{NumericLimit, Type};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -55,7 +55,7 @@ fuzz_target!(|input: (u8, u8, &str)| {
     };
     let (mut scratch, mut out) = (String::new(), Vec::new());
     let reading = Reading { encoding, ..Reading::default() };
-    if raw == "null" || from_json(ty, reading, raw, &mut scratch, &mut out).is_err() {
+    if raw == "null" || from_json(ty, reading, Json::of(raw), &mut scratch, &mut out).is_err() {
         return;
     }
     let (length, field) = out.split_first_chunk().expect("a length");

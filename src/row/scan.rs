@@ -70,30 +70,39 @@ impl<'t> Scan<'t> {
         if self.peek() == b'"' { Ok(true) } else { Err(NotJson) }
     }
 
-    /// Passes one value; white space before it was passed.
-    pub(super) fn value(&mut self) -> Result<(), NotJson> {
+    /// Passes one value; white space before it was passed. True if it may have escapes in it: where not, a string's
+    /// content is what stands between its quotes.
+    #[inline]
+    pub(super) fn value(&mut self) -> Result<bool, NotJson> {
         match self.peek() {
-            b'"' => self.string(),
-            b'-' | b'0'..=b'9' => self.number(),
-            b'{' | b'[' => self.compound(),
-            _ if self.skip(b"null") || self.skip(b"true") || self.skip(b"false") => Ok(()),
-            _ => Err(NotJson),
+            b'"' => return self.string(),
+            b'-' | b'0'..=b'9' => self.number()?,
+            b'{' | b'[' => {
+                self.compound()?;
+                return Ok(true);
+            }
+            _ if self.skip(b"null") || self.skip(b"true") || self.skip(b"false") => {}
+            _ => return Err(NotJson),
         }
+        Ok(false)
     }
 
-    /// Passes a string, from quote to quote. Half a surrogate pair is accepted here, as JSON's grammar does.
-    pub(super) fn string(&mut self) -> Result<(), NotJson> {
+    /// Passes a string, from quote to quote; true if it has escapes. Half a surrogate pair is accepted here, as JSON's
+    /// grammar does.
+    pub(super) fn string(&mut self) -> Result<bool, NotJson> {
         self.at += 1;
+        let mut escapes = false;
         loop {
             self.at += plain_length(self.rest());
             match self.peek() {
                 b'"' => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(escapes);
                 }
                 b'\\' => self.escape()?,
                 _ => return Err(NotJson),
             }
+            escapes = true;
         }
     }
 
@@ -197,7 +206,8 @@ impl<'t> Scan<'t> {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
-    fn rest(&self) -> &'t [u8] {
+    /// What was not read yet.
+    pub(super) fn rest(&self) -> &'t [u8] {
         &self.text.as_bytes()[self.at..]
     }
 }

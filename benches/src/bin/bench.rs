@@ -47,7 +47,8 @@ struct Options {
     name: String,
     #[arg(long, default_value = "bench-results")]
     results: PathBuf,
-    /// Lines appended to the top of rowmill's generated configuration, such as 'memory_max = "32MB"'.
+    /// A line for the top of rowmill's generated configuration, such as 'memory_max = "32MB"' or
+    /// 'kafka.properties."check.crcs" = "false"'.
     #[arg(long)]
     setting: Vec<String>,
 }
@@ -529,9 +530,7 @@ impl Drop for Ending {
 }
 
 const CONFIGURATION: &str = r#"pipeline = "bench"
-
-[kafka]
-start = "earliest"
+kafka.start = "earliest"
 
 [lookup.user]
 key = "user:{}"
