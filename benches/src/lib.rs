@@ -4,7 +4,9 @@
 //! visible  rows per second, counted in the same way for every subject
 //! usage    CPU time and memory of a process, from /proc
 //! kafka    topics, offsets and the consumer's settings
+//! fill     topics full of records, and users in Redis
 
+pub mod fill;
 pub mod kafka;
 pub mod metric;
 pub mod usage;

@@ -13,10 +13,7 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, NoTls};
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
-use rowmill_bench::kafka;
-use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::{fill, metric};
 use rowmill_bench::usage::{self, Usage};
 use rowmill_bench::visible::{Visible, median};
 use serde::Deserialize;
@@ -119,8 +116,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<()> {
     let bench = Bench::new(options)?;
-    bench.prefill()?;
-    bench.fill_redis()?;
+    bench.fill()?;
     bench.warm_up()?;
     let mut outcomes = Vec::new();
     for round in 1..=bench.options.rounds {
@@ -174,75 +170,13 @@ impl Bench {
         Client::connect(&self.options.database_url, NoTls).context("connect to PostgreSQL")
     }
 
-    fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.options.brokers);
-        config
-    }
-
-    /// Fills the topic, unless an earlier bench left just what is needed.
-    fn prefill(&self) -> Result<()> {
-        let consumer = kafka::consumer(&self.options.brokers)?;
-        let wanted = self.options.records;
-        if kafka::partitions(&consumer, TOPIC)? == self.options.partitions
-            && kafka::records(&consumer, TOPIC)? == wanted
-        {
-            println!("topic {TOPIC} holds {wanted} records already");
-            return Ok(());
-        }
-        kafka::delete_topic(&self.client(), TOPIC)?;
-        while kafka::partitions(&consumer, TOPIC)? > 0 {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        kafka::create_topics(&self.client(), &[TOPIC], self.options.partitions)?;
-
-        let began = Instant::now();
-        let producer: ThreadedProducer<DefaultProducerContext> = self
-            .client()
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "5")
-            .set("queue.buffering.max.kbytes", "65536")
-            .create()
-            .context("create a Kafka producer")?;
-        let mut json = Vec::new();
-        for number in 0..wanted {
-            json.clear();
-            Metric::nth(number, self.options.users).write_json(&mut json);
-            let partition = (number % self.options.partitions as u64) as i32;
-            let mut record = BaseRecord::<(), [u8]>::to(TOPIC).partition(partition).payload(&json);
-            while let Err((error, back)) = producer.send(record) {
-                match error.rdkafka_error_code() {
-                    Some(rdkafka::error::RDKafkaErrorCode::QueueFull) => {
-                        std::thread::sleep(Duration::from_millis(1))
-                    }
-                    _ => bail!("produce record {number}: {error}"),
-                }
-                record = back;
-            }
-            if (number + 1) % 500_000 == 0 {
-                println!("filling the topic: {} of {wanted}", number + 1);
-            }
-        }
-        producer.flush(Duration::from_secs(60)).context("flush the producer")?;
-        let found = kafka::records(&consumer, TOPIC)?;
-        ensure!(found == wanted, "produced {wanted} records, the topic holds {found}");
-        println!(
-            "filled in {:.1} s; a message has about {} bytes",
-            began.elapsed().as_secs_f64(),
-            json.len()
-        );
-        Ok(())
-    }
-
-    fn fill_redis(&self) -> Result<()> {
-        let client = redis::Client::open(self.options.redis_url.as_str()).context("read REDIS_URL")?;
-        let mut connection = client.get_connection().context("connect to Redis")?;
-        let mut pipe = redis::pipe();
-        for user in 0..self.options.users {
-            pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
-        }
-        pipe.query::<()>(&mut connection).context("write users to Redis")
+    fn fill(&self) -> Result<()> {
+        let Options { records, partitions, users, .. } = self.options;
+        fill::topic(
+            &self.options.brokers,
+            &fill::Topic { name: TOPIC, records, partitions, users, poison: None },
+        )?;
+        fill::redis_users(&self.options.redis_url, users)
     }
 
     /// Makes the WAL files that all rounds will write over, and the code and the page cache warm. Not counted.
