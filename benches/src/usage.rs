@@ -26,6 +26,18 @@ pub fn of(pid: &str) -> Result<Usage> {
     Ok(Usage { cpu_seconds: cpu_seconds(&stat), rss_peak_kb })
 }
 
+/// CPU-seconds of a process and of its children, those that ended and were waited for included.
+pub fn cpu_with_children(pid: &str) -> Result<f64> {
+    let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat"));
+    let own = read(pid).with_context(|| format!("read usage of process {pid}"))?;
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .with_context(|| format!("list the children of process {pid}"))?;
+    // One that ends between the two reads is counted with the ended ones next time.
+    let living: f64 =
+        children.split_whitespace().filter_map(|child| read(child).ok()).map(|s| cpu_seconds(&s)).sum();
+    Ok(cpu_seconds(&own) + ended_children_seconds(&own) + living)
+}
+
 /// Name and CPU-seconds of each living thread of a process, the busiest first, as CSV.
 pub fn threads(pid: &str) -> Result<String> {
     let mut threads = Vec::new();
@@ -42,10 +54,22 @@ pub fn threads(pid: &str) -> Result<String> {
     Ok(format!("thread,cpu_seconds\n{}", lines.collect::<String>()))
 }
 
-/// utime and stime, fields 14 and 15 of a stat file. The name before them, in parentheses, may contain spaces.
+/// utime and stime, fields 14 and 15 of a stat file.
 fn cpu_seconds(stat: &str) -> f64 {
+    two_fields_from(stat, 14)
+}
+
+/// cutime and cstime, fields 16 and 17.
+fn ended_children_seconds(stat: &str) -> f64 {
+    two_fields_from(stat, 16)
+}
+
+/// The sum of two fields of a stat file that count ticks, in seconds. The name before them (field 2), in parentheses, may
+/// contain spaces.
+fn two_fields_from(stat: &str, first: usize) -> f64 {
     let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks: f64 = after_name.split(' ').skip(11).take(2).filter_map(|t| f64::from_str(t).ok()).sum();
+    let ticks: f64 =
+        after_name.split(' ').skip(first - 3).take(2).filter_map(|t| f64::from_str(t).ok()).sum();
     ticks / ticks_per_second()
 }
 

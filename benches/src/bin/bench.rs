@@ -13,9 +13,9 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, NoTls};
-use rowmill_bench::{fill, metric};
 use rowmill_bench::usage::{self, Usage};
 use rowmill_bench::visible::{Visible, median};
+use rowmill_bench::{fill, metric};
 use serde::Deserialize;
 
 #[derive(Parser)]

@@ -1,0 +1,301 @@
+//! What was found: a line a run for people who compute, and the summary for people who read.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use postgres::{Client, NoTls};
+use rowmill_bench::usage::Usage;
+use rowmill_bench::visible::median;
+
+use crate::{Options, PARTITIONS, Test};
+
+pub(crate) struct Report {
+    pub(crate) directory: PathBuf,
+    pub(crate) versions: Vec<(String, String)>,
+    pub(crate) speeds: Vec<Speed>,
+    pub(crate) fates: Vec<Fate>,
+}
+
+pub(crate) struct Speed {
+    pub(crate) peer: String,
+    pub(crate) round: usize,
+    pub(crate) records: u64,
+    pub(crate) stored: u64,
+    pub(crate) transactions: u64,
+    pub(crate) rows_per_second: f64,
+    /// The peer's own, from its start to its last row.
+    pub(crate) usage: Usage,
+    /// PostgreSQL's, over the same time.
+    pub(crate) server_cpu_seconds: f64,
+    /// From the start to the first rows: not part of the speed.
+    pub(crate) first_rows_seconds: f64,
+}
+
+/// What became of the records in a test that disturbs.
+pub(crate) struct Fate {
+    pub(crate) peer: String,
+    pub(crate) test: Test,
+    pub(crate) records: u64,
+    /// Good records without a row, and the first and the last of them.
+    pub(crate) lost: u64,
+    pub(crate) lost_range: Option<(i64, i64)>,
+    /// Rows beyond the first of a record.
+    pub(crate) doubled: u64,
+    pub(crate) poison_rows: u64,
+    /// Where there is a table for them.
+    pub(crate) dead_letters: Option<u64>,
+    /// Records that the group has not committed; none where it never committed any.
+    pub(crate) lag: Option<i64>,
+    /// How often it ended by itself, and whether it ran at the end.
+    pub(crate) ended: usize,
+    pub(crate) running: bool,
+    /// Seconds until rows came again, after each kill.
+    pub(crate) back_after: Vec<f64>,
+}
+
+impl Speed {
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{:<12} {:>9.0} rows/s  {:>6.2} CPU-s per million  {:>5.0} MB  {} of {} rows in {} transactions",
+            self.peer,
+            self.rows_per_second,
+            self.per_million(self.usage.cpu_seconds),
+            self.rss_mb(),
+            self.stored,
+            self.records,
+            self.transactions
+        )
+    }
+
+    fn per_million(&self, seconds: f64) -> f64 {
+        seconds * 1e6 / self.stored as f64
+    }
+
+    fn rss_mb(&self) -> f64 {
+        self.usage.rss_peak_kb as f64 * 1024.0 / 1e6
+    }
+}
+
+impl Fate {
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{:<12} {:<5} {} records: {} lost, {} doubled; {}",
+            self.peer,
+            self.test.name(),
+            self.records,
+            self.lost,
+            self.doubled,
+            self.verdict()
+        )
+    }
+
+    /// In words, for a test with a poison record.
+    fn verdict(&self) -> String {
+        let range = self.lost_range.map_or(String::new(), |(first, last)| format!(" ({first} to {last})"));
+        let lag = self.lag.map_or("no offsets committed".into(), |lag| format!("lag {lag}"));
+        let end = match (self.running, self.ended) {
+            (true, 0) => "runs on".into(),
+            (true, ended) => format!("ended {ended} times and was started again, runs on"),
+            (false, ended) => format!("has ended, {} times", ended + 1),
+        };
+        let letters = self.dead_letters.map_or(String::new(), |count| format!(", {count} dead letters"));
+        format!("{end}, {lag}{letters}{range}")
+    }
+}
+
+impl Report {
+    pub(crate) fn new(options: &Options) -> Result<Report> {
+        let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
+        let mut directory = options.results.join(format!("{today}-{}", options.name));
+        let mut number = 2;
+        while directory.exists() {
+            directory = options.results.join(format!("{today}-{}-{number}", options.name));
+            number += 1;
+        }
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        Ok(Report { directory, versions: Vec::new(), speeds: Vec::new(), fates: Vec::new() })
+    }
+
+    /// After every run, so that what was measured is there if a later one fails.
+    pub(crate) fn write(&self, options: &Options) -> Result<()> {
+        let mut csv = String::from(
+            "round,peer,records,stored,transactions,rows_per_second,cpu_seconds_per_million,rss_peak_mb,\
+             server_cpu_seconds_per_million,first_rows_seconds\n",
+        );
+        for s in &self.speeds {
+            csv.push_str(&format!(
+                "{},{},{},{},{},{:.0},{:.3},{:.1},{:.3},{:.2}\n",
+                s.round,
+                s.peer,
+                s.records,
+                s.stored,
+                s.transactions,
+                s.rows_per_second,
+                s.per_million(s.usage.cpu_seconds),
+                s.rss_mb(),
+                s.per_million(s.server_cpu_seconds),
+                s.first_rows_seconds
+            ));
+        }
+        fs::write(self.directory.join("speed.csv"), csv)?;
+        let mut csv = String::from(
+            "peer,test,records,lost,lost_first,lost_last,doubled,poison_rows,dead_letters,lag,ended,running,back_after\n",
+        );
+        let text = |value: Option<i64>| value.map_or(String::new(), |value| value.to_string());
+        for f in &self.fates {
+            let back: Vec<String> = f.back_after.iter().map(|seconds| format!("{seconds:.1}")).collect();
+            csv.push_str(&format!(
+                "{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
+                f.peer,
+                f.test.name(),
+                f.records,
+                f.lost,
+                text(f.lost_range.map(|(first, _)| first)),
+                text(f.lost_range.map(|(_, last)| last)),
+                f.doubled,
+                f.poison_rows,
+                text(f.dead_letters.map(|count| count as i64)),
+                text(f.lag),
+                f.ended,
+                f.running,
+                back.join(" ")
+            ));
+        }
+        fs::write(self.directory.join("fates.csv"), csv)?;
+        fs::write(self.directory.join("summary.md"), self.summary(options)?)?;
+        Ok(())
+    }
+
+    pub(crate) fn summary(&self, options: &Options) -> Result<String> {
+        let mut text = String::from("# rowmill and what one would use instead\n");
+        if !self.speeds.is_empty() {
+            text.push_str(&self.speed_table());
+        }
+        for (test, title) in [
+            (Test::Row, "One record whose row the table refuses (`path` too long), in the middle"),
+            (Test::Json, "One record that is half a message, in the middle"),
+        ] {
+            text.push_str(&self.poison_table(test, title));
+        }
+        text.push_str(&self.kill_table());
+        text.push_str(&self.conditions(options)?);
+        Ok(text)
+    }
+
+    fn speed_table(&self) -> String {
+        let mut text = String::from(
+            "\nRows/s from the first commit to the last, what the first brought not counted. CPU-seconds from the start to \
+             the last row, start-up included; medians of the rounds.\n\n\
+             | | records | rows/s | rows per transaction | own CPU-s per million | PostgreSQL's | peak MB | first rows after |\n\
+             |---|---|---|---|---|---|---|---|\n",
+        );
+        for (peer, _) in &self.versions {
+            let of = |figure: &dyn Fn(&Speed) -> f64| -> f64 {
+                let values: Vec<f64> = self.speeds.iter().filter(|s| s.peer == *peer).map(figure).collect();
+                median(&values)
+            };
+            let Some(any) = self.speeds.iter().find(|s| s.peer == *peer) else { continue };
+            text.push_str(&format!(
+                "| {peer} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.1} s |\n",
+                any.records,
+                of(&|s| s.rows_per_second),
+                of(&|s| s.stored as f64 / s.transactions as f64),
+                of(&|s| s.per_million(s.usage.cpu_seconds)),
+                of(&|s| s.per_million(s.server_cpu_seconds)),
+                of(&Speed::rss_mb),
+                of(&|s| s.first_rows_seconds)
+            ));
+        }
+        for s in self.speeds.iter().filter(|s| s.stored != s.records) {
+            text.push_str(&format!(
+                "\n{}, round {}: {} rows of {} records.\n",
+                s.peer, s.round, s.stored, s.records
+            ));
+        }
+        text
+    }
+
+    fn poison_table(&self, test: Test, title: &str) -> String {
+        let fates: Vec<&Fate> = self.fates.iter().filter(|f| f.test == test).collect();
+        if fates.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(
+            "\n## {title}\n\n| | records | good ones without a row | doubled rows | rows of the bad one | and then |\n\
+             |---|---|---|---|---|---|\n"
+        );
+        for f in fates {
+            text.push_str(&format!(
+                "| {} | {} | {} | {} | {} | {} |\n",
+                f.peer,
+                f.records,
+                f.lost,
+                f.doubled,
+                f.poison_rows,
+                f.verdict()
+            ));
+        }
+        text
+    }
+
+    fn kill_table(&self) -> String {
+        let fates: Vec<&Fate> = self.fates.iter().filter(|f| f.test == Test::Kill).collect();
+        if fates.is_empty() {
+            return String::new();
+        }
+        let mut text = String::from(
+            "\n## SIGKILL at one and at two thirds of the rows, started again at once\n\n\
+             | | records | lost | doubled | rows again after | and then |\n|---|---|---|---|---|---|\n",
+        );
+        for f in fates {
+            let back: Vec<String> = f.back_after.iter().map(|seconds| format!("{seconds:.1} s")).collect();
+            text.push_str(&format!(
+                "| {} | {} | {} | {} | {} | {} |\n",
+                f.peer,
+                f.records,
+                f.lost,
+                f.doubled,
+                back.join(", "),
+                f.verdict()
+            ));
+        }
+        text
+    }
+
+    /// What one has to know to compare two results.
+    fn conditions(&self, options: &Options) -> Result<String> {
+        let mut client = Client::connect(&options.database_url, NoTls).context("connect to PostgreSQL")?;
+        let mut text = String::from("\n## Conditions\n\n");
+        let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
+        let command: Vec<String> = std::env::args().skip(1).collect();
+        line("command", &format!("benches/peers/run {}", command.join(" ")));
+        let commit = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+        line("commit", &commit.map_or("unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned()));
+        line("topics", &format!("{PARTITIONS} partitions, one broker, plaintext, no compression"));
+        for setting in
+            ["server_version", "fsync", "synchronous_commit", "shared_buffers", "track_commit_timestamp"]
+        {
+            let value: String = client.query_one(&format!("SHOW {setting}"), &[])?.get(0);
+            line(&format!("PostgreSQL, {setting}"), &value);
+        }
+        line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
+        for (peer, version) in &self.versions {
+            line(peer, version);
+        }
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
+        let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+        line(
+            "machine",
+            &format!(
+                "{cores} cores, {}; servers and programs share them",
+                model.map_or("unknown", |(_, name)| name)
+            ),
+        );
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        line("load average at the end", &load);
+        Ok(text)
+    }
+}
