@@ -88,6 +88,11 @@ impl<'a> Trial<'a> {
         client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
         // The peers do not stamp their rows as rowmill does, so the server does it for them.
         client.batch_execute("ALTER TABLE metric ALTER timestamp SET DEFAULT now()")?;
+        let adjust = options.scripts.join(peer).join("table.sql");
+        if adjust.exists() {
+            let sql = fs::read_to_string(&adjust)?;
+            client.batch_execute(&sql).with_context(|| format!("run {}", adjust.display()))?;
+        }
         client.batch_execute("CHECKPOINT").context("checkpoint")?;
         let state = options.work.join("state").join(peer);
         if state.exists() {
