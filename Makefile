@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick ways faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench bench-quick peers ways faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -12,6 +12,7 @@ help:
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
 	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
 	@echo "make bench-quick  the short form, two minutes: the decoder alone, and one round of the bench"
+	@echo "make peers        measure it beside what one would use instead: speed, a poison record, SIGKILL; writes bench-results/"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make ways         compare the ways to write rows, look tokens up and keep positions; writes bench-results/"
@@ -40,6 +41,10 @@ bench-quick:
 	stack/install
 	cargo bench --bench decode
 	STACK_DIR=target/bench-stack stack/with benches/run --rounds 1 --name quick $(BENCH)
+
+peers:
+	stack/install
+	STACK_DIR=target/peers-stack stack/with benches/peers/run $(PEERS)
 
 faults:
 	stack/install
