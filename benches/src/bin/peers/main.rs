@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use rowmill_bench::metric::Metric;
 use rowmill_bench::{fill, usage};
@@ -18,7 +18,7 @@ mod report;
 mod trial;
 
 use report::{Fate, Report, Speed};
-use trial::{PATIENCE, Trial};
+use trial::Trial;
 
 #[derive(Parser)]
 #[command(about = "Measures rowmill and what one would use instead, on the same topic and table")]
@@ -32,11 +32,7 @@ struct Options {
     #[arg(long, env = "PG_PID_FILE")]
     pg_pid_file: PathBuf,
     /// Who takes part, in this order in every round: directories under benches/peers.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "naive,rowmill,go-consumer,debezium,telegraf,quix,faucet"
-    )]
+    #[arg(long, value_delimiter = ',', default_value = "naive,rowmill,go-consumer,debezium,telegraf,quix")]
     peers: Vec<String>,
     #[arg(long, value_delimiter = ',', default_value = "speed,row,json,kill")]
     tests: Vec<Test>,
@@ -208,7 +204,7 @@ fn speed(options: &Options, report: &Report, peer: &str, round: usize) -> Result
         if now != sent {
             (sent, moved_at) = (now, Instant::now());
         }
-        if (now >= records && trial.rows()? >= records) || moved_at.elapsed() > PATIENCE {
+        if (now >= records && trial.rows()? >= records) || moved_at.elapsed() > trial::patience(sent) {
             break;
         }
     }
@@ -249,10 +245,8 @@ fn kill(options: &Options, report: &Report, peer: &str) -> Result<Fate> {
     let mut trial = Trial::start(options, peer, &topic, records, log)?;
     let mut back_after = Vec::new();
     for third in 1..=2 {
-        ensure!(
-            trial.wait_for(|rows| rows.all >= records * third / 3)?,
-            "{peer} stands still before it was killed; see its log"
-        );
+        // One that stands still is killed all the same; the figures will say it.
+        trial.wait_for(|rows| rows.all >= records * third / 3)?;
         trial.kill()?;
         let before = trial.rows()?;
         let killed_at = Instant::now();
