@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::metrics::{Column, FILES, File, Kind, Unit};
 use crate::options::ExportArgs;
-use crate::output::csv;
+use crate::output::{csv, sadf};
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Format {
@@ -16,6 +16,8 @@ pub enum Format {
     Influx,
     /// For `zabbix_sender -T -i`.
     Zabbix,
+    /// The machine's load as sysstat's `sadf -d` writes it.
+    Sadf,
 }
 
 /// One value at one time.
@@ -26,6 +28,9 @@ struct Sample<'a> {
 }
 
 pub fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
+    if args.format == Format::Sadf {
+        return sadf::write(&args.run, out);
+    }
     for file in FILES {
         let path = args.run.join(file.name());
         let table = csv::read(&path).with_context(|| "export a run; give its directory")?;
@@ -33,6 +38,7 @@ pub fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
             Format::Openmetrics => openmetrics(file, &table, out)?,
             Format::Influx => influx(file, &table, out)?,
             Format::Zabbix => zabbix(file, &table, out)?,
+            Format::Sadf => {}
         }
     }
     if args.format == Format::Openmetrics {

@@ -152,10 +152,10 @@ function latencies() {
 function verification() {
   const bad = ["lost", "duplicated", "corrupted", "reordered"];
   const rows = data.classes.map(([name, n, text]) => [bad.includes(name) ? { mark: n ? "bad" : "good", text: name } : name, bad.includes(name) ? { mark: n ? "bad" : "good", text: count(n) } : count(n), text]);
-  const examples = run.examples.map(e => [e.class, e.stream, e.seq ?? "", `${e.topic} ${e.partition}`, e.offset_at_least ?? "", e.detail]);
+  const examples = run.examples.map(e => [e.class, e.stream, e.seq ?? "", `${e.topic} ${e.partition}`, e.offset ?? (e.offset_at_least === null ? "" : `${e.offset_at_least} or later`), e.detail]);
   const how = { full: "Every row was read back and every column compared with what the seed says.", count: "Every row was counted; columns were not compared.", none: "The tables were not read back." };
   return el("section", {}, el("h2", {}, "What became of the messages"), el("p", {}, run.config.null ? "Messages went nowhere: this run measured the generator alone." : how[run.verified]), byModel(), el("details", {}, el("summary", {}, "every class, and what it means"), table(["class", "messages", "meaning"], rows, [2])),
-    examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset or later", "detail"], examples, [1, 3, 5])) : null);
+    examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset", "detail"], examples, [1, 3, 5])) : null);
 }
 function byModel() {
   const bad = ["lost", "duplicated", "corrupted", "reordered"], columns = ["sent", "acked", "stored", "dead_letters", ...bad, "foreign"];

@@ -53,6 +53,17 @@ pub fn line(line: &Line<'_>) {
     eprintln!("{text}");
 }
 
+/// One line, drawn over itself; where that cannot be done, the first is enough.
+pub fn locating(found: usize, all: usize) {
+    let text = format!("looking for bad messages in Kafka, to name their offsets: {found} of {all} found");
+    match (std::io::stderr().is_terminal(), found) {
+        (true, _) if found == all => eprintln!("\r{text}\x1b[K"),
+        (true, _) => eprint!("\r{text}\x1b[K"),
+        (false, 0) => eprintln!("looking for {all} bad messages in Kafka, to name their offsets ..."),
+        (false, _) => {}
+    }
+}
+
 /// Colors for people only.
 fn colored(text: &str, good: bool) -> String {
     if !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
@@ -109,13 +120,13 @@ pub fn summary(summary: &Summary) {
     verification(summary);
     for example in summary.examples.iter().take(3) {
         println!(
-            "  {}: {} {} in {} partition {}, offset {} or later ({})",
+            "  {}: {} {} in {} partition {}, {} ({})",
             example.class,
             example.stream,
             example.seq.map_or(String::new(), |s| format!("message {s}")),
             example.topic,
             example.partition,
-            example.offset_at_least.map_or("?".to_owned(), |o| o.to_string()),
+            example.place(),
             example.detail
         );
     }
