@@ -20,7 +20,7 @@ use crate::output::hdr::Log;
 use crate::output::statsd::Statsd;
 use crate::output::terminal::{self, Line};
 use crate::output::tui::{self, Screen, View};
-use crate::pg;
+use crate::pg::{self, ClockOffset};
 use crate::probe;
 use crate::run::Drained;
 use crate::schedule::Shape;
@@ -113,6 +113,9 @@ pub struct Reporter {
     backlog_max: f64,
     cpu: CpuWatch,
     drift_us: i64,
+    /// The server's clock, read every ten seconds: the most exact of the readings.
+    offset: Option<ClockOffset>,
+    next_offset_ns: i64,
     clock_step_us: i64,
     consumer: Consumer,
     latest: Results,
@@ -150,7 +153,7 @@ struct CpuReading {
 }
 
 /// Results besides the latencies and the classes of the verification.
-const OTHER_RESULTS: [&str; 25] = [
+const OTHER_RESULTS: [&str; 26] = [
     "achieved_ratio",
     "achieved_rate",
     "steady_seconds",
@@ -167,6 +170,7 @@ const OTHER_RESULTS: [&str; 25] = [
     "visible_resolution",
     "generator_cpu_percent",
     "generator_busiest_thread_percent",
+    "generator_waiting_percent",
     "host_cpu_percent",
     "generator_rss_bytes",
     "probe_looks_rate",
@@ -278,6 +282,8 @@ impl Reporter {
             backlog_max: 0.0,
             cpu: CpuWatch::default(),
             drift_us: 0,
+            offset: None,
+            next_offset_ns: 5 * SECOND_NS,
             clock_step_us: 0,
             consumer: Consumer::default(),
             latest: Results::new(),
@@ -358,11 +364,14 @@ impl Reporter {
         let drift_us = self.clock.wall_drift_us();
         self.clock_step_us = self.clock_step_us.max((drift_us - self.drift_us).abs());
         self.drift_us = drift_us;
-        let backlog = totals.acked.saturating_sub(totals.stored) as f64;
-        if phase == Phase::Steady && self.probe.looks.load(Relaxed) > 0 {
+        // Where nobody looks, nothing is known of it.
+        let looked = self.probe.looks.load(Relaxed) > 0;
+        let backlog = looked.then(|| totals.acked.saturating_sub(totals.stored) as f64);
+        if let (Phase::Steady, Some(backlog)) = (phase, backlog) {
             self.backlog.push((now_ns as f64 / 1e9, backlog));
         }
         let values = self.interval_values(now_ns, phase, &totals, backlog);
+        self.read_server_clock(now_ns);
         let process = target.as_mut().and_then(Target::sample);
         self.note_consumer(now_ns, phase, process.as_ref());
         self.write(now_ns, phase, &values, process.as_ref());
@@ -401,7 +410,13 @@ impl Reporter {
         }));
     }
 
-    fn interval_values(&mut self, now_ns: i64, phase: Phase, totals: &Totals, backlog: f64) -> Values {
+    fn interval_values(
+        &mut self,
+        now_ns: i64,
+        phase: Phase,
+        totals: &Totals,
+        backlog: Option<f64>,
+    ) -> Values {
         let columns = &self.files.intervals.columns;
         let mut values = Values::new(columns);
         let seconds = ((now_ns - self.last_ns) as f64 / 1e9).max(1e-9);
@@ -422,7 +437,6 @@ impl Reporter {
             ("duplicated_total", probe(&self.probe.duplicated)),
             ("reordered_total", self.probe.reordered.sum() as f64),
             ("foreign_total", self.probe.foreign.sum() as f64),
-            ("backlog", backlog),
             ("queue_full_total", totals.queue_full as f64),
             ("row_negative_total", self.total.all(Latency::Row).negative as f64),
             ("statsd_dropped_total", self.statsd.as_ref().map_or(0.0, |s| s.dropped as f64)),
@@ -433,6 +447,9 @@ impl Reporter {
         ];
         for (name, value) in rows {
             values.set(columns, name, value);
+        }
+        if let Some(backlog) = backlog {
+            values.set(columns, "backlog", backlog);
         }
         // A server that is away for a second is no reason to stop.
         if let Some(counters) = self.observer.as_mut().and_then(|client| pg::counters(client).ok()) {
@@ -460,6 +477,23 @@ impl Reporter {
             }
         }
         values
+    }
+
+    /// Eleven round trips, ten seconds apart.
+    fn read_server_clock(&mut self, now_ns: i64) {
+        if now_ns < self.next_offset_ns {
+            return;
+        }
+        self.next_offset_ns = now_ns + 10 * SECOND_NS;
+        let read = self.observer.as_mut().and_then(|client| pg::clock_offset(client).ok());
+        if let Some(read) = read.filter(|read| self.offset.is_none_or(|best| read.within_us < best.within_us))
+        {
+            self.offset = Some(read);
+        }
+    }
+
+    pub fn offset_during(&self) -> Option<ClockOffset> {
+        self.offset
     }
 
     fn note_consumer(&mut self, now_ns: i64, phase: Phase, process: Option<&Values>) {
@@ -608,6 +642,9 @@ impl Reporter {
             self.files.failed = Some(format!("{error:#}; free some space, or choose another --out"));
         }
         if let Some(statsd) = &mut self.statsd {
+            if self.args.statsd_timers {
+                statsd.send_timers(Phase::Drain.name(), &self.interval);
+            }
             statsd.finish();
         }
         self.screen = None;
@@ -778,6 +815,7 @@ impl Reporter {
             let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
             add("generator_cpu_percent", (end.own_s - begin.own_s) / seconds * 100.0);
             add("generator_busiest_thread_percent", facts.busiest_thread_percent);
+            add("generator_waiting_percent", longest_wait(begin, end));
             let columns = File::Host.columns();
             let grown = |name: &str| {
                 end.host.get(&columns, name).unwrap_or(0.0) - begin.host.get(&columns, name).unwrap_or(0.0)
@@ -808,6 +846,16 @@ impl Reporter {
         }
         results
     }
+}
+
+/// The largest share of the time, in percent, in which a generator thread was ready to run and did not get a core.
+fn longest_wait(begin: &CpuReading, end: &CpuReading) -> f64 {
+    let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
+    let share = |thread: &OwnThread| {
+        let before = begin.threads.iter().find(|t| t.name == thread.name).map_or(0.0, |t| t.run_delay_s);
+        (thread.run_delay_s - before) / seconds * 100.0
+    };
+    end.threads.iter().filter(|t| t.name.starts_with("lt-gen-")).map(share).fold(0.0, f64::max)
 }
 
 /// What conditions call a column of intervals.csv.

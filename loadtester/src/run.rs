@@ -45,6 +45,7 @@ pub struct Setup {
     pub offset_before: ClockOffset,
     pub settings: Vec<(String, String)>,
     pub commit_times: bool,
+    pub redis_version: Option<String>,
     /// By topic, what rowmill had set aside before.
     pub dead_letters: Vec<u64>,
 }
@@ -85,6 +86,7 @@ fn set_up(plan: &Plan) -> Result<Setup> {
         offset_before: pg::clock_offset(&mut client)?,
         settings,
         commit_times,
+        redis_version: users::version(&mut redis),
         dead_letters: verify::count_dead_letters(&mut client, &plan.topics)?,
     })
 }

@@ -31,19 +31,19 @@ const ACTIVITIES: [Activity; 7] = [
     Activity { name: "tasks", file: File::Host, columns: "proc/s;cswch/s", cells: tasks },
     // -W
     Activity { name: "swap", file: File::Host, columns: "pswpin/s;pswpout/s", cells: swap },
-    // -q LOAD
-    Activity {
-        name: "load",
-        file: File::Host,
-        columns: "runq-sz;plist-sz;ldavg-1;ldavg-5;ldavg-15;blocked",
-        cells: load,
-    },
     // -r
     Activity {
         name: "memory",
         file: File::Host,
         columns: "kbmemfree;kbavail;kbmemused;%memused;kbbuffers;kbcached;kbcommit;%commit;kbactive;kbinact;kbdirty",
         cells: memory,
+    },
+    // -q LOAD
+    Activity {
+        name: "load",
+        file: File::Host,
+        columns: "runq-sz;plist-sz;ldavg-1;ldavg-5;ldavg-15;blocked",
+        cells: load,
     },
     // -d
     Activity {

@@ -88,10 +88,10 @@ pub fn summary(summary: &Summary) {
         get("stored_rate")
     );
     println!(
-        "backlog   at most {} messages; {} after the last message",
+        "backlog   at most {} messages; {}",
         show_count(get("backlog_max") as u64),
         if summary.drained.complete {
-            format!("empty {:.2} s", summary.drained.seconds)
+            format!("empty {:.2} s after the last message", summary.drained.seconds)
         } else {
             "not empty when the drain ended".to_owned()
         }
@@ -108,6 +108,17 @@ pub fn summary(summary: &Summary) {
         let cells =
             [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max].map(|us| format!("{:>10}", show_us(us as f64)));
         println!("{:<14}{}{:>12}", latency.name, cells.concat(), show_count(p.count));
+    }
+    let of_the_server = |name: &str| summary.latencies.iter().any(|l| l.name == name && l.summary.count > 0);
+    if of_the_server("row") || of_the_server("commit") {
+        let clock = summary.clock_during.unwrap_or(summary.clock_before);
+        println!(
+            "{:<14}`row` depends on two clocks: PostgreSQL's was {} {} ours, within {}",
+            "",
+            show_us(clock.offset_us.unsigned_abs() as f64),
+            if clock.offset_us < 0 { "behind" } else { "ahead of" },
+            show_us(clock.within_us as f64)
+        );
     }
     if let Some(resolution) = result("visible_resolution") {
         println!(
