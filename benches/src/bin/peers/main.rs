@@ -11,14 +11,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use rowmill_bench::metric::Metric;
-use rowmill_bench::{fill, usage};
+use rdkafka::ClientConfig;
+use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::{kafka, usage};
 
 mod report;
 mod trial;
 
 use report::{Fate, Report, Speed};
-use trial::Trial;
+use trial::{Goal, Trial};
 
 #[derive(Parser)]
 #[command(about = "Measures rowmill and what one would use instead, on the same topic and table")]
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    fill::redis_users(&options.redis_url, USERS)?;
+    fill_redis(&options.redis_url)?;
     let mut report = Report::new(options)?;
     for peer in &options.peers {
         let version = trial::prepare(options, peer, &report.directory)?;
@@ -151,29 +152,40 @@ fn records(options: &Options, peer: &str, test: Test) -> u64 {
 
 /// Fills the topic of a test, unless it is there. Returns its name and, if it has one, its poison record's number.
 fn topic(options: &Options, test: Test, records: u64) -> Result<(String, Option<u64>)> {
-    let number = records / 2;
-    let mut record = Metric::nth(number, USERS);
-    let mut message = Vec::new();
-    let name = match test {
-        Test::Speed | Test::Kill => format!("metric-{records}"),
-        Test::Row => {
-            record.path = format!("{}{}", "x".repeat(250), record.path);
-            record.write_json(&mut message);
-            format!("metric-row-{records}")
-        }
-        Test::Json => {
-            record.write_json(&mut message);
-            message.truncate(message.len() / 2);
-            format!("metric-json-{records}")
-        }
+    let (name, poisoned) = match test {
+        Test::Speed | Test::Kill => (format!("metric-{records}"), None),
+        Test::Row | Test::Json => (format!("metric-{}-{records}", test.name()), Some(records / 2)),
     };
-    let poison = (!message.is_empty()).then_some((number, message));
-    let poisoned = poison.as_ref().map(|(number, _)| *number);
-    fill::topic(
-        &options.brokers,
-        &fill::Topic { name: &name, records, partitions: PARTITIONS, users: USERS, poison },
-    )?;
+    let consumer = kafka::consumer(&options.brokers)?;
+    if kafka::partitions(&consumer, &name)? == PARTITIONS && kafka::records(&consumer, &name)? == records {
+        return Ok((name, poisoned));
+    }
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &options.brokers);
+    kafka::replace_topic(&client, &name, PARTITIONS)?;
+    kafka::fill(&client, &name, PARTITIONS, records, |number, json| {
+        let mut record = Metric::nth(number, USERS);
+        let is_poison = poisoned == Some(number);
+        if is_poison && test == Test::Row {
+            record.path = format!("{}{}", "x".repeat(250), record.path);
+        }
+        record.write_json(json);
+        if is_poison && test == Test::Json {
+            json.truncate(json.len() / 2);
+        }
+    })?;
     Ok((name, poisoned))
+}
+
+/// The users whose tokens the records carry, for rowmill's lookups.
+fn fill_redis(url: &str) -> Result<()> {
+    let client = redis::Client::open(url).context("read REDIS_URL")?;
+    let mut connection = client.get_connection().context("connect to Redis")?;
+    let mut pipe = redis::pipe();
+    for user in 0..USERS {
+        pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
+    }
+    pipe.query::<()>(&mut connection).context("write users to Redis")
 }
 
 /// From an empty table until the last row. The server's commit times say afterwards what was visible when, so that
@@ -233,7 +245,7 @@ fn poison(options: &Options, report: &Report, peer: &str, test: Test) -> Result<
     let (topic, poisoned) = topic(options, test, records)?;
     let log = report.directory.join(format!("{peer}-{}.log", test.name()));
     let mut trial = Trial::start(options, peer, &topic, records, log)?;
-    trial.wait_for(|rows| rows.distinct >= records - 1)?;
+    trial.wait_for(Goal::Records(records - 1))?;
     trial.fate(test, poisoned, Vec::new())
 }
 
@@ -246,16 +258,16 @@ fn kill(options: &Options, report: &Report, peer: &str) -> Result<Fate> {
     let mut back_after = Vec::new();
     for third in 1..=2 {
         // One that stands still is killed all the same; the figures will say it.
-        trial.wait_for(|rows| rows.all >= records * third / 3)?;
+        trial.wait_for(Goal::Rows(records * third / 3))?;
         trial.kill()?;
         let before = trial.rows()?;
         let killed_at = Instant::now();
         trial.start_again()?;
-        if trial.wait_for(|rows| rows.all > before)? {
+        if trial.wait_for(Goal::Rows(before + 1))? {
             back_after.push(killed_at.elapsed().as_secs_f64());
         }
     }
     // Doubled rows do not stand in for missing ones.
-    trial.wait_for(|rows| rows.distinct >= records)?;
+    trial.wait_for(Goal::Records(records))?;
     trial.fate(Test::Kill, None, back_after)
 }

@@ -32,10 +32,12 @@ const RESTARTS_MAX: usize = 2;
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
-/// Rows in the table, and how many records they are of.
-pub(crate) struct Rows {
-    pub(crate) all: u64,
-    pub(crate) distinct: u64,
+/// What to wait for.
+pub(crate) enum Goal {
+    /// So many rows, whatever of: quickly counted, so that a kill comes in time.
+    Rows(u64),
+    /// Rows of so many different records.
+    Records(u64),
 }
 
 pub(crate) struct Trial<'a> {
@@ -131,20 +133,21 @@ impl<'a> Trial<'a> {
         Ok(self.client.query_one("SELECT count(*) FROM metric", &[])?.get::<_, i64>(0) as u64)
     }
 
-    /// Waits until the rows are as wanted; false if nothing moved for long before. What ends by itself is started
-    /// again. The distinct ones are counted only once there are enough in all, because that takes seconds.
-    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Rows) -> bool) -> Result<bool> {
+    /// Waits until the goal is reached; false if nothing moved for long before. What ends by itself is started again.
+    pub(crate) fn wait_for(&mut self, goal: Goal) -> Result<bool> {
         let mut restarts = 0;
         let (mut before, mut moved_at) = (self.rows()?, Instant::now());
         loop {
             std::thread::sleep(COUNT_EVERY);
             let all = self.rows()?;
             let moved = all != before;
-            if wanted(&Rows { all, distinct: all }) {
-                let distinct = self.distinct()?;
-                if wanted(&Rows { all, distinct }) {
-                    return Ok(true);
-                }
+            let reached = match goal {
+                Goal::Rows(count) => all >= count,
+                // Different ones are counted only once there are enough in all, because that takes seconds.
+                Goal::Records(count) => all >= count && self.distinct()? >= count,
+            };
+            if reached {
+                return Ok(true);
             }
             if moved {
                 (before, moved_at) = (all, Instant::now());
