@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick ways faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench bench-quick profile ways faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -10,7 +10,8 @@ TEST_THREADS ?= 1
 help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
 	@echo "make test         everything that must hold: lints, unit tests, tests on real servers"
-	@echo "make bench        measure it against the raw ceiling and a naive pipe; writes bench-results/"
+	@echo "make bench        speed against the raw ceiling and a naive pipe, scale, latency; 15 minutes; writes bench-results/"
+	@echo "make profile      where the CPU-seconds go, with a flame graph; needs perf; writes bench-results/"
 	@echo "make bench-quick  the short form, two minutes: the decoder alone, and one round of the bench"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
@@ -35,7 +36,11 @@ test:
 
 bench:
 	stack/install
-	STACK_DIR=target/bench-stack stack/with benches/run $(BENCH)
+	STACK_DIR=target/bench-stack stack/with benches/all $(BENCH)
+
+profile:
+	stack/install
+	STACK_DIR=target/bench-stack stack/with benches/profile
 
 bench-quick:
 	stack/install

@@ -1,13 +1,14 @@
 //! Kafka for the bench's programs: the settings that the pipes share, topics, and offsets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -78,6 +79,59 @@ pub fn delete_topic(client: &ClientConfig, topic: &str) -> Result<()> {
             Err((topic, code)) => bail!("delete topic {topic:?}: {code}"),
         }
     }
+    Ok(())
+}
+
+/// Creates a topic anew, empty.
+pub fn replace_topic(client: &ClientConfig, topic: &str, partitions: i32) -> Result<()> {
+    let consumer: BaseConsumer = client.create().context("create a Kafka consumer")?;
+    delete_topic(client, topic)?;
+    while self::partitions(&consumer, topic)? > 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    create_topics(client, &[topic], partitions)
+}
+
+/// Produces records 0 to `count`, as `write` makes their values, to the partitions in turn.
+pub fn fill(
+    client: &ClientConfig,
+    topic: &str,
+    partitions: i32,
+    count: u64,
+    mut write: impl FnMut(u64, &mut Vec<u8>),
+) -> Result<()> {
+    let began = Instant::now();
+    let producer: ThreadedProducer<DefaultProducerContext> = client
+        .clone()
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.kbytes", "65536")
+        .create()
+        .context("create a Kafka producer")?;
+    let mut json = Vec::new();
+    for number in 0..count {
+        json.clear();
+        write(number, &mut json);
+        let partition = (number % partitions as u64) as i32;
+        let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(&json);
+        while let Err((error, back)) = producer.send(record) {
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => std::thread::sleep(Duration::from_millis(1)),
+                _ => bail!("produce record {number} to {topic:?}: {error}"),
+            }
+            record = back;
+        }
+        if (number + 1) % 500_000 == 0 && number + 1 < count {
+            println!("filling topic {topic}: {} of {count}", number + 1);
+        }
+    }
+    producer.flush(Duration::from_secs(60)).context("flush the producer")?;
+    let consumer: BaseConsumer = client.create().context("create a Kafka consumer")?;
+    let found = records(&consumer, topic)?;
+    ensure!(found == count, "produced {count} records, topic {topic:?} holds {found}");
+    let (seconds, bytes) = (began.elapsed().as_secs_f64(), json.len());
+    println!("filled topic {topic} in {seconds:.1} s; a message has about {bytes} bytes");
     Ok(())
 }
 

@@ -3,9 +3,13 @@
 //! metric   the record: message for Kafka, row for COPY, both functions of its number
 //! visible  rows per second, counted in the same way for every subject
 //! usage    CPU time and memory of a process, from /proc
+//! servers  where they are, and the conditions of a result
+//! engine   rowmill, run until everything is stored
 //! kafka    topics, offsets and the consumer's settings
 
+pub mod engine;
 pub mod kafka;
 pub mod metric;
+pub mod servers;
 pub mod usage;
 pub mod visible;

@@ -268,7 +268,8 @@ impl Slot {
 }
 
 /// Reasons for which a process may end by itself, and what the journal calls them.
-const LEGAL_ENDS: [(&str, &str); 4] = [
+const LEGAL_ENDS: [(&str, &str); 5] = [
+    ("again: ending at once", "SIGTERM twice"),
     ("longer than any legal wait", "watchdog"),
     ("the definition of table", "table altered"),
     // A column that the rows were encoded with is gone before they arrive.
@@ -283,6 +284,10 @@ fn how_it_ended(status: ExitStatus, words: &str) -> Result<String, String> {
     }
     if status.code() == Some(0) {
         return Ok("SIGTERM".to_owned());
+    }
+    // It watches for signals before it says its first word.
+    if status.signal() == Some(Signal::SIGTERM as i32) && words.is_empty() {
+        return Ok("SIGTERM at its start".to_owned());
     }
     let point = words.lines().rev().find_map(|l| l.strip_prefix("fault point ")?.strip_suffix(": aborting"));
     if let Some(point) = point {

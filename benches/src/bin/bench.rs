@@ -4,32 +4,25 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use postgres::{Client, NoTls};
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rowmill_bench::engine::{Engine, result_directory};
 use rowmill_bench::kafka;
 use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::servers::{Servers, conditions};
 use rowmill_bench::usage::{self, Usage};
-use rowmill_bench::visible::{Visible, median};
+use rowmill_bench::visible::median;
 use serde::Deserialize;
 
 #[derive(Parser)]
 #[command(about = "Measures rowmill against the raw ceiling and a naive pipe")]
 struct Options {
-    #[arg(long, env = "KAFKA_BROKERS")]
-    brokers: String,
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    redis_url: String,
+    #[command(flatten)]
+    servers: Servers,
     /// Records in the topic, all of which each subject moves.
     #[arg(long, default_value_t = 3_000_000)]
     records: u64,
@@ -100,13 +93,8 @@ impl Outcome {
 }
 
 const TOPIC: &str = "metric";
-/// How often rowmill's ledger is read: each look costs the server 0.2 ms.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// More than this many cores busy before a run, and the summary says that the machine was not quiet.
 const QUIET_CORES: f64 = 0.2;
-/// No row for so long means that something is broken.
-const STALL_MAX: Duration = Duration::from_secs(60);
-
 fn main() -> ExitCode {
     match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,14 +138,7 @@ impl Bench {
     fn new(options: Options) -> Result<Bench> {
         let programs =
             std::env::current_exe()?.parent().context("find the programs beside this one")?.to_path_buf();
-        let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-        let mut directory = options.results.join(format!("{today}-{}", options.name));
-        let mut number = 2;
-        while directory.exists() {
-            directory = options.results.join(format!("{today}-{}-{number}", options.name));
-            number += 1;
-        }
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let directory = result_directory(&options.results, &options.name)?;
         let configuration = directory.join("rowmill.toml");
         let mut text =
             String::from("# As used in this bench; the servers' addresses came from the environment.\n");
@@ -170,19 +151,9 @@ impl Bench {
         Ok(Bench { options, programs, directory, configuration })
     }
 
-    fn postgres(&self) -> Result<Client> {
-        Client::connect(&self.options.database_url, NoTls).context("connect to PostgreSQL")
-    }
-
-    fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.options.brokers);
-        config
-    }
-
     /// Fills the topic, unless an earlier bench left just what is needed.
     fn prefill(&self) -> Result<()> {
-        let consumer = kafka::consumer(&self.options.brokers)?;
+        let consumer = kafka::consumer(&self.options.servers.brokers)?;
         let wanted = self.options.records;
         if kafka::partitions(&consumer, TOPIC)? == self.options.partitions
             && kafka::records(&consumer, TOPIC)? == wanted
@@ -190,54 +161,16 @@ impl Bench {
             println!("topic {TOPIC} holds {wanted} records already");
             return Ok(());
         }
-        kafka::delete_topic(&self.client(), TOPIC)?;
-        while kafka::partitions(&consumer, TOPIC)? > 0 {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        kafka::create_topics(&self.client(), &[TOPIC], self.options.partitions)?;
-
-        let began = Instant::now();
-        let producer: ThreadedProducer<DefaultProducerContext> = self
-            .client()
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "5")
-            .set("queue.buffering.max.kbytes", "65536")
-            .create()
-            .context("create a Kafka producer")?;
-        let mut json = Vec::new();
-        for number in 0..wanted {
-            json.clear();
-            Metric::nth(number, self.options.users).write_json(&mut json);
-            let partition = (number % self.options.partitions as u64) as i32;
-            let mut record = BaseRecord::<(), [u8]>::to(TOPIC).partition(partition).payload(&json);
-            while let Err((error, back)) = producer.send(record) {
-                match error.rdkafka_error_code() {
-                    Some(rdkafka::error::RDKafkaErrorCode::QueueFull) => {
-                        std::thread::sleep(Duration::from_millis(1))
-                    }
-                    _ => bail!("produce record {number}: {error}"),
-                }
-                record = back;
-            }
-            if (number + 1) % 500_000 == 0 {
-                println!("filling the topic: {} of {wanted}", number + 1);
-            }
-        }
-        producer.flush(Duration::from_secs(60)).context("flush the producer")?;
-        let found = kafka::records(&consumer, TOPIC)?;
-        ensure!(found == wanted, "produced {wanted} records, the topic holds {found}");
-        println!(
-            "filled in {:.1} s; a message has about {} bytes",
-            began.elapsed().as_secs_f64(),
-            json.len()
-        );
-        Ok(())
+        let client = self.options.servers.kafka();
+        kafka::replace_topic(&client, TOPIC, self.options.partitions)?;
+        let users = self.options.users;
+        kafka::fill(&client, TOPIC, self.options.partitions, wanted, |number, json| {
+            Metric::nth(number, users).write_json(json);
+        })
     }
 
     fn fill_redis(&self) -> Result<()> {
-        let client = redis::Client::open(self.options.redis_url.as_str()).context("read REDIS_URL")?;
-        let mut connection = client.get_connection().context("connect to Redis")?;
+        let mut connection = self.options.servers.redis()?;
         let mut pipe = redis::pipe();
         for user in 0..self.options.users {
             pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
@@ -256,7 +189,7 @@ impl Bench {
     }
 
     fn fresh_tables(&self) -> Result<()> {
-        let mut client = self.postgres()?;
+        let mut client = self.options.servers.postgres()?;
         // First: a role named rowmill creates its tables in the schema of that name, while there is one.
         client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
         client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
@@ -273,7 +206,8 @@ impl Bench {
             reference => self.run_reference(reference)?,
         };
         let (busy_after, stolen_after) = usage::of_machine()?;
-        let stored: i64 = self.postgres()?.query_one("SELECT count(*) FROM metric", &[])?.get(0);
+        let stored: i64 =
+            self.options.servers.postgres()?.query_one("SELECT count(*) FROM metric", &[])?.get(0);
         ensure!(
             stored as u64 == self.options.records,
             "{} stored {stored} rows of {}",
@@ -312,8 +246,8 @@ impl Bench {
             }
         };
         let output = command
-            .env("KAFKA_BROKERS", &self.options.brokers)
-            .env("DATABASE_URL", &self.options.database_url)
+            .env("KAFKA_BROKERS", &self.options.servers.brokers)
+            .env("DATABASE_URL", &self.options.servers.database_url)
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("run {}", subject.name()))?;
@@ -324,74 +258,18 @@ impl Bench {
         Ok((report.span_rows, report.seconds, usage))
     }
 
-    /// rowmill from a fresh ledger until it says that all records are stored, then SIGTERM.
     fn run_rowmill(&self, round: usize) -> Result<(u64, f64, Usage)> {
-        let log_path = self.directory.join(format!("rowmill-{round}.log"));
-        let log = File::create(&log_path)?;
-        let init = self.rowmill("init", &log)?.wait()?;
-        ensure!(init.success(), "rowmill init failed: {init}; see {}", log_path.display());
-        let mut client = self.postgres()?;
-        let mut child = Ending(self.rowmill("run", &log)?);
-        let pid = child.0.id().to_string();
-
-        let mut samples = String::from("milliseconds,rows\n");
-        let began = Instant::now();
-        let mut progress_at = began;
-        let mut visible = Visible::default();
-        while visible.rows() < self.options.records {
-            std::thread::sleep(LOOK_EVERY);
-            if let Some(status) = child.0.try_wait()? {
-                bail!("rowmill ended early: {status}; see {}", log_path.display());
-            }
-            let row = client.query_one(
-                "SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(dead), 0)::bigint FROM rowmill.ledger",
-                &[],
-            )?;
-            let (now, rows, dead) = (Instant::now(), row.get::<_, i64>(0) as u64, row.get::<_, i64>(1));
-            ensure!(
-                dead == 0,
-                "rowmill made {dead} dead letters of good records; see {}",
-                log_path.display()
-            );
-            if rows > visible.rows() {
-                samples.push_str(&format!("{},{rows}\n", (now - began).as_millis()));
-                progress_at = now;
-            }
-            visible.see(now, rows);
-            ensure!(
-                now - progress_at < STALL_MAX,
-                "rowmill stands still at {rows} rows; see {}",
-                log_path.display()
-            );
-        }
-        let usage = usage::of(&pid)?;
-        let threads = usage::threads(&pid)?;
-        fs::write(self.directory.join(format!("rowmill-{round}-threads.csv")), threads)?;
-        kill(Pid::from_raw(child.0.id() as i32), Signal::SIGTERM)?;
-        let status = child.0.wait()?;
-        ensure!(
-            status.success(),
-            "rowmill did not end well after SIGTERM: {status}; see {}",
-            log_path.display()
-        );
-        fs::write(self.directory.join(format!("rowmill-{round}.csv")), samples)?;
-        let (rows, seconds) = visible.span();
-        Ok((rows, seconds, usage))
-    }
-
-    fn rowmill(&self, verb: &str, log: &File) -> Result<Child> {
-        Command::new(self.programs.join("rowmill"))
-            .arg(verb)
-            .arg("--config")
-            .arg(&self.configuration)
-            .env("KAFKA_BROKERS", &self.options.brokers)
-            .env("DATABASE_URL", &self.options.database_url)
-            .env("REDIS_URL", &self.options.redis_url)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?)
-            .spawn()
-            .with_context(|| format!("run rowmill {verb}"))
+        let file = |rest: &str| self.directory.join(format!("rowmill-{round}{rest}"));
+        let engine = Engine {
+            servers: &self.options.servers,
+            configuration: self.configuration.clone(),
+            log: file(".log"),
+        };
+        let drained = engine.drain(1, self.options.records)?;
+        fs::write(file("-threads.csv"), drained.threads)?;
+        fs::write(file(".csv"), drained.samples)?;
+        let (rows, seconds) = drained.visible.span();
+        Ok((rows, seconds, drained.usage))
     }
 
     fn cpu_per_million(&self, outcome: &Outcome) -> f64 {
@@ -458,7 +336,11 @@ impl Bench {
             ));
         }
         text.push_str(&self.ratios(outcomes));
-        text.push_str(&environment(&self.options, &mut self.postgres()?)?);
+        text.push_str(&conditions(&mut options.servers.postgres()?, "benches/run")?);
+        text.push_str(&format!(
+            "- topic: {} partitions, one broker, plaintext, no compression\n",
+            options.partitions
+        ));
         Ok(text)
     }
 
@@ -518,17 +400,6 @@ fn background_cores() -> Result<f64> {
     Ok((after - before) / time.as_secs_f64())
 }
 
-/// A child that does not outlive a failing bench.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // Both fail where it has ended already, which is what is wanted.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 const CONFIGURATION: &str = r#"pipeline = "bench"
 kafka.start = "earliest"
 
@@ -542,41 +413,3 @@ table = "metric"
 userid = { lookup = "user", field = "token" }
 timestamp = { clock = "write" }
 "#;
-
-/// What one has to know to compare two results.
-fn environment(options: &Options, client: &mut Client) -> Result<String> {
-    let mut show =
-        |name: &str| -> Result<String> { Ok(client.query_one(&format!("SHOW {name}"), &[])?.get(0)) };
-    let mut text = String::from("\n## Conditions\n\n");
-    let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
-    let command: Vec<String> = std::env::args().skip(1).collect();
-    line("command", &format!("benches/run {}", command.join(" ")));
-    line("commit", &output_of("git", &["describe", "--always", "--dirty"]));
-    line("topic", &format!("{} partitions, one broker, plaintext, no compression", options.partitions));
-    line("PostgreSQL", &show("server_version")?);
-    for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
-        line(setting, &show(setting)?);
-    }
-    line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
-    line("librdkafka", &rdkafka::util::get_rdkafka_version().1);
-    line("rustc", &output_of("rustc", &["--version"]));
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1));
-    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
-    line(
-        "machine",
-        &format!("{cores} cores, {}; servers and programs share them", model.unwrap_or("unknown")),
-    );
-    line("kernel", &fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
-    line("memory", fs::read_to_string("/proc/meminfo")?.lines().next().unwrap_or_default());
-    Ok(text)
-}
-
-fn output_of(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(source_directory()).output();
-    output.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
-}
-
-fn source_directory() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}

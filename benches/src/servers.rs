@@ -1,0 +1,73 @@
+//! Where the servers of a bench are, and under which conditions they run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use postgres::{Client, NoTls};
+use rdkafka::ClientConfig;
+
+#[derive(clap::Args)]
+pub struct Servers {
+    #[arg(long, env = "KAFKA_BROKERS")]
+    pub brokers: String,
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: String,
+}
+
+impl Servers {
+    pub fn postgres(&self) -> Result<Client> {
+        Client::connect(&self.database_url, NoTls).context("connect to PostgreSQL")
+    }
+
+    pub fn kafka(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+
+    pub fn redis(&self) -> Result<redis::Connection> {
+        let client = redis::Client::open(self.redis_url.as_str()).context("read REDIS_URL")?;
+        client.get_connection().context("connect to Redis")
+    }
+}
+
+/// What one has to know to compare two results.
+pub fn conditions(client: &mut Client, program: &str) -> Result<String> {
+    let mut show =
+        |name: &str| -> Result<String> { Ok(client.query_one(&format!("SHOW {name}"), &[])?.get(0)) };
+    let mut text = String::from("\n## Conditions\n\n");
+    let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    line("command", &format!("{program} {}", command.join(" ")));
+    line("commit", &output_of("git", &["describe", "--always", "--dirty"]));
+    line("PostgreSQL", &show("server_version")?);
+    for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
+        line(setting, &show(setting)?);
+    }
+    line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
+    line("librdkafka", &rdkafka::util::get_rdkafka_version().1);
+    line("rustc", &output_of("rustc", &["--version"]));
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1));
+    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+    line(
+        "machine",
+        &format!("{cores} cores, {}; servers and programs share them", model.unwrap_or("unknown")),
+    );
+    line("kernel", &fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
+    line("memory", fs::read_to_string("/proc/meminfo")?.lines().next().unwrap_or_default());
+    Ok(text)
+}
+
+fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(source_directory()).output();
+    output.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
+}
+
+fn source_directory() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
