@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::metrics::{Column, FILES, File, Kind, Unit};
 use crate::options::ExportArgs;
-use crate::output::csv;
+use crate::output::{csv, sadf};
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Format {
@@ -16,6 +16,8 @@ pub enum Format {
     Influx,
     /// For `zabbix_sender -T -i`.
     Zabbix,
+    /// The machine's load as sysstat's `sadf -d` writes it.
+    Sadf,
 }
 
 /// One value at one time.
@@ -26,6 +28,9 @@ struct Sample<'a> {
 }
 
 pub fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
+    if args.format == Format::Sadf {
+        return sadf::write(&args.run, out);
+    }
     for file in FILES {
         let path = args.run.join(file.name());
         let table = csv::read(&path).with_context(|| "export a run; give its directory")?;
@@ -33,9 +38,11 @@ pub fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
             Format::Openmetrics => openmetrics(file, &table, out)?,
             Format::Influx => influx(file, &table, out)?,
             Format::Zabbix => zabbix(file, &table, out)?,
+            Format::Sadf => {}
         }
     }
     if args.format == Format::Openmetrics {
+        account(&csv::read(&args.run.join("verify.csv")).context("export a finished run")?, out)?;
         writeln!(out, "# EOF")?;
     }
     Ok(())
@@ -95,6 +102,24 @@ fn openmetrics(file: File, table: &csv::Table, out: &mut dyn Write) -> Result<()
                 column.openmetrics,
                 labels.join(","),
                 sample.time_ms as f64 / 1000.0
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The four classes that fail a run, at the run's start; the other classes are counters of the intervals.
+fn account(table: &csv::Table, out: &mut dyn Write) -> Result<()> {
+    for class in ["lost", "duplicated", "corrupted", "reordered"] {
+        writeln!(out, "# TYPE loadtester_verify_{class} gauge")?;
+        // time, run, class, count, model
+        for row in table.rows.iter().filter(|row| row[2] == class) {
+            let seconds = row[0].parse::<f64>().unwrap_or(0.0) / 1000.0;
+            let (run, model) = (escaped(&row[1]), escaped(&row[4]));
+            writeln!(
+                out,
+                "loadtester_verify_{class}{{run=\"{run}\",model=\"{model}\"}} {} {seconds:.3}",
+                row[3]
             )?;
         }
     }
@@ -207,6 +232,17 @@ loadtester_visible_latency_seconds{run=\"r\",host=\"a b\",quantile=\"0.99\"} 0.0
 loadtester_visible_latency_seconds{run=\"r\",host=\"a b\",quantile=\"0.99\"} 0.0025 2.000
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_account_is_exported_too() {
+        let row = |words: &str| words.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let rows = vec![row("1500,r,lost,3,all"), row("1500,r,sent,9,all")];
+        let table = csv::Table { header: row("timestamp_ms,run,class,count,model"), rows };
+        let text = written(|out| account(&table, out));
+        assert_eq!(text.matches("# TYPE").count(), 4);
+        assert!(text.contains("loadtester_verify_lost{run=\"r\",model=\"all\"} 3 1.500\n"), "{text}");
+        assert!(!text.contains("sent"), "{text}");
     }
 
     #[test]

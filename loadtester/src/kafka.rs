@@ -1,4 +1,5 @@
-//! librdkafka, and nothing else of Kafka anywhere: configuration, topics, and a producer that costs one call a message.
+//! librdkafka, and nothing else of Kafka anywhere: configuration, topics, a producer that costs one call a message, and a
+//! reader of what lies at known offsets.
 //!
 //! The calls for a message go to librdkafka directly. The crate's own `send` makes a C string of the topic each time and
 //! does not tell "certainly not stored" from "perhaps stored", which the account needs.
@@ -10,14 +11,16 @@ use std::ptr;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
 use crate::account::Outcome;
@@ -273,5 +276,71 @@ unsafe fn each_report(event: *mut sys::rd_kafka_event_t, on_report: &mut impl Fn
             status::RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED => Outcome::Indeterminate,
         };
         on_report(Report { number, outcome, offset });
+    }
+}
+
+/// A message as it lies in Kafka; it lives until the next is read.
+pub struct Record<'a> {
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    pub offset: i64,
+}
+
+/// Reads ranges of partitions again. It is a member of no group and commits nothing.
+pub struct Reread {
+    consumer: BaseConsumer,
+}
+
+impl Reread {
+    pub fn new(kafka: &Kafka) -> Result<Self> {
+        let mut config = kafka.config();
+        let ours = [
+            // librdkafka wants a name before it lets partitions be assigned by hand.
+            ("group.id", "loadtester-reread"),
+            ("enable.auto.commit", "false"),
+            ("enable.partition.eof", "true"),
+            // What Kafka has deleted is not there; the beginning or the end of what it has is no substitute.
+            ("auto.offset.reset", "error"),
+            // Ranges are short, so what is read ahead is mostly thrown away.
+            ("queued.max.messages.kbytes", "4096"),
+        ];
+        ours.iter().for_each(|(name, value)| {
+            config.set(*name, *value);
+        });
+        Ok(Self { consumer: config.create().context("set up the Kafka consumer")? })
+    }
+
+    /// Calls `on_record` for the records from one offset up to, and not, another, or the partition's end, until it returns
+    /// false or time is up. Where Kafka has deleted the first of them, for none.
+    pub fn range(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        before: Option<i64>,
+        until: Instant,
+        mut on_record: impl FnMut(Record<'_>) -> bool,
+    ) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(from))?;
+        self.consumer.assign(&list)?;
+        while Instant::now() < until {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Ok(message)) => {
+                    let (key, value, offset) = (message.key(), message.payload(), message.offset());
+                    if before.is_some_and(|end| offset >= end) || !on_record(Record { key, value, offset }) {
+                        return Ok(());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    Some(rdkafka::types::RDKafkaErrorCode::AutoOffsetReset) => return Ok(()),
+                    // A broker that is away for a moment: librdkafka tries again by itself.
+                    _ => log::debug!("reading {topic} partition {partition} again: {error}"),
+                },
+            }
+        }
+        Ok(())
     }
 }

@@ -18,6 +18,7 @@ pub mod generate;
 pub mod kafka;
 pub mod keys;
 pub mod latency;
+pub mod locate;
 pub mod metrics;
 pub mod model;
 pub mod observe;

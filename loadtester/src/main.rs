@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 
 use loadtester::options::{Cli, Plan, RunArgs, UsersAction, UsersArgs, Verb};
+use loadtester::output::tui;
 use loadtester::quantity::show_count;
 use loadtester::verdict::Exit;
 use loadtester::{ceiling, compare, export, options, output, run, saturate, signals, users};
@@ -13,6 +14,12 @@ use loadtester::{ceiling, compare, export, options, output, run, saturate, signa
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
         .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(tui::Log)))
+        .write_style(if tui::colors() {
+            env_logger::WriteStyle::Always
+        } else {
+            env_logger::WriteStyle::Never
+        })
         .init();
     let given = match options::arguments(std::env::args().collect()) {
         Ok(given) => given,

@@ -195,7 +195,7 @@ pub const PROCESS: [Plain; 24] = [
     ("cgroup_memory_peak_bytes", Gauge, Count),
 ];
 
-pub const HOST: [Plain; 36] = [
+pub const HOST: [Plain; 44] = [
     ("host_cpu_percent", Gauge, Real),
     ("host_cpu_user_seconds_total", Counter, Real),
     ("host_cpu_nice_seconds_total", Counter, Real),
@@ -232,9 +232,17 @@ pub const HOST: [Plain; 36] = [
     ("host_interrupts_total", Counter, Count),
     ("host_forks_total", Counter, Count),
     ("host_cores", Gauge, Count),
+    ("host_cpu_guest_seconds_total", Counter, Real),
+    ("host_cpu_guest_nice_seconds_total", Counter, Real),
+    ("host_tasks", Gauge, Count),
+    ("host_memory_slab_bytes", Gauge, Count),
+    ("host_memory_committed_bytes", Gauge, Count),
+    ("host_memory_active_bytes", Gauge, Count),
+    ("host_memory_inactive_bytes", Gauge, Count),
+    ("host_swap_total_bytes", Gauge, Count),
 ];
 
-pub const DISK: [Plain; 7] = [
+pub const DISK: [Plain; 12] = [
     ("host_disk_read_bytes_total", Counter, Count),
     ("host_disk_written_bytes_total", Counter, Count),
     ("host_disk_reads_total", Counter, Count),
@@ -242,9 +250,14 @@ pub const DISK: [Plain; 7] = [
     ("host_disk_io_time_seconds_total", Counter, Real),
     ("host_disk_io_time_weighted_seconds_total", Counter, Real),
     ("host_disk_in_flight", Gauge, Count),
+    ("host_disk_read_time_seconds_total", Counter, Real),
+    ("host_disk_write_time_seconds_total", Counter, Real),
+    ("host_disk_discards_total", Counter, Count),
+    ("host_disk_discarded_bytes_total", Counter, Count),
+    ("host_disk_discard_time_seconds_total", Counter, Real),
 ];
 
-pub const NET: [Plain; 8] = [
+pub const NET: [Plain; 12] = [
     ("host_net_receive_bytes_total", Counter, Count),
     ("host_net_transmit_bytes_total", Counter, Count),
     ("host_net_receive_packets_total", Counter, Count),
@@ -253,6 +266,10 @@ pub const NET: [Plain; 8] = [
     ("host_net_transmit_errors_total", Counter, Count),
     ("host_net_receive_drops_total", Counter, Count),
     ("host_net_transmit_drops_total", Counter, Count),
+    ("host_net_receive_compressed_total", Counter, Count),
+    ("host_net_transmit_compressed_total", Counter, Count),
+    ("host_net_receive_multicast_total", Counter, Count),
+    ("host_net_speed_bytes", Gauge, Count),
 ];
 
 fn plain(entries: &[Plain]) -> Vec<Column> {

@@ -357,6 +357,9 @@ impl Host {
             for (name, seconds) in names.iter().zip(cpu) {
                 set(&format!("host_cpu_{name}_seconds_total"), Some(seconds));
             }
+            let [guest, guest_nice] = guest_seconds(stat.as_deref().unwrap_or_default());
+            set("host_cpu_guest_seconds_total", guest);
+            set("host_cpu_guest_nice_seconds_total", guest_nice);
             set("host_cpu_percent", self.last.and_then(|last| busy_percent(&last, &cpu)));
         }
         let cores = stat.as_deref().unwrap_or_default().lines().filter(|l| l.starts_with("cpu")).count();
@@ -374,6 +377,9 @@ impl Host {
         for (name, word) in ["host_load1", "host_load5", "host_load15"].iter().zip(load.split(' ')) {
             set(name, word.parse().ok());
         }
+        // The fourth word: how many of them run, a slash, and all.
+        let tasks = load.split(' ').nth(3).and_then(|word| word.split_once('/'));
+        set("host_tasks", tasks.and_then(|(_, all)| all.parse().ok()));
         let memory = read("/proc/meminfo".to_owned());
         for (name, key) in [
             ("host_memory_total_bytes", "MemTotal:"),
@@ -382,6 +388,11 @@ impl Host {
             ("host_memory_buffers_bytes", "Buffers:"),
             ("host_memory_cached_bytes", "Cached:"),
             ("host_memory_dirty_bytes", "Dirty:"),
+            ("host_memory_slab_bytes", "Slab:"),
+            ("host_memory_committed_bytes", "Committed_AS:"),
+            ("host_memory_active_bytes", "Active:"),
+            ("host_memory_inactive_bytes", "Inactive:"),
+            ("host_swap_total_bytes", "SwapTotal:"),
         ] {
             set(name, keyed(&memory, key).map(|kb| kb * 1024.0));
         }
@@ -417,6 +428,13 @@ fn cpu_seconds(stat: &str) -> Option<[f64; 8]> {
         *place = word.parse::<f64>().ok()? / TICKS_PER_SECOND;
     }
     Some(seconds)
+}
+
+/// What guests used, at normal and at nice priority: it is in user and nice too.
+fn guest_seconds(stat: &str) -> [Option<f64>; 2] {
+    let line = stat.lines().find(|l| l.starts_with("cpu ")).unwrap_or_default();
+    let word = |at| line.split_ascii_whitespace().nth(at)?.parse::<f64>().ok();
+    [9, 10].map(|at| word(at).map(|ticks| ticks / TICKS_PER_SECOND))
 }
 
 /// 100 is all cores busy.
@@ -479,6 +497,14 @@ fn disk(columns: &[Column], line: &str) -> Option<(String, Values)> {
     values.set(columns, "host_disk_in_flight", field(11)?);
     values.set(columns, "host_disk_io_time_seconds_total", field(12)? / 1000.0);
     values.set(columns, "host_disk_io_time_weighted_seconds_total", field(13)? / 1000.0);
+    values.set(columns, "host_disk_read_time_seconds_total", field(6)? / 1000.0);
+    values.set(columns, "host_disk_write_time_seconds_total", field(10)? / 1000.0);
+    // Since Linux 4.18.
+    if let (Some(discards), Some(sectors), Some(ms)) = (field(14), field(16), field(17)) {
+        values.set(columns, "host_disk_discards_total", discards);
+        values.set(columns, "host_disk_discarded_bytes_total", sectors * SECTOR_BYTES);
+        values.set(columns, "host_disk_discard_time_seconds_total", ms / 1000.0);
+    }
     Some((name, values))
 }
 
@@ -501,7 +527,16 @@ fn network(columns: &[Column], line: &str) -> Option<(String, Values)> {
             values.set(columns, &format!("host_net_{direction}_{what}_total"), numbers[start + offset]);
         }
     }
-    Some((name.trim().to_owned(), values))
+    values.set(columns, "host_net_receive_compressed_total", numbers[6]);
+    values.set(columns, "host_net_receive_multicast_total", numbers[7]);
+    values.set(columns, "host_net_transmit_compressed_total", numbers[15]);
+    let name = name.trim();
+    // Millions of bits a second, -1 where the driver does not know; a loopback has none.
+    let speed = read(format!("/sys/class/net/{name}/speed")).and_then(|t| t.trim().parse::<f64>().ok());
+    if let Some(megabits) = speed.filter(|megabits| *megabits > 0.0) {
+        values.set(columns, "host_net_speed_bytes", megabits * 1e6 / 8.0);
+    }
+    Some((name.to_owned(), values))
 }
 
 /// CPU and waiting of this program's own threads, by name.

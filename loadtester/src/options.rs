@@ -240,12 +240,21 @@ pub struct RunArgs {
     /// How StatsD names carry tags.
     #[arg(long, value_name = "DIALECT", default_value = "none", help_heading = "Output")]
     pub statsd_tags: crate::output::statsd::Tags,
+    /// Also send latencies as StatsD timers: of each at most 100 values a second, with their sampling rate.
+    #[arg(long, help_heading = "Output", requires = "statsd")]
+    pub statsd_timers: bool,
     /// How the first column of the CSV files shows the time.
     #[arg(long, value_name = "FORMAT", default_value = "unix_ms", help_heading = "Output")]
     pub csv_time: crate::output::csv::Time,
+    /// sadf: also write the machine's load as sysstat's `sadf -d` does, a file for each activity.
+    #[arg(long, value_name = "FORMAT", default_value = "csv", help_heading = "Output")]
+    pub host_format: HostFormat,
     /// Also write a JUnit file and a Markdown summary for CI.
     #[arg(long, help_heading = "Output")]
     pub ci: bool,
+    /// Draw a screen instead of a line each second; on a terminal only.
+    #[arg(long, help_heading = "Output", conflicts_with = "quiet")]
+    pub tui: bool,
     /// Print nothing but the verdict.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
@@ -279,6 +288,14 @@ pub enum RowTimestamp {
     App,
     /// The message's time: says nothing about latency.
     Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum HostFormat {
+    /// host.csv, disk.csv and net.csv only.
+    Csv,
+    /// And sadf-cpu.csv, sadf-disk.csv and so on.
+    Sadf,
 }
 
 /// A list of core numbers.

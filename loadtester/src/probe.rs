@@ -19,8 +19,8 @@
 //! is the earlier one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, SimpleQueryMessage};
@@ -41,6 +41,8 @@ pub struct Counters {
     pub duplicated: AtomicU64,
     /// Became visible after a later message of their stream.
     pub reordered: ByModel,
+    /// (stream, sequence number) of the first of them.
+    pub overtaken: Mutex<Vec<(u16, u64)>>,
     /// Rows that appeared during the run and are not of it.
     pub foreign: ByModel,
     /// Looks, and how many of them found that a transaction had ended and read the tables.
@@ -82,7 +84,21 @@ impl Counters {
         let by_model = || ByModel((0..models).map(|_| AtomicU64::new(0)).collect());
         Self { stored: by_model(), reordered: by_model(), foreign: by_model(), ..Self::default() }
     }
+
+    pub fn overtaken(&self) -> Vec<(u16, u64)> {
+        self.overtaken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_overtaken(&self, stream: u16, seq: u64) {
+        let mut overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
+        if overtaken.len() < OVERTAKEN_MAX {
+            overtaken.push((stream, seq));
+        }
+    }
 }
+
+/// So many overtaken messages are kept by name; all are counted.
+const OVERTAKEN_MAX: usize = 10_000;
 
 pub struct Settings {
     pub run: u32,
@@ -523,7 +539,8 @@ impl Sight<'_> {
         // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
         // verification, which calls it corrupted.
         let Some(seq) = row.bytes(3).and_then(parse_seq).filter(|seq| *seq < 1 << 36) else { return };
-        let stream = &mut self.seen[stream];
+        let number = stream;
+        let stream = &mut self.seen[number];
         if stream.seqs.get(seq) == 1 {
             self.counters.duplicated.fetch_add(1, Relaxed);
             return;
@@ -532,6 +549,7 @@ impl Sight<'_> {
         // What the probe itself overlooked for a second says nothing about the order of commits.
         if seq < stream.next && !self.found_late {
             self.counters.reordered.add(model);
+            self.counters.note_overtaken(number as u16, seq);
         }
         stream.next_now = stream.next_now.max(seq + 1);
         self.counters.stored.add(model);

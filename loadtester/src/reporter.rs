@@ -14,18 +14,19 @@ use crate::generate::Counters;
 use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set, Summary};
 use crate::metrics::{Column, File, Values};
 use crate::observe::{self, OwnThread};
-use crate::options::Plan;
+use crate::options::{Plan, RunArgs};
 use crate::output::csv::Sheet;
 use crate::output::hdr::Log;
 use crate::output::statsd::Statsd;
 use crate::output::terminal::{self, Line};
-use crate::pg;
+use crate::output::tui::{self, Screen, View};
+use crate::pg::{self, ClockOffset};
 use crate::probe;
 use crate::run::Drained;
 use crate::schedule::Shape;
 use crate::target::Target;
 use crate::threshold::{Results, Threshold};
-use crate::verdict::Facts;
+use crate::verdict::{self, Facts};
 use crate::verify::Verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -73,6 +74,15 @@ struct Files {
     failed: Option<String>,
 }
 
+impl Files {
+    /// Adds the last histograms, and returns when all is on the disk.
+    fn close(&mut self, last_ns: i64, now_ns: i64, rest: &Set) -> Result<()> {
+        self.log.write(last_ns as f64 / 1e9, (now_ns - last_ns) as f64 / 1e9, rest)?;
+        let sheets = [&mut self.intervals, &mut self.process, &mut self.host, &mut self.disk, &mut self.net];
+        sheets.into_iter().try_for_each(Sheet::close)
+    }
+}
+
 /// The threads hand their histograms over as a second ends; this much later all have, on a busy machine too. What comes
 /// later is shown a second late, and nothing is lost.
 const AFTER_NS: i64 = SECOND_NS / 4;
@@ -90,7 +100,8 @@ pub struct Reporter {
     host: observe::Host,
     files: Files,
     statsd: Option<Statsd>,
-    quiet: bool,
+    screen: Option<Screen>,
+    args: RunArgs,
     next_ns: i64,
     next_sample_ns: i64,
     interval: Set,
@@ -102,6 +113,9 @@ pub struct Reporter {
     backlog_max: f64,
     cpu: CpuWatch,
     drift_us: i64,
+    /// The server's clock, read every ten seconds: the most exact of the readings.
+    offset: Option<ClockOffset>,
+    next_offset_ns: i64,
     clock_step_us: i64,
     consumer: Consumer,
     latest: Results,
@@ -139,7 +153,7 @@ struct CpuReading {
 }
 
 /// Results besides the latencies and the classes of the verification.
-const OTHER_RESULTS: [&str; 25] = [
+const OTHER_RESULTS: [&str; 26] = [
     "achieved_ratio",
     "achieved_rate",
     "steady_seconds",
@@ -156,6 +170,7 @@ const OTHER_RESULTS: [&str; 25] = [
     "visible_resolution",
     "generator_cpu_percent",
     "generator_busiest_thread_percent",
+    "generator_waiting_percent",
     "host_cpu_percent",
     "generator_rss_bytes",
     "probe_looks_rate",
@@ -255,7 +270,8 @@ impl Reporter {
             host: observe::Host::default(),
             files,
             statsd,
-            quiet: args.quiet,
+            screen: if args.tui { Screen::open() } else { None },
+            args: args.clone(),
             next_ns: SECOND_NS + AFTER_NS,
             next_sample_ns: 0,
             interval: Set::new(models),
@@ -266,6 +282,8 @@ impl Reporter {
             backlog_max: 0.0,
             cpu: CpuWatch::default(),
             drift_us: 0,
+            offset: None,
+            next_offset_ns: 5 * SECOND_NS,
             clock_step_us: 0,
             consumer: Consumer::default(),
             latest: Results::new(),
@@ -274,6 +292,15 @@ impl Reporter {
             sending: None,
             began: Instant::now(),
         })
+    }
+
+    /// (stream, sequence number) of messages that became visible after a later one of their stream.
+    pub fn overtaken(&self) -> Vec<(u16, u64)> {
+        self.probe.overtaken()
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.args.quiet
     }
 
     pub fn acked(&self) -> u64 {
@@ -337,34 +364,59 @@ impl Reporter {
         let drift_us = self.clock.wall_drift_us();
         self.clock_step_us = self.clock_step_us.max((drift_us - self.drift_us).abs());
         self.drift_us = drift_us;
-        let backlog = totals.acked.saturating_sub(totals.stored) as f64;
-        if phase == Phase::Steady && self.probe.looks.load(Relaxed) > 0 {
+        // Where nobody looks, nothing is known of it.
+        let looked = self.probe.looks.load(Relaxed) > 0;
+        let backlog = looked.then(|| totals.acked.saturating_sub(totals.stored) as f64);
+        if let (Phase::Steady, Some(backlog)) = (phase, backlog) {
             self.backlog.push((now_ns as f64 / 1e9, backlog));
         }
         let values = self.interval_values(now_ns, phase, &totals, backlog);
+        self.read_server_clock(now_ns);
         let process = target.as_mut().and_then(Target::sample);
         self.note_consumer(now_ns, phase, process.as_ref());
         self.write(now_ns, phase, &values, process.as_ref());
         self.note_latest(&values);
-        if !self.quiet {
-            let columns = &self.files.intervals.columns;
-            terminal::line(&Line {
-                at_s: now_ns as f64 / 1e9,
-                all_s: self.shape.seconds(),
-                phase: phase.name(),
-                values: &|name| values.get(columns, name),
-                slope: slope(&self.backlog).map(|s| s.0),
-                process: process.as_ref().map(|p| {
-                    let columns = &self.files.process.columns;
-                    (p.get(columns, "process_cpu_percent"), p.get(columns, "process_resident_memory_bytes"))
-                }),
-            });
+        if !self.args.quiet {
+            self.show(now_ns, phase, &values, process.as_ref());
         }
         self.last = totals;
         self.last_ns = now_ns;
     }
 
-    fn interval_values(&mut self, now_ns: i64, phase: Phase, totals: &Totals, backlog: f64) -> Values {
+    /// The second as a line, or as a frame of the screen.
+    fn show(&self, now_ns: i64, phase: Phase, values: &Values, process: Option<&Values>) {
+        let columns = &self.files.intervals.columns;
+        let line = Line {
+            at_s: now_ns as f64 / 1e9,
+            all_s: self.shape.seconds(),
+            phase: phase.name(),
+            values: &|name| values.get(columns, name),
+            slope: slope(&self.backlog).map(|s| s.0),
+            process: process.map(|p| {
+                let columns = &self.files.process.columns;
+                (p.get(columns, "process_cpu_percent"), p.get(columns, "process_resident_memory_bytes"))
+            }),
+        };
+        let Some(screen) = &self.screen else { return terminal::line(&line) };
+        // What was due a moment ago may be on its way.
+        let until_s = if phase == Phase::Drain { f64::INFINITY } else { now_ns as f64 / 1e9 - 0.1 };
+        screen.show(tui::frame(&View {
+            line: &line,
+            run: &self.run,
+            backlog_max: self.backlog_max,
+            total: &|latency| self.total(latency).summary(),
+            reasons: &verdict::reasons(&self.facts_until(until_s)),
+            colors: tui::colors(),
+        }));
+    }
+
+    fn interval_values(
+        &mut self,
+        now_ns: i64,
+        phase: Phase,
+        totals: &Totals,
+        backlog: Option<f64>,
+    ) -> Values {
         let columns = &self.files.intervals.columns;
         let mut values = Values::new(columns);
         let seconds = ((now_ns - self.last_ns) as f64 / 1e9).max(1e-9);
@@ -385,7 +437,6 @@ impl Reporter {
             ("duplicated_total", probe(&self.probe.duplicated)),
             ("reordered_total", self.probe.reordered.sum() as f64),
             ("foreign_total", self.probe.foreign.sum() as f64),
-            ("backlog", backlog),
             ("queue_full_total", totals.queue_full as f64),
             ("row_negative_total", self.total.all(Latency::Row).negative as f64),
             ("statsd_dropped_total", self.statsd.as_ref().map_or(0.0, |s| s.dropped as f64)),
@@ -396,6 +447,9 @@ impl Reporter {
         ];
         for (name, value) in rows {
             values.set(columns, name, value);
+        }
+        if let Some(backlog) = backlog {
+            values.set(columns, "backlog", backlog);
         }
         // A server that is away for a second is no reason to stop.
         if let Some(counters) = self.observer.as_mut().and_then(|client| pg::counters(client).ok()) {
@@ -425,6 +479,23 @@ impl Reporter {
         values
     }
 
+    /// Eleven round trips, ten seconds apart.
+    fn read_server_clock(&mut self, now_ns: i64) {
+        if now_ns < self.next_offset_ns {
+            return;
+        }
+        self.next_offset_ns = now_ns + 10 * SECOND_NS;
+        let read = self.observer.as_mut().and_then(|client| pg::clock_offset(client).ok());
+        if let Some(read) = read.filter(|read| self.offset.is_none_or(|best| read.within_us < best.within_us))
+        {
+            self.offset = Some(read);
+        }
+    }
+
+    pub fn offset_during(&self) -> Option<ClockOffset> {
+        self.offset
+    }
+
     fn note_consumer(&mut self, now_ns: i64, phase: Phase, process: Option<&Values>) {
         let Some(process) = process else { return };
         let columns = &self.files.process.columns;
@@ -450,6 +521,9 @@ impl Reporter {
             statsd.send(1, phase, &files.host.columns, &host);
             if let Some(process) = process {
                 statsd.send(2, phase, &files.process.columns, process);
+            }
+            if self.args.statsd_timers {
+                statsd.send_timers(phase, &self.interval);
             }
         }
         if files.failed.is_some() {
@@ -548,7 +622,7 @@ impl Reporter {
     }
 
     pub fn say_verifying(&self) {
-        if !self.quiet {
+        if !self.args.quiet {
             eprintln!("reading the tables back ...");
         }
     }
@@ -563,18 +637,25 @@ impl Reporter {
         self.total.merge(&self.interval);
         let now_ns = self.clock.now_ns();
         if self.files.failed.is_none()
-            && let Err(error) = self.files.log.write(
-                self.last_ns as f64 / 1e9,
-                (now_ns - self.last_ns) as f64 / 1e9,
-                &self.interval,
-            )
+            && let Err(error) = self.files.close(self.last_ns, now_ns, &self.interval)
         {
-            self.files.failed = Some(format!("{error:#}"));
+            self.files.failed = Some(format!("{error:#}; free some space, or choose another --out"));
         }
         if let Some(statsd) = &mut self.statsd {
+            if self.args.statsd_timers {
+                statsd.send_timers(Phase::Drain.name(), &self.interval);
+            }
             statsd.finish();
         }
+        self.screen = None;
         Ok(())
+    }
+
+    /// The account, for StatsD.
+    pub fn tell(&mut self, verdict: &Verdict) {
+        if let Some(statsd) = &mut self.statsd {
+            statsd.send_verdict(verdict);
+        }
     }
 
     pub fn file_error(&self) -> Option<String> {
@@ -598,16 +679,22 @@ impl Reporter {
     }
 
     /// What speaks about the run's validity.
-    pub fn facts(&self, plan: &Plan) -> Facts {
+    pub fn facts(&self) -> Facts {
+        self.facts_until(f64::INFINITY)
+    }
+
+    /// The same of a run that goes on: what is due later than `until_s` is not held against it.
+    fn facts_until(&self, until_s: f64) -> Facts {
         let (steady_s, sent) = self.steady_span();
         let totals = self.totals();
         let ratio = |part: u64, all: u64| if all == 0 { 1.0 } else { part as f64 / all as f64 };
         let has_probe = self.probe.looks.load(Relaxed) > 0;
         let (busiest, steal) = self.cpu_use();
         // What an interrupted run did not come to send is not held against it.
-        let planned = self.shape.count_at(f64::INFINITY) - self.shape.count_at(self.warmup_ns as f64 / 1e9);
+        let due = |at_s: f64| self.shape.count_at(at_s);
+        let planned = (due(until_s) - due(self.warmup_ns as f64 / 1e9)).max(0.0);
         let missing =
-            if plan.args.arrivals == crate::schedule::Arrivals::Constant && crate::signals::count() == 0 {
+            if self.args.arrivals == crate::schedule::Arrivals::Constant && crate::signals::count() == 0 {
                 ratio(sent, planned.round() as u64)
             } else {
                 ratio(totals.steady_sent, totals.steady_due)
@@ -623,7 +710,7 @@ impl Reporter {
             } else {
                 totals.queue_full as f64 / totals.sent as f64
             },
-            probe_interval_us: plan.args.probe_interval.as_micros() as f64,
+            probe_interval_us: self.args.probe_interval.as_micros() as f64,
             probe_longest_gap_us: self.probe.longest_gap_us.load(Relaxed) as f64,
             probe_cpu_percent: self
                 .probe_cost()
@@ -631,7 +718,7 @@ impl Reporter {
             probe_reconnects: self.probe.reconnects.load(Relaxed),
             steal_percent: steal,
             clock_step_us: self.clock_step_us as f64,
-            shares_cores: self.consumer.seen && plan.args.pin.is_none(),
+            shares_cores: self.consumer.seen && self.args.pin.is_none(),
             has_probe,
         }
     }
@@ -728,6 +815,7 @@ impl Reporter {
             let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
             add("generator_cpu_percent", (end.own_s - begin.own_s) / seconds * 100.0);
             add("generator_busiest_thread_percent", facts.busiest_thread_percent);
+            add("generator_waiting_percent", longest_wait(begin, end));
             let columns = File::Host.columns();
             let grown = |name: &str| {
                 end.host.get(&columns, name).unwrap_or(0.0) - begin.host.get(&columns, name).unwrap_or(0.0)
@@ -758,6 +846,16 @@ impl Reporter {
         }
         results
     }
+}
+
+/// The largest share of the time, in percent, in which a generator thread was ready to run and did not get a core.
+fn longest_wait(begin: &CpuReading, end: &CpuReading) -> f64 {
+    let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
+    let share = |thread: &OwnThread| {
+        let before = begin.threads.iter().find(|t| t.name == thread.name).map_or(0.0, |t| t.run_delay_s);
+        (thread.run_delay_s - before) / seconds * 100.0
+    };
+    end.threads.iter().filter(|t| t.name.starts_with("lt-gen-")).map(share).fold(0.0, f64::max)
 }
 
 /// What conditions call a column of intervals.csv.

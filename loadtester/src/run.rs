@@ -15,8 +15,10 @@ use crate::generate::{self, Counters, Finished, Generator, STREAMS_MAX, Shared};
 use crate::kafka::IN_FLIGHT_MAX;
 use crate::keys::Keys;
 use crate::latency::{self, Latency, Set};
-use crate::options::{Plan, RowTimestamp};
+use crate::locate;
+use crate::options::{HostFormat, Plan, RowTimestamp};
 use crate::output::json::{self, Summary};
+use crate::output::terminal;
 use crate::payload::Writer;
 use crate::pg::{self, ClockOffset, Leaf};
 use crate::probe::{self, Probe};
@@ -43,6 +45,7 @@ pub struct Setup {
     pub offset_before: ClockOffset,
     pub settings: Vec<(String, String)>,
     pub commit_times: bool,
+    pub redis_version: Option<String>,
     /// By topic, what rowmill had set aside before.
     pub dead_letters: Vec<u64>,
 }
@@ -83,6 +86,7 @@ fn set_up(plan: &Plan) -> Result<Setup> {
         offset_before: pg::clock_offset(&mut client)?,
         settings,
         commit_times,
+        redis_version: users::version(&mut redis),
         dead_letters: verify::count_dead_letters(&mut client, &plan.topics)?,
     })
 }
@@ -228,6 +232,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     }
     if setup.is_some() {
         add_what_the_probe_saw(&mut outcomes.models, &probe_counters, &late, args.verify);
+        reporter.tell(&outcomes.verdict());
     }
     if args.cleanup && setup.is_some() {
         let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
@@ -251,6 +256,10 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     );
     let written = json::write(directory, &summary)
         .and_then(|()| crate::output::html::write(directory))
+        .and_then(|()| match args.host_format {
+            HostFormat::Csv => Ok(()),
+            HostFormat::Sadf => crate::output::sadf::write_files(directory),
+        })
         .and_then(|()| if args.ci { crate::output::ci::write(directory, &summary) } else { Ok(()) });
     // What was measured is still worth printing.
     if let Err(problem) = written {
@@ -399,8 +408,7 @@ fn check(
     let path = directory.join("verify_bad.csv");
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let mut bad = std::io::BufWriter::new(file);
-    writeln!(bad, "class,source,seq,topic,partition,offset_at_least,detail")
-        .with_context(|| format!("write {}", path.display()))?;
+    writeln!(bad, "{}", verify::BAD_COLUMNS).with_context(|| format!("write {}", path.display()))?;
     let mut outcomes = verify::verify(
         &mut client,
         &leaves,
@@ -409,6 +417,9 @@ fn check(
         plan.args.rejects_sql.as_deref(),
         &mut bad,
     )?;
+    outcomes.note_overtaken(sent, &reporter.overtaken(), &mut bad);
+    name_offsets(plan, sent, reporter, &mut outcomes);
+    outcomes.write_examples(&mut bad);
     let dead_letters = verify::count_dead_letters(&mut client, &plan.topics)?;
     for ((model, now), before) in outcomes.models.iter_mut().zip(dead_letters).zip(&setup.dead_letters) {
         model.dead_letters = now.saturating_sub(*before);
@@ -416,6 +427,27 @@ fn check(
     let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
     let present = plan.users.count_present(&mut redis)?;
     Ok((outcomes, offset, Some(present)))
+}
+
+/// The offsets of the examples, as far as Kafka still has them. Without them a bad row is still a bad row.
+fn name_offsets(plan: &Plan, sent: &Sent, reporter: &Reporter, outcomes: &mut Outcomes) {
+    if outcomes.examples.is_empty() {
+        return;
+    }
+    let progress = |found, all| {
+        if !reporter.is_quiet() {
+            terminal::locating(found, all);
+        }
+    };
+    match locate::locate(&plan.kafka, sent, &mut outcomes.examples, progress) {
+        Ok(0) => {}
+        Ok(missing) => log::warn!(
+            "{missing} bad messages were not found again in Kafka: for them only an offset that they do not lie before is given"
+        ),
+        Err(error) => {
+            log::warn!("{error:#}; for bad messages only an offset that they do not lie before is given")
+        }
+    }
 }
 
 /// Order, strangers and lateness are seen while the rows appear, not by reading back.
@@ -455,7 +487,7 @@ fn summarize(
     error: Option<String>,
     sent: &Sent,
 ) -> Summary {
-    let facts = reporter.facts(plan);
+    let facts = reporter.facts();
     let reasons = verdict::reasons(&facts);
     let results = reporter.results(&outcomes.verdict(), &drained, &facts);
     let thresholds: Vec<(String, Option<bool>)> =

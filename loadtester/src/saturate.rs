@@ -123,6 +123,9 @@ pub fn find_max(plan: Plan) -> Result<Exit> {
         None => println!("\nno rate holds: {last_failure}"),
     }
     println!("steps     {}", path.display());
+    if !last_failure.is_empty() {
+        println!("which resource was at its limit stands in the report.html of the steps that did not hold");
+    }
     Ok(if signals::count() > 0 {
         Exit::Interrupted
     } else if search.passed.is_some() {
@@ -153,6 +156,12 @@ fn hold(
         Some(reason) => {
             println!("step {step}: {rate:.0}/s does not hold: {reason}");
             terminal::reasons(&summary).iter().for_each(|line| println!("  {line}"));
+            let result = |name: &str| summary.results.get(name).map_or("?".to_owned(), |v| format!("{v:.0}"));
+            println!(
+                "  the machine was {} % busy, the consumer used {} % of a core",
+                result("host_cpu_percent"),
+                result("consumer_cpu_percent")
+            );
         }
     }
     write_row(csv, step, rate, &summary, failure.as_deref()).context("write find_max.csv")?;

@@ -129,6 +129,12 @@ pub fn connect(url: &str, ca: Option<&std::path::Path>) -> Result<redis::Connect
         })
 }
 
+/// The server's version; `None` where it may not be asked.
+pub fn version(redis: &mut redis::Connection) -> Option<String> {
+    let info: String = redis::cmd("INFO").arg("server").query(redis).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(|v| v.trim().to_owned())
+}
+
 /// A URL that may be printed.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {

@@ -12,6 +12,7 @@ use crate::copy_out::{self, Row};
 use crate::generate::Stream;
 use crate::keys::Keys;
 use crate::model::Model;
+use crate::output::csv;
 use crate::payload::{Draft, Field, Identity, parse_seq, parse_source, source_prefix};
 use crate::pg::Leaf;
 
@@ -110,10 +111,42 @@ pub struct Example {
     pub seq: Option<u64>,
     pub topic: String,
     pub partition: i32,
-    /// Where the message lies in Kafka, or the last known message of the stream before it.
+    /// The message does not lie before this offset: where it would be if no other stream shared its partition.
     pub offset_at_least: Option<i64>,
+    /// Where it lies, if it was found again in Kafka.
+    pub offset: Option<i64>,
     pub detail: String,
 }
+
+impl Example {
+    /// As verify_bad.csv has it.
+    pub fn csv(&self) -> String {
+        let cell = |number: Option<i64>| number.map_or(String::new(), |n| n.to_string());
+        format!(
+            "{},{},{},{},{},{},{},{}",
+            self.class,
+            self.stream,
+            cell(self.seq.map(|seq| seq as i64)),
+            csv::quoted(&self.topic),
+            self.partition,
+            cell(self.offset_at_least),
+            csv::quoted(&self.detail),
+            cell(self.offset)
+        )
+    }
+
+    /// Where to look, for people.
+    pub fn place(&self) -> String {
+        match (self.offset, self.offset_at_least) {
+            (Some(offset), _) => format!("offset {offset}"),
+            (None, Some(offset)) => format!("offset {offset} or later"),
+            (None, None) => "offset unknown".to_owned(),
+        }
+    }
+}
+
+/// The columns of verify_bad.csv.
+pub const BAD_COLUMNS: &str = "class,source,seq,topic,partition,offset_at_least,detail,offset";
 
 /// What is known of the streams before the tables are read.
 pub struct Sent {
@@ -145,11 +178,41 @@ impl Outcomes {
         self.models.iter().for_each(|model| all.add(model));
         all
     }
+
+    /// Messages that became visible after a later one of their stream: the first become examples, the others go to `bad`.
+    pub fn note_overtaken(&mut self, sent: &Sent, overtaken: &[(u16, u64)], bad: &mut dyn Write) {
+        let detail = "became visible after a later message of its source";
+        for (at, (stream, seq)) in overtaken.iter().enumerate() {
+            let example = example(sent, "reordered", Some(usize::from(*stream)), Some(*seq), detail);
+            match at < EXAMPLES {
+                true => self.examples.push(example),
+                false => self.write(&example, bad),
+            }
+        }
+    }
+
+    /// The examples too are bad rows; they come last, when their offsets are known.
+    pub fn write_examples(&mut self, bad: &mut dyn Write) {
+        let examples = std::mem::take(&mut self.examples);
+        examples.iter().for_each(|example| self.write(example, bad));
+        self.examples = examples;
+        if let Err(error) = bad.flush() {
+            self.not_written.get_or_insert(error.to_string());
+        }
+    }
+
+    /// What a full disk does not take is still counted.
+    fn write(&mut self, example: &Example, bad: &mut dyn Write) {
+        if let Err(error) = writeln!(bad, "{}", example.csv()) {
+            self.not_written.get_or_insert(error.to_string());
+        }
+    }
 }
 
+/// Of each class.
 const EXAMPLES: usize = 10;
 
-/// Reads all tables; every bad row goes to `bad`, as CSV.
+/// Reads all tables; every bad row that is not among the examples goes to `bad`, as CSV.
 pub fn verify(
     client: &mut Client,
     leaves: &[Leaf],
@@ -349,47 +412,41 @@ impl<'a> Reader<'a> {
             "duplicated" => self.models[model].duplicated += 1,
             _ => self.models[model].corrupted += 1,
         }
-        let example = self.example(class, stream, seq, detail);
-        let line = writeln!(
-            self.bad,
-            "{},{},{},{},{},{},{}",
-            class,
-            example.stream,
-            seq.map_or(String::new(), |s| s.to_string()),
-            example.topic,
-            example.partition,
-            example.offset_at_least.map_or(String::new(), |o| o.to_string()),
-            detail
-        );
-        // What a full disk does not take is still counted.
-        if let Err(error) = line {
-            self.not_written.get_or_insert(error.to_string());
-        }
+        let example = example(self.sent, class, stream, seq, detail);
         let count = self.counts.entry(class).or_default();
         *count += 1;
         if *count <= EXAMPLES {
             self.examples.push(example);
+        } else if let Err(error) = writeln!(self.bad, "{}", example.csv()) {
+            // What a full disk does not take is still counted.
+            self.not_written.get_or_insert(error.to_string());
         }
     }
+}
 
-    fn example(&self, class: &'static str, stream: Option<usize>, seq: Option<u64>, detail: &str) -> Example {
-        let known = stream.map(|s| (&self.sent.streams[s], &self.sent.offsets[s]));
-        let offset = known.zip(seq).and_then(|((_, offsets), seq)| {
-            let after = offsets.partition_point(|(at, _)| *at <= seq);
-            let (at, offset) = offsets.get(after.checked_sub(1)?)?;
-            // Messages of other streams may lie between, never fewer than our own.
-            Some(offset + (seq - at) as i64)
-        });
-        Example {
-            class,
-            stream: stream
-                .map_or(String::new(), |s| crate::payload::source(self.sent.run, self.sent.streams[s].id)),
-            seq,
-            topic: known.map_or(String::new(), |(s, _)| self.sent.topics[s.model].clone()),
-            partition: known.map_or(-1, |(s, _)| s.partition),
-            offset_at_least: offset,
-            detail: detail.to_owned(),
-        }
+fn example(
+    sent: &Sent,
+    class: &'static str,
+    stream: Option<usize>,
+    seq: Option<u64>,
+    detail: &str,
+) -> Example {
+    let known = stream.map(|s| (&sent.streams[s], &sent.offsets[s]));
+    let offset = known.zip(seq).and_then(|((_, offsets), seq)| {
+        let after = offsets.partition_point(|(at, _)| *at <= seq);
+        let (at, offset) = offsets.get(after.checked_sub(1)?)?;
+        // Messages of other streams may lie between, never fewer than our own.
+        Some(offset + (seq - at) as i64)
+    });
+    Example {
+        class,
+        stream: known.map_or(String::new(), |(s, _)| crate::payload::source(sent.run, s.id)),
+        seq,
+        topic: known.map_or(String::new(), |(s, _)| sent.topics[s.model].clone()),
+        partition: known.map_or(-1, |(s, _)| s.partition),
+        offset_at_least: offset,
+        offset: None,
+        detail: detail.to_owned(),
     }
 }
 
@@ -554,6 +611,27 @@ mod tests {
         let mut doubled = all(8);
         doubled.extend(all(2));
         assert_eq!(check(&doubled).0.duplicated, 2);
+    }
+
+    #[test]
+    fn every_bad_row_is_in_the_file_once() {
+        let sent = sent();
+        let mut bad = Vec::new();
+        let overtaken: Vec<(u16, u64)> = (0..EXAMPLES as u64 + 2).map(|seq| (0, seq % 10)).collect();
+        let mut outcomes = Reader::new(&sent, &mut bad).conclude(Depth::Full);
+        outcomes.note_overtaken(&sent, &overtaken, &mut bad);
+        outcomes.examples[0].offset = Some(1234);
+        outcomes.write_examples(&mut bad);
+        let text = String::from_utf8(bad).unwrap();
+        let count = |class: &str| text.lines().filter(|line| line.starts_with(class)).count();
+        assert_eq!(
+            (count("lost"), count("reordered"), text.lines().count()),
+            (8, EXAMPLES + 2, 8 + EXAMPLES + 2)
+        );
+        let columns = BAD_COLUMNS.split(',').count();
+        let line =
+            "lost,lt-00000007-000,0,metric,2,100,\"acknowledged, but in no table and no dead letter\",1234";
+        assert!(text.lines().any(|found| found == line) && columns == 8, "{text}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
 fn server(name: &str) -> String {
@@ -182,7 +184,8 @@ fn injected_faults_are_counted_exactly() {
     let run = Run::wait(Run::start(
         &database,
         prefix,
-        "--rate 2000 --duration 6s --warmup 1s --drain-timeout 2s --quiet",
+        // Eight threads: two streams share each partition, so that offsets cannot be told from sequence numbers.
+        "--rate 2000 --threads 8 --duration 6s --warmup 1s --drain-timeout 2s --quiet",
     ));
     let json = run.json();
     let v = &json["verification"];
@@ -193,7 +196,32 @@ fn injected_faults_are_counted_exactly() {
     }
     assert_eq!(run.code(), 98);
     let bad = std::fs::read_to_string(run.path("verify_bad.csv")).unwrap();
-    assert_eq!(bad.lines().count(), 1 + 13 + 7 + 5);
+    assert_eq!(bad.lines().count(), 1 + 13 + 7 + 5 + 11);
+    let examples = json["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), 10 + 7 + 5 + 10);
+    for example in examples {
+        let at = (example["topic"].as_str().unwrap(), example["partition"].as_i64().unwrap());
+        let offset = example["offset"].as_i64().unwrap_or_else(|| panic!("{example}: {}", run.text()));
+        let message = message_at(at.0, at.1 as i32, offset);
+        let seq = message["path"].as_str().unwrap().rsplit('/').next().unwrap();
+        assert_eq!((&message["source"], seq), (&example["stream"], example["seq"].to_string().as_str()));
+    }
+}
+
+/// What lies at an offset, read by a consumer that has nothing to do with the tester's.
+fn message_at(topic: &str, partition: i32, offset: i64) -> Value {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", server("KAFKA_BROKERS"))
+        .set("group.id", "loadtester-tests")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    consumer.assign(&list).unwrap();
+    let message = consumer.poll(Duration::from_secs(20)).expect("Kafka has the message").unwrap();
+    assert_eq!(message.offset(), offset);
+    serde_json::from_slice(message.payload().unwrap()).unwrap()
 }
 
 #[test]

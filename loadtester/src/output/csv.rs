@@ -85,7 +85,8 @@ impl Sheet {
             .with_context(|| format!("write {}", self.path.display()))
     }
 
-    pub fn close(mut self) -> Result<()> {
+    /// What was written is on the disk when this returns.
+    pub fn close(&mut self) -> Result<()> {
         self.writer
             .flush()
             .and_then(|()| self.writer.get_ref().sync_all())
@@ -105,7 +106,8 @@ pub fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-fn quoted(text: &str) -> String {
+/// A cell of words.
+pub fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
@@ -186,7 +188,7 @@ mod tests {
         sheet.write(1_700_000_000_123_456, &["r", "h,1", "steady", "sda"], &values).unwrap();
         sheet.close().unwrap();
         let text = std::fs::read_to_string(directory.path().join("disk.csv")).unwrap();
-        assert_eq!(text.lines().nth(1), Some("1700000000123,r,\"h,1\",steady,sda,,,7,,,,"));
+        assert_eq!(text.lines().nth(1), Some("1700000000123,r,\"h,1\",steady,sda,,,7,,,,,,,,,"));
         let table = read(&directory.path().join("disk.csv")).unwrap();
         assert_eq!(table.rows[0][table.column("host_disk_reads_total").unwrap()], "7");
     }

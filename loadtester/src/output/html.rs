@@ -311,7 +311,8 @@ fn resources(run: &Value, intervals: &Series, host: &Series, process: &Series, d
                 percent(result("probe_thread_cpu_percent"))
             ),
             format!(
-                "{} looks/s, {} of them reads; looking or waiting for the answer {} of the time; {} of a core in the server",
+                "a generator thread waited for a core {} of the time; {} looks/s, {} of them reads; looking or waiting for the answer {} of the time; {} of a core in the server",
+                percent(result("generator_waiting_percent")),
                 number(result("probe_looks_rate")),
                 number(result("probe_reads_rate")),
                 percent(result("probe_busy_percent")),

@@ -67,6 +67,8 @@ pub struct Summary {
     pub versions: Vec<(String, String)>,
     pub postgres: Vec<(String, String)>,
     pub clock_before: ClockOffset,
+    /// Of the readings while messages were sent, the most exact; none in a run of a few seconds.
+    pub clock_during: Option<ClockOffset>,
     pub clock_after: ClockOffset,
     pub row_timestamp: crate::options::RowTimestamp,
     pub users: Option<Found>,
@@ -121,9 +123,10 @@ pub fn summary(
         config_hash: hash(&config),
         config,
         machine: observe::machine(),
-        versions: vec![("librdkafka".to_owned(), rdkafka::util::get_rdkafka_version().1)],
+        versions: versions(setup.as_ref()),
         postgres: setup.as_ref().map_or(Vec::new(), |s| s.settings.clone()),
         clock_before: setup.as_ref().map_or(ClockOffset::default(), |s| s.offset_before),
+        clock_during: reporter.offset_during(),
         clock_after,
         row_timestamp: plan.args.row_timestamp,
         users: setup.as_ref().map(|s| s.users),
@@ -139,6 +142,16 @@ pub fn summary(
         models: of_models(plan, &reporter, &outcomes.models),
         accounting_bytes,
     }
+}
+
+/// A broker does not tell its version; PostgreSQL's is among its settings.
+fn versions(setup: Option<&Setup>) -> Vec<(String, String)> {
+    let mut versions = vec![
+        ("loadtester".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("librdkafka".to_owned(), rdkafka::util::get_rdkafka_version().1),
+    ];
+    versions.extend(setup.and_then(|s| s.redis_version.clone()).map(|v| ("redis".to_owned(), v)));
+    versions
 }
 
 fn measured(name: &'static str, recorder: &Recorder) -> Measured {

@@ -136,13 +136,13 @@ function spectrum() {
   const legend = el("div", { class: "legend" }, ...names.map((name, n) => { const i = el("i"); i.style.background = `var(--c${n})`; return el("span", {}, i, name); }));
   return el("section", {}, el("h2", {}, "Percentiles"), el("p", {}, "How many of the messages were at least this fast. Each step to the right is ten times rarer."), box, legend);
 }
-const table = (heads, rows, left = []) => el("div", { class: "scroll" }, el("table", {}, el("tr", {}, ...heads.map((h, i) => el("th", left.includes(i) ? { class: "left" } : {}, h))),
-  ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: (left.includes(i) ? "left wrap " : "") + (c && c.mark ? c.mark : "") }, c && c.mark ? c.text : String(c)))))));
+const table = (heads, rows, left = [], wrap = left) => el("div", { class: "scroll" }, el("table", {}, el("tr", {}, ...heads.map((h, i) => el("th", left.includes(i) ? { class: "left" } : {}, h))),
+  ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: (left.includes(i) ? "left " : "") + (wrap.includes(i) ? "wrap " : "") + (c && c.mark ? c.mark : "") }, c && c.mark ? c.text : String(c)))))));
 function latencies() {
   const meaning = { schedule_lag: "handed to the producer", ack: "acknowledged by Kafka", ack_service: "the same, from the hand-over", row: `the row's timestamp (${run.row_timestamp})`, commit: "commit time of the row", visible: "first look that saw the row", visible_lower: "the look before it" };
   const rows = run.latencies.filter(l => l.count).map(l => [`${l.name}: ${meaning[l.name]}`, ...["p50", "p90", "p95", "p99", "p999", "p9999", "max"].map(p => span(l[p])), count(l.count)]);
   if (!rows.length) return null;
-  const offset = run.clock_before, notes = [`Every latency but ack_service counts from the moment a message was due, not from when it was sent. The database's clock was ${span(Math.abs(offset.offset_us))} ${offset.offset_us < 0 ? "behind" : "ahead"} at the start (± ${span(offset.within_us)}); only row and commit depend on it.`];
+  const offset = run.clock_during ?? run.clock_before, notes = [`Every latency but ack_service counts from the moment a message was due, not from when it was sent. The database's clock was ${span(Math.abs(offset.offset_us))} ${offset.offset_us < 0 ? "behind" : "ahead"} ${run.clock_during ? "during the run" : "at the start"} (± ${span(offset.within_us)}); only row and commit depend on it.`];
   const negative = run.latencies.find(l => l.negative);
   if (negative) notes.push(`${count(negative.negative)} ${negative.name} latencies were negative (down to ${span(negative.most_negative_us)}): the clocks differ.`);
   const models = run.models.map(m => { const v = m.latencies.find(l => l[0] === "visible")[1]; return [m.model, ...["p50", "p99", "max"].map(p => span(v[p])), count(v.count)]; });
@@ -152,10 +152,10 @@ function latencies() {
 function verification() {
   const bad = ["lost", "duplicated", "corrupted", "reordered"];
   const rows = data.classes.map(([name, n, text]) => [bad.includes(name) ? { mark: n ? "bad" : "good", text: name } : name, bad.includes(name) ? { mark: n ? "bad" : "good", text: count(n) } : count(n), text]);
-  const examples = run.examples.map(e => [e.class, e.stream, e.seq ?? "", `${e.topic} ${e.partition}`, e.offset_at_least ?? "", e.detail]);
+  const examples = [...run.examples].sort((a, b) => a.class.localeCompare(b.class)).map(e => [e.class, e.stream, e.seq ?? "", `${e.topic} ${e.partition}`, e.offset ?? (e.offset_at_least === null ? "" : `${e.offset_at_least} or later`), e.detail]);
   const how = { full: "Every row was read back and every column compared with what the seed says.", count: "Every row was counted; columns were not compared.", none: "The tables were not read back." };
   return el("section", {}, el("h2", {}, "What became of the messages"), el("p", {}, run.config.null ? "Messages went nowhere: this run measured the generator alone." : how[run.verified]), byModel(), el("details", {}, el("summary", {}, "every class, and what it means"), table(["class", "messages", "meaning"], rows, [2])),
-    examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset or later", "detail"], examples, [1, 3, 5])) : null);
+    examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset", "detail"], examples, [1, 3, 5], [])) : null);
 }
 function byModel() {
   const bad = ["lost", "duplicated", "corrupted", "reordered"], columns = ["sent", "acked", "stored", "dead_letters", ...bad, "foreign"];

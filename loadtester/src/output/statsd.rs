@@ -7,8 +7,11 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
 
+use crate::latency::{LATENCIES, Set};
 use crate::metrics::{Column, Kind, Unit, Values};
+use crate::verify::Verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Tags {
@@ -23,6 +26,9 @@ enum Socket {
     Unix(UnixDatagram),
     Tcp(TcpStream),
 }
+
+/// Timers of one latency in one second, at most: with seven latencies some 20 Ethernet frames a second, whatever the rate.
+const TIMERS_MAX: u64 = 100;
 
 pub struct Statsd {
     socket: Socket,
@@ -76,6 +82,34 @@ impl Statsd {
         self.send_lines(
             lines.into_iter().map(|(name, rest)| dress(self.dialect, &name, &rest, &tags)).collect(),
         );
+    }
+
+    /// One second's latencies as timers, for servers that take percentiles themselves: a sample, which says so with its rate.
+    pub fn send_timers(&mut self, phase: &str, second: &Set) {
+        let mut tags = self.tags.clone();
+        tags.push(("phase".to_owned(), phase.to_owned()));
+        let mut dressed = Vec::new();
+        for latency in LATENCIES {
+            // Servers put .max, .count and so on behind a timer's name; without a name of its own it would run into the gauges.
+            let name = format!("loadtester.{}.time", latency.name());
+            let timers = timers(&second.all(latency).histogram, TIMERS_MAX);
+            dressed.extend(timers.iter().map(|rest| dress(self.dialect, &name, rest, &tags)));
+        }
+        self.send_lines(dressed);
+    }
+
+    /// The account, which is only known after everything else was sent.
+    pub fn send_verdict(&mut self, verdict: &Verdict) {
+        let bad = [
+            ("lost", verdict.lost),
+            ("duplicated", verdict.duplicated),
+            ("corrupted", verdict.corrupted),
+            ("reordered", verdict.reordered),
+        ];
+        let lines = bad.iter().map(|(class, count)| {
+            dress(self.dialect, &format!("loadtester.verify.{class}"), &format!("{count}|g"), &self.tags)
+        });
+        self.send_lines(lines.collect());
     }
 
     /// Classic servers repeat the last gauge for ever: at the end rates and backlog are zero.
@@ -147,6 +181,27 @@ fn lines(columns: &[Column], values: &Values, last: &mut Vec<Option<f64>>) -> Ve
     lines
 }
 
+/// Value, type and rate of at most `most` values of a histogram of microseconds, in milliseconds: all of them where they are
+/// few, else those in the middle of `most` parts of equal size. That is nearer to the distribution than a sample by chance.
+fn timers(histogram: &Histogram<u32>, most: u64) -> Vec<String> {
+    let (all, taken) = (histogram.len(), histogram.len().min(most));
+    // A fraction without an exponent: that is all that servers parse.
+    let rate = match taken == all {
+        true => String::new(),
+        false => format!("|@{:.9}", taken as f64 / all as f64),
+    };
+    let mut timers = Vec::with_capacity(taken as usize);
+    let mut below = 0;
+    for step in histogram.iter_recorded() {
+        below += step.count_since_last_iteration();
+        // The value of rank (n + 1/2) / taken.
+        while (timers.len() as u64) < taken && (2 * timers.len() as u64 + 1) * all <= 2 * taken * below {
+            timers.push(format!("{:.3}|ms{rate}", step.value_iterated_to() as f64 / 1000.0));
+        }
+    }
+    timers
+}
+
 fn dress(dialect: Tags, name: &str, rest: &str, tags: &[(String, String)]) -> String {
     let joined = |between: &str, equals: &str| {
         tags.iter().map(|(k, v)| format!("{k}{equals}{}", plain(v))).collect::<Vec<_>>().join(between)
@@ -181,6 +236,7 @@ fn datagrams(lines: &[String], bytes_max: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latency::{Latency, Recorder};
     use crate::metrics::File;
 
     /// Reads a line by Telegraf's rules, dialect none: name, value, type.
@@ -245,6 +301,42 @@ mod tests {
         statsd.send(0, "steady", &columns, &Values(vec![Some(1e12); columns.len()]));
         let with_name = columns.iter().filter(|c| c.statsd.is_some()).count();
         assert_eq!(received(&socket).len(), with_name);
+    }
+
+    #[test]
+    fn few_values_are_all_sent_and_many_as_a_sample_with_its_rate() {
+        let recorder = |values: std::ops::RangeInclusive<i64>| {
+            let mut recorder = Recorder::default();
+            values.for_each(|us| recorder.record(us));
+            recorder.histogram
+        };
+        assert!(timers(&Recorder::default().histogram, 4).is_empty());
+        assert_eq!(timers(&recorder(1..=3), 4), ["0.001|ms", "0.002|ms", "0.003|ms"]);
+        let eight = [2, 4, 6, 8].map(|us| format!("0.00{}|ms|@0.500000000", us - 1));
+        assert_eq!(timers(&recorder(1..=8), 4), eight);
+        // As many as allowed, the server's count is right, and its median too.
+        let many = timers(&recorder(1..=100_000), 100);
+        let rate: f64 = many[0].split_once("|@").unwrap().1.parse().unwrap();
+        assert_eq!((many.len(), (many.len() as f64 / rate).round()), (100, 100_000.0));
+        let median: f64 = many[50].split('|').next().unwrap().parse().unwrap();
+        assert!((median / 50.5 - 1.0).abs() < 0.002, "{median}");
+    }
+
+    #[test]
+    fn timers_are_bounded_a_second() {
+        let (socket, url) = server();
+        let mut statsd = Statsd::connect(&url, Tags::Dogstatsd, Vec::new()).unwrap();
+        let mut second = Set::new(1);
+        (1..=1_000_000).for_each(|us| second.of(0, Latency::Ack).record(us));
+        statsd.send_timers("steady", &second);
+        let lines = received(&socket);
+        assert_eq!(lines.len(), TIMERS_MAX as usize);
+        for line in &lines {
+            assert!(
+                line.starts_with("loadtester.ack.time:") && line.ends_with("|ms|@0.000100000|#phase:steady"),
+                "{line}"
+            );
+        }
     }
 
     #[test]

@@ -53,6 +53,17 @@ pub fn line(line: &Line<'_>) {
     eprintln!("{text}");
 }
 
+/// One line, drawn over itself; where that cannot be done, the first is enough.
+pub fn locating(found: usize, all: usize) {
+    let text = format!("looking for bad messages in Kafka, to name their offsets: {found} of {all} found");
+    match (std::io::stderr().is_terminal(), found) {
+        (true, _) if found == all => eprintln!("\r{text}\x1b[K"),
+        (true, _) => eprint!("\r{text}\x1b[K"),
+        (false, 0) => eprintln!("looking for {all} bad messages in Kafka, to name their offsets ..."),
+        (false, _) => {}
+    }
+}
+
 /// Colors for people only.
 fn colored(text: &str, good: bool) -> String {
     if !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
@@ -77,10 +88,10 @@ pub fn summary(summary: &Summary) {
         get("stored_rate")
     );
     println!(
-        "backlog   at most {} messages; {} after the last message",
+        "backlog   at most {} messages; {}",
         show_count(get("backlog_max") as u64),
         if summary.drained.complete {
-            format!("empty {:.2} s", summary.drained.seconds)
+            format!("empty {:.2} s after the last message", summary.drained.seconds)
         } else {
             "not empty when the drain ended".to_owned()
         }
@@ -98,6 +109,17 @@ pub fn summary(summary: &Summary) {
             [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max].map(|us| format!("{:>10}", show_us(us as f64)));
         println!("{:<14}{}{:>12}", latency.name, cells.concat(), show_count(p.count));
     }
+    let of_the_server = |name: &str| summary.latencies.iter().any(|l| l.name == name && l.summary.count > 0);
+    if of_the_server("row") || of_the_server("commit") {
+        let clock = summary.clock_during.unwrap_or(summary.clock_before);
+        println!(
+            "{:<14}`row` depends on two clocks: PostgreSQL's was {} {} ours, within {}",
+            "",
+            show_us(clock.offset_us.unsigned_abs() as f64),
+            if clock.offset_us < 0 { "behind" } else { "ahead of" },
+            show_us(clock.within_us as f64)
+        );
+    }
     if let Some(resolution) = result("visible_resolution") {
         println!(
             "{:<14}`visible` counts up to the first look that saw the row; looks are {} apart on average",
@@ -109,13 +131,13 @@ pub fn summary(summary: &Summary) {
     verification(summary);
     for example in summary.examples.iter().take(3) {
         println!(
-            "  {}: {} {} in {} partition {}, offset {} or later ({})",
+            "  {}: {} {} in {} partition {}, {} ({})",
             example.class,
             example.stream,
             example.seq.map_or(String::new(), |s| format!("message {s}")),
             example.topic,
             example.partition,
-            example.offset_at_least.map_or("?".to_owned(), |o| o.to_string()),
+            example.place(),
             example.detail
         );
     }
