@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick peers profile ways faults mutants loadtester-proof check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench bench-quick peers profile ways faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -18,6 +18,7 @@ help:
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make ways         compare the ways to write rows, look tokens up and keep positions; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
+	@echo "make try-systemd  install and run the service under a systemd of its own, as the documents say (needs root)"
 	@echo "make check        lints and unit tests, without servers"
 	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
 	@echo "make unit         unit tests"
@@ -69,6 +70,11 @@ loadtester-proof:
 	stack/install
 	cargo build --release -p rowmill -p loadtester
 	STACK_DIR=target/proof-stack stack/with loadtester/proof/run $(PROOF)
+
+try-systemd:
+	stack/install
+	cargo build --release --locked -p rowmill
+	STACK_DIR=target/systemd-stack stack/with packaging/try-systemd $(DEB)
 
 check: lint unit
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use rowmill::{command, config, logging, supervisor};
+use rowmill::{command, config, logging, secret, supervisor};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///
@@ -87,6 +87,8 @@ fn main() -> ExitCode {
 
 /// False for a check that found something.
 fn dispatch(verb: Verb) -> Result<bool> {
+    // Every verb reads secrets.
+    secret::refuse_core_dumps()?;
     let Verb::Run(file) = verb else {
         logging::start(logging::Format::Text, log::LevelFilter::Info);
         return at_once(verb);

@@ -61,8 +61,8 @@ impl Server {
 
     /// Reads a `postgresql://` URL with libpq's parameters `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
     ///
-    /// Without `sslmode`, a server on this machine is spoken to in plaintext and any other with `verify-full`. `prefer`
-    /// and `allow` are refused: they fall back to plaintext when somebody in the middle says no to TLS.
+    /// Without `sslmode`, a server on this machine is spoken to in plaintext unless `sslrootcert` is there, and any other with
+    /// `verify-full`. `prefer` and `allow` are refused: they fall back to plaintext when somebody in the middle says no to TLS.
     pub fn parse(url: &str) -> Result<Server> {
         let (plain_url, parameters) = split_tls_parameters(url);
         if !plain_url.starts_with("postgresql://") && !plain_url.starts_with("postgres://") {
@@ -79,7 +79,8 @@ impl Server {
                 Host::Tcp(name) => is_loopback(name),
             });
         let mode = match parameters.mode.as_deref() {
-            None if local => SslMode::Disable,
+            // Who names an authority wants it to be asked, here too.
+            None if local && parameters.root_cert.is_none() => SslMode::Disable,
             None | Some("verify-full") => SslMode::VerifyFull,
             Some("verify-ca") => SslMode::VerifyCa,
             // As libpq: a certificate authority that is named is also asked.
@@ -361,6 +362,7 @@ mod tests {
         check("postgresql://u@db.example/d?sslmode=disable", Ok("plaintext"));
         check("host=db.example sslmode=prefer", Err("is no URL"));
         check("postgresql://u@127.0.0.1/d", Ok("plaintext"));
+        check("postgresql://u@127.0.0.1/d?sslrootcert=system", Ok("TLS"));
         check("postgresql://u@localhost/d?hostaddr=10.0.0.1", Ok("TLS"));
         check("postgresql://u@/d?host=/run/postgresql", Ok("plaintext"));
         check(

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
 
 /// Environment variables by name.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -13,6 +14,16 @@ const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// A password or a URL is shorter; anything longer is the wrong file.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// From here on a crash writes no core dump: it would hold passwords and records. The service manager's limit says the same;
+/// this holds without one, and cannot be taken back. A crash handler of the machine (a core_pattern with a pipe) is only
+/// told, and may still keep one.
+///
+/// # Errors
+/// None on Linux, where everybody may lower a limit.
+pub fn refuse_core_dumps() -> Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps, which would hold secrets")
+}
 
 /// The value of a setting that may be secret: `credential:NAME`, `file:PATH`, `env:NAME`, or the text itself.
 ///

@@ -21,7 +21,8 @@ use crate::queue;
 use crate::setup::{self, Setup};
 use crate::{http, statsd};
 
-/// systemd kills after 10 s by our unit; what is not committed by then is rolled back and read again.
+/// With RELEASE_MAX well below the 30 s after which our unit kills. What is not committed by then is rolled back and read
+/// again.
 const STOP_MAX: Duration = Duration::from_secs(7);
 
 /// For the lease thread to release everything, after the writers.

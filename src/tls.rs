@@ -1,7 +1,8 @@
 //! Whom we trust, and what a failed handshake means, in a sentence: OpenSSL's words reach us through three client
 //! libraries, and say what failed but not what to do.
 
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -42,8 +43,7 @@ pub fn builder(files: Files<'_>) -> Result<SslConnectorBuilder> {
 /// One handshake with a server, and nothing else. For client libraries that put no bound on theirs, and that trust the
 /// system's authorities beside the configured one.
 pub fn probe(host: &str, port: u16, files: Files<'_>, timeout: Duration) -> Result<()> {
-    let address = (host, port).to_socket_addrs()?.next().with_context(|| format!("{host} has no address"))?;
-    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    let stream = reach((host, port).to_socket_addrs()?, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     match builder(files)?.build().connect(host, stream) {
@@ -61,6 +61,19 @@ pub fn probe(host: &str, port: u16, files: Files<'_>, timeout: Duration) -> Resu
             })
         }
     }
+}
+
+/// A connection to the first address that takes one: a name often has one of each family, and the server listens on one of
+/// them. `timeout` is for each address.
+fn reach(addresses: impl Iterator<Item = SocketAddr>, timeout: Duration) -> io::Result<TcpStream> {
+    let mut refused = io::Error::other("the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 const NO_TLS: &str = "the server does not speak TLS there: use its TLS port, or switch TLS on; there is no fallback to plaintext";
@@ -108,7 +121,21 @@ pub fn explain(words: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_name_is_reached_by_the_address_on_which_the_server_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let timeout = Duration::from_secs(1);
+        assert_eq!(reach([closed, open].into_iter(), timeout).unwrap().peer_addr().unwrap(), open);
+        let refused = reach([closed].into_iter(), timeout).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(reach([].into_iter(), timeout).is_err());
+    }
 
     #[test]
     fn each_cause_has_its_sentence() {

@@ -1,8 +1,11 @@
 //! Who is spoken to, and what becomes of secrets: each server with the wrong certificate, and a password that is searched for
 //! in everything that leaves the process.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
@@ -325,6 +328,39 @@ fn a_secret_is_nowhere_but_where_it_belongs() {
         }
     }
     redis::cmd("ACL").arg("DELUSER").arg(&role).query::<()>(&mut redis).expect("removed");
+    sql.batch_execute(&format!("DROP ROLE {role}")).expect("removed");
+}
+
+#[test]
+fn neither_ps_nor_a_core_dump_shows_a_secret_that_came_from_a_file() {
+    const CANARY: &str = "canary-91d2";
+    let world = world();
+    let role = format!("canary_file_{}", std::process::id());
+    let mut sql = world.sql();
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{CANARY}'")).expect("a role");
+    let file = world.file("database-password", CANARY);
+    let (_, address) = world.database_url.rsplit_once('@').expect("a user in the URL");
+    let config = world.model("in", "t", "")
+        + &format!("[postgres]\nurl = \"postgresql://{role}@{address}\"\npassword = \"file:{file}\"\n");
+    // What an operator may have set in the shell; the engine takes it back.
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).expect("a limit");
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).expect("raised");
+    let mut engine = world.engine(&config, &[]);
+    world.produce("in", 0, (0..10).map(record));
+    world.wait_drained(&["in"], 20);
+    let of_process = |name: &str| std::fs::read(format!("/proc/{}/{name}", engine.pid())).expect("it runs");
+    for shown in ["cmdline", "environ"] {
+        let text = String::from_utf8_lossy(&of_process(shown)).replace('\0', "\n");
+        assert!(text.contains("rowmill") && !text.contains(CANARY), "{shown}: {text}");
+    }
+    let limits = String::from_utf8_lossy(&of_process("limits")).into_owned();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("Linux tells");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    engine.signal(Signal::SIGABRT);
+    let status = engine.wait(10);
+    // A handler behind a pipe gets its dump whatever the limit says.
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("Linux tells");
+    assert!(!status.core_dumped() || pattern.starts_with('|'), "{status:?}");
     sql.batch_execute(&format!("DROP ROLE {role}")).expect("removed");
 }
 

@@ -424,6 +424,10 @@ impl Engine {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the engine runs");
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ended");
@@ -454,7 +458,7 @@ impl Engine {
 
     /// Peak resident memory in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("Linux tells");
         line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("a number") * 1024
     }
