@@ -45,11 +45,20 @@ pub fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
     Ok(metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len() as i32))
 }
 
-/// How many records a topic holds.
+/// How many records a topic holds. A broker that has just started may not lead its partitions yet: that is waited for.
 pub fn records(consumer: &BaseConsumer, topic: &str) -> Result<u64> {
+    let give_up_at = Instant::now() + WAIT;
     let mut count = 0;
     for partition in 0..partitions(consumer, topic)? {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, WAIT)?;
+        let (low, high) = loop {
+            match consumer.fetch_watermarks(topic, partition, WAIT) {
+                Ok(ends) => break ends,
+                Err(error) if Instant::now() > give_up_at => {
+                    return Err(error).with_context(|| format!("ask how long {topic}/{partition} is"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
         count += (high - low) as u64;
     }
     Ok(count)
