@@ -1,7 +1,7 @@
 //! Planted bugs, to prove that the tests find them: each breaks one thing that the protocol needs. Compiled to nothing
 //! without the feature `mutants`, and refused in a release build.
 //!
-//! `ROWMILL_BUGS="7,3"` plants the seventh and the third. `make mutants` shows which test finds which.
+//! `PLANTED_BUGS="7,3"` plants the seventh and the third. `make mutants` shows which test finds which.
 
 #[cfg(all(feature = "mutants", not(debug_assertions)))]
 compile_error!("the feature `mutants` plants bugs: it must not be in a release build");
@@ -60,8 +60,8 @@ fn chosen() -> u32 {
     use std::sync::OnceLock;
     static CHOSEN: OnceLock<u32> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
-        let numbers = std::env::var("ROWMILL_BUGS").unwrap_or_default();
+        let numbers = std::env::var("PLANTED_BUGS").unwrap_or_default();
         let numbers = numbers.split(',').map(str::trim).filter(|n| !n.is_empty());
-        numbers.map(|n| 1 << n.parse::<u32>().expect("ROWMILL_BUGS is a list of numbers")).sum()
+        numbers.map(|n| 1 << n.parse::<u32>().expect("PLANTED_BUGS is a list of numbers")).sum()
     })
 }
