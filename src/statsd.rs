@@ -2,10 +2,11 @@
 //! network does not take at once is dropped, and said once.
 
 use std::collections::HashMap;
-use std::net::{ToSocketAddrs, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::config::{Statsd, StatsdAddress, StatsdTags};
 use crate::exposition::{Family, Kind, Labels, Value};
@@ -17,67 +18,120 @@ use crate::metrics::Buckets;
 const UDP_BYTES_MAX: usize = 1432;
 const UNIX_BYTES_MAX: usize = 8192;
 
-enum Socket {
-    Udp(UdpSocket),
-    Unix(UnixDatagram),
-}
-
 /// Sends everything once an interval, for ever. A server that is not there is tried again each time.
 pub fn run(config: &Statsd, board: &Board, gatherer: &Gatherer) -> Result<()> {
     let mut lines = Lines { tags: config.tags, last: HashMap::new() };
-    let mut socket = None;
+    let mut way = Way { socket: None, turn: 0 };
     let mut failing = false;
     loop {
         std::thread::sleep(config.interval);
         let text = lines.of(&gatherer.gather(board));
-        match deliver(config, &mut socket, &text) {
+        match places(&config.address).and_then(|places| way.deliver(&places, &text)) {
             Ok(()) if std::mem::take(&mut failing) => log::info!("StatsD takes figures again"),
             Ok(()) => {}
             Err(error) => {
-                socket = None;
                 if !std::mem::replace(&mut failing, true) {
-                    log::warn!("{error:#}; figures are dropped until it does");
+                    log::warn!(
+                        "StatsD at {:?} takes nothing: {error}; figures are dropped until it does",
+                        config.address
+                    );
                 }
             }
         }
     }
 }
 
-fn deliver(config: &Statsd, socket: &mut Option<Socket>, lines: &[String]) -> Result<()> {
-    let to = || format!("StatsD at {:?} takes nothing", config.address);
-    let socket = match socket {
-        Some(socket) => socket,
-        None => socket.insert(connect(&config.address).with_context(to)?),
-    };
-    let bytes_max = if matches!(socket, Socket::Udp(_)) { UDP_BYTES_MAX } else { UNIX_BYTES_MAX };
-    for datagram in datagrams(lines, bytes_max) {
-        match &socket {
-            Socket::Udp(socket) => socket.send(datagram.as_bytes()),
-            Socket::Unix(socket) => socket.send(datagram.as_bytes()),
-        }
-        .with_context(to)?;
-    }
-    Ok(())
+/// Where datagrams go: an address of the server's name, or a path.
+enum Place {
+    Udp(SocketAddr),
+    Unix(String),
 }
 
-fn connect(address: &StatsdAddress) -> std::io::Result<Socket> {
-    match address {
-        StatsdAddress::Udp(name) => {
-            let address = name
-                .to_socket_addrs()?
-                .next()
-                .ok_or_else(|| std::io::Error::other(format!("{name} has no address")))?;
-            let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-            socket.connect(address)?;
-            socket.set_nonblocking(true)?;
-            Ok(Socket::Udp(socket))
+fn places(address: &StatsdAddress) -> io::Result<Vec<Place>> {
+    Ok(match address {
+        StatsdAddress::Udp(name) => name.to_socket_addrs()?.map(Place::Udp).collect(),
+        StatsdAddress::Unix(path) => vec![Place::Unix(path.clone())],
+    })
+}
+
+enum Socket {
+    Udp(UdpSocket),
+    Unix(UnixDatagram),
+}
+
+impl Socket {
+    fn open(place: &Place) -> io::Result<Socket> {
+        match place {
+            Place::Udp(address) => {
+                let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+                socket.connect(address)?;
+                socket.set_nonblocking(true)?;
+                Ok(Socket::Udp(socket))
+            }
+            Place::Unix(path) => {
+                let socket = UnixDatagram::unbound()?;
+                socket.connect(path)?;
+                socket.set_nonblocking(true)?;
+                Ok(Socket::Unix(socket))
+            }
         }
-        StatsdAddress::Unix(path) => {
-            let socket = UnixDatagram::unbound()?;
-            socket.connect(path)?;
-            socket.set_nonblocking(true)?;
-            Ok(Socket::Unix(socket))
+    }
+
+    fn send(&self, lines: &[String]) -> io::Result<()> {
+        match self {
+            Socket::Udp(socket) => {
+                for datagram in datagrams(lines, UDP_BYTES_MAX) {
+                    socket.send(datagram.as_bytes())?;
+                }
+                // On this machine a closed port has answered by now; one elsewhere is heard of at the next send.
+                socket.take_error()?.map_or(Ok(()), Err)
+            }
+            Socket::Unix(socket) => {
+                for datagram in datagrams(lines, UNIX_BYTES_MAX) {
+                    socket.send(datagram.as_bytes())?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+/// The socket in use, and whose turn it is when there is none. A name often has an address of each family, and the server
+/// listens on one of them. UDP tells of a closed port, and of nothing else: an address at which nobody answers at all cannot be
+/// told from the server.
+struct Way {
+    socket: Option<Socket>,
+    /// Counts the addresses that have refused.
+    turn: usize,
+}
+
+impl Way {
+    /// Sends to where it went the last time, or else to the first place that does not refuse.
+    fn deliver(&mut self, places: &[Place], lines: &[String]) -> io::Result<()> {
+        let mut refused = io::Error::other("the name has no address");
+        if let Some(socket) = &self.socket {
+            match socket.send(lines) {
+                Ok(()) => return Ok(()),
+                Err(error) => self.refuse(&mut refused, error),
+            }
+        }
+        for _ in 0..places.len() {
+            let place = &places[self.turn % places.len()];
+            match Socket::open(place).and_then(|socket| socket.send(lines).map(|()| socket)) {
+                Ok(socket) => {
+                    self.socket = Some(socket);
+                    return Ok(());
+                }
+                Err(error) => self.refuse(&mut refused, error),
+            }
+        }
+        Err(refused)
+    }
+
+    fn refuse(&mut self, refused: &mut io::Error, error: io::Error) {
+        *refused = error;
+        self.socket = None;
+        self.turn += 1;
     }
 }
 
@@ -193,6 +247,8 @@ fn datagrams(lines: &[String], bytes_max: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn families(rows: f64, counts: Vec<u64>) -> Vec<Family> {
@@ -234,6 +290,36 @@ mod tests {
         check(StatsdTags::Dogstatsd, "rowmill.rows_total:3|c|#table:public.t,outcome:a_b");
         check(StatsdTags::Influx, "rowmill.rows_total,table=public.t,outcome=a_b:3|c");
         check(StatsdTags::Graphite, "rowmill.rows_total;table=public.t;outcome=a_b:3|c");
+    }
+
+    #[test]
+    fn figures_go_to_the_address_on_which_the_server_listens() {
+        let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (first, second) = (bind(), bind());
+        let [closed, open] = [&first, &second].map(|server| Place::Udp(server.local_addr().unwrap()));
+        drop(first);
+        let places = [closed, open];
+        let hear = |server: &UdpSocket| {
+            server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut buffer = [0; 100];
+            let length = server.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        let mut way = Way { socket: None, turn: 0 };
+        for text in ["a:1|c", "b:1|c"] {
+            way.deliver(&places, &[text.to_owned()]).unwrap();
+            assert_eq!(hear(&second), text);
+        }
+        // The server moves to its other address.
+        let Place::Udp(address) = places[0] else { unreachable!("made above") };
+        let first = UdpSocket::bind(address).unwrap();
+        drop(second);
+        way.deliver(&places, &["c:1|c".to_owned()]).unwrap();
+        assert_eq!(hear(&first), "c:1|c");
+        drop(first);
+        let refused = way.deliver(&places, &["d:1|c".to_owned()]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(way.deliver(&[], &["e:1|c".to_owned()]).is_err());
     }
 
     #[test]
