@@ -228,7 +228,7 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     findings.good(format!("cluster {cluster} at {}", config.kafka.brokers));
     for topic in &described {
         match &topic.id {
-            Ok(_) => findings.good(format!("topic {:?}", topic.name)),
+            Ok(_) => check_rights(topic, findings),
             Err(reason) => findings.bad(format!(
                 "topic {:?}: {}; create it, mend its name, or let this user describe it",
                 topic.name,
@@ -239,6 +239,21 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     let Some((plan, mut client)) = found else { return };
     if let Err(error) = check_ledger(config, &plan, &mut client, &consumer, &described, &cluster, findings) {
         findings.bad(format!("{error:#}"));
+    }
+}
+
+/// What this user may do with a topic that it may describe.
+fn check_rights(topic: &native::Description, findings: &mut Findings) {
+    if let Some(sentence) = topic.unreadable() {
+        findings.bad(sentence);
+    } else if topic.rights.describe_configs {
+        findings.good(format!("topic {:?}", topic.name));
+    } else {
+        findings.good(format!(
+            "topic {:?}; without DescribeConfigs on it, a record that compaction took stops its partition, and `verify` cannot \
+             read it",
+            topic.name
+        ));
     }
 }
 

@@ -245,6 +245,25 @@ pub struct Description {
     pub name: String,
     /// The id, or why there is none: the topic does not exist, or may not be described.
     pub id: Result<String, String>,
+    /// What this user may do with it. Brokers without an authorizer allow everything.
+    pub rights: Rights,
+}
+
+/// Rights on a topic, as far as they matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    pub read: bool,
+    pub describe_configs: bool,
+}
+
+impl Description {
+    /// The sentence for a topic that may be seen and not read. Without it nobody would know: librdkafka goes on asking for the
+    /// records, and is refused each time.
+    pub fn unreadable(&self) -> Option<String> {
+        (self.id.is_ok() && !self.rights.read).then(|| {
+            format!("topic {:?}: this user may describe it and not read it; allow Read on it", self.name)
+        })
+    }
 }
 
 /// DescribeTopics: the ids change when a topic is deleted and created again under its name.
@@ -260,8 +279,11 @@ pub fn describe_topics(consumer: &Consumer, names: &[&str], timeout: Duration) -
         sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
         timeout,
         |rk, options, queue| {
-            // SAFETY: all handles are alive for the call.
-            unsafe { sys::rd_kafka_DescribeTopics(rk, topics, options, queue) }
+            // SAFETY: all handles are alive for the call. The option is valid for this request, so there is no error to free.
+            unsafe {
+                sys::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+                sys::rd_kafka_DescribeTopics(rk, topics, options, queue);
+            }
         },
     );
     // SAFETY: made above, used up by the call.
@@ -287,11 +309,19 @@ unsafe fn description(topic: *const sys::rd_kafka_TopicDescription_t) -> Descrip
             && sys::rd_kafka_error_code(error) != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
         {
             let words = CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned();
-            return Description { name, id: Err(words) };
+            return Description { name, id: Err(words), rights: Rights::default() };
         }
         let id = sys::rd_kafka_TopicDescription_topic_id(topic);
         let text = CStr::from_ptr(sys::rd_kafka_Uuid_base64str(id)).to_string_lossy().into_owned();
-        Description { name, id: Ok(text) }
+        let mut count = 0;
+        let operations = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
+        // A broker that says nothing about rights has refused nothing.
+        let may = |right| operations.is_null() || (0..count).any(|i| *operations.add(i) == right);
+        let rights = Rights {
+            read: may(sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ),
+            describe_configs: may(sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_DESCRIBE_CONFIGS),
+        };
+        Description { name, id: Ok(text), rights }
     }
 }
 
@@ -333,7 +363,7 @@ pub fn is_compacted(consumer: &Consumer, topic: &str, timeout: Duration) -> Resu
                 return Ok(CStr::from_ptr(value).to_string_lossy().contains("compact"));
             }
         }
-        bail!("topic {topic:?} may not be described")
+        bail!("the configuration of topic {topic:?} may not be read; allow DescribeConfigs on it")
     }
 }
 
@@ -353,7 +383,7 @@ impl Event {
         consumer: &Consumer,
         operation: sys::rd_kafka_admin_op_t,
         timeout: Duration,
-        send: impl FnOnce(*mut sys::rd_kafka_t, *const sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
+        send: impl FnOnce(*mut sys::rd_kafka_t, *mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
     ) -> Result<Event> {
         let client = consumer.client().native_ptr();
         let timeout_ms = timeout.as_millis() as c_int;

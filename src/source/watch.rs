@@ -119,8 +119,11 @@ impl Watch {
         let mut problem = None;
         let mut news = false;
         for topic in self.topics.iter() {
-            let Some(id) = described.iter().find(|d| *d.name == *topic.name).map(|d| &d.id) else { continue };
-            match id {
+            let Some(description) = described.iter().find(|d| *d.name == *topic.name) else { continue };
+            if let Some(sentence) = description.unreadable() {
+                keep_first(&mut problem, Err(anyhow!(sentence)));
+            }
+            match &description.id {
                 Ok(id) => match self.look_at(consumer, topic, &cluster_id, id, &mut problem) {
                     Ok(new) => news |= new,
                     Err(error) => keep_first(&mut problem, Err(error)),

@@ -3,6 +3,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -268,6 +269,79 @@ fn records_flow_over_tls_with_users_and_passwords_from_credentials() {
         world.sql().batch_execute("UPDATE t SET word = 'seen'").expect("updated");
     }
     redis::cmd("ACL").arg("DELUSER").arg("rowmill-lookup").query::<()>(&mut redis).expect("removed");
+    world.check("t", &["in"], all_rows);
+}
+
+/// Runs the lines of docs/deployment.md that begin with this command, with other words in them.
+#[track_caller]
+fn as_documented(command: &str, changes: &[(&str, &str)]) {
+    let lines: String = include_str!("../../docs/deployment.md")
+        .lines()
+        .filter(|line| line.starts_with(command))
+        .map(|line| changes.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to)) + "\n")
+        .collect();
+    let script = format!(
+        "set -euo pipefail\nkafka-acls.sh() {{ \"$STACK_BIN/kafka\" acls \"$@\"; }}\n\
+         kafka-configs.sh() {{ \"$STACK_BIN/kafka\" configs \"$@\"; }}\n{lines}"
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!lines.is_empty() && output.status.success(), "{lines}{told}");
+}
+
+#[test]
+fn a_kafka_user_needs_what_the_documents_grant_and_check_names_what_is_missing() {
+    let world = world();
+    let (user, topic) = (format!("least-{}", std::process::id()), world.topic("in"));
+    let tools = env("STACK_DIR") + "/kafka/tls.properties";
+    let broker = env("KAFKA_TLS_BROKERS");
+    let mut changes =
+        vec![("kafka-1.example:9093", broker.as_str()), ("admin.properties", &tools), ("...", "user-pw")];
+    let name = format!("--entity-name {user}");
+    changes.push(("--entity-name rowmill", &name));
+    as_documented("kafka-configs.sh", &changes);
+    let config = Servers::new(&world)
+        .config(&world, "")
+        .replace("\"rowmill\"", &format!("{user:?}"))
+        .replace("env:KAFKA_SASL_PASSWORD", "user-pw");
+    let file = world.file("least.toml", &config);
+    let problem = |words: &str| {
+        let (text, ok) = rowmill(&world, &["check", "--config", &file]);
+        let named = text.lines().any(|line| line.contains("PROBLEM") && line.contains(words));
+        assert!(!ok && named, "expected {words:?}:\n{text}");
+    };
+
+    problem("Topic authorization failed; create it, mend its name, or let this user describe it");
+    let principal = format!("User:{user}");
+    stack(&[
+        "kafka",
+        "acls",
+        "--add",
+        "--allow-principal",
+        &principal,
+        "--operation",
+        "Describe",
+        "--topic",
+        &topic,
+    ]);
+    let missing = "this user may describe it and not read it; allow Read on it";
+    problem(missing);
+    let engine = world.engine(&config, &[]);
+    wait_for("the engine's word for that", 20, || engine.log().contains(missing));
+    changes.extend([
+        ("User:CN=rowmill", principal.as_str()),
+        ("my_topic", &topic),
+        ("my_pipeline", "rowmill"),
+    ]);
+    as_documented("kafka-acls.sh", &changes);
+    let (text, ok) = rowmill(&world, &["check", "--config", &file]);
+    assert!(ok && !text.contains("without DescribeConfigs"), "{text}");
+
+    // It goes on by itself.
+    world.produce("in", 0, (0..10).map(record));
+    world.wait_drained(&["in"], 20);
+    wait_for("an offset for the lag tools", 20, || world.group_offset("rowmill", "in", 0) == Some(10));
+    assert!(engine.stop().0.success());
     world.check("t", &["in"], all_rows);
 }
 

@@ -314,6 +314,15 @@ impl World {
         records
     }
 
+    /// What a group has committed to Kafka.
+    pub(crate) fn group_offset(&self, group: &str, short: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer = kafka().set("group.id", group).create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic(short), partition);
+        let committed = consumer.committed_offsets(list, Duration::from_secs(20)).expect("Kafka answers");
+        committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
+    }
+
     /// Waits until the ledger has reached the end of each of the topic's logs.
     #[track_caller]
     pub(crate) fn wait_drained(&self, topics: &[&str], seconds: u64) -> Duration {
