@@ -102,6 +102,8 @@ fn a_proposal_takes_the_topic_that_it_was_made_from() {
     assert!(text.contains("\"note\" TEXT,"), "{text}");
     let (sql, model) = text.split_once("# For rowmill.toml").expect("both parts");
     world.sql().batch_execute(sql).expect("the proposed table");
+    let (text, ok) = rowmill(&world, &["check", "--config", &world.file("proposed.toml", model)]);
+    assert!(ok, "{text}");
     let engine = world.engine(model, &[]);
     world.wait_drained(&["in"], 30);
     engine.stop();

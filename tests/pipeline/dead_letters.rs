@@ -56,6 +56,32 @@ fn a_letter_that_fits_now_is_stored_once() {
     assert!(fine && text.contains("\nPASS: "), "{text}");
 }
 
+/// Every command of docs/dead-letters.md as it stands there, with the ids of letters that are there.
+#[test]
+fn the_documented_commands_work() {
+    let world = World::new("letters_documented");
+    world.create_topic("in", 1);
+    world.create_table("metric", "");
+    world.produce("in", 0, ["{", "["].map(str::to_owned));
+    let config = world.model("in", "metric", "");
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    assert!(engine.stop().0.success());
+    let path = world.file("letters.toml", &config);
+    let document = include_str!("../../docs/dead-letters.md").replace("17 18", "1 2");
+    let commands = document.lines().filter_map(|line| line.strip_prefix("rowmill dead-letters "));
+    let mut count = 0;
+    for command in commands {
+        let words = command.split(" #").next().expect("a command").split_whitespace();
+        says(&world, &path, &words.collect::<Vec<_>>(), "");
+        count += 1;
+    }
+    assert_eq!(count, 6, "the document has six");
+    let (_, sql) = document.split_once("```sql\n").expect("the document has a statement");
+    let sql = sql.split("```").next().expect("its end");
+    assert_eq!(world.sql().execute(sql, &[]).expect("deleted"), 0);
+}
+
 /// The user came after the record; the pipeline need not stop for it.
 #[test]
 fn a_token_that_is_known_now_is_stored_while_the_pipeline_runs() {
