@@ -39,7 +39,9 @@ impl Campaign {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match self.sql() {
-                Err(_) if Instant::now() < deadline && !self.interrupt.came() => std::thread::sleep(Duration::from_millis(100)),
+                Err(_) if Instant::now() < deadline && !self.interrupt.came() => {
+                    std::thread::sleep(Duration::from_millis(100))
+                }
                 result => return result,
             }
         }
