@@ -1,7 +1,7 @@
 # The commands of README, CI and desk. Everything runs on real servers, started by stack/ and ended again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick peers profile ways faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
+.PHONY: help demo test bench bench-quick peers profile ways verify-large faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
 # One test at a time: some measure time, others kill the servers that all share.
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-quick  the short form, two minutes: the decoder alone, and one round of the bench"
 	@echo "make peers        measure it beside what one would use instead: speed, a poison record, SIGKILL; writes bench-results/"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
+	@echo "make verify-large  time rowmill verify on 100 million rows, and let it find seven damaged ones; 9 GB of disk"
 	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
 	@echo "make ways         compare the ways to write rows, look tokens up and keep positions; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
@@ -52,10 +53,17 @@ peers:
 	stack/install
 	STACK_DIR=target/peers-stack stack/with benches/peers/run $(PEERS)
 
+# With STACK_PG_CLOCK the server's wall clock can be set.
+faults: export STACK_PG_CLOCK = 1
 faults:
 	stack/install
 	SIMULATE_SECONDS=60 cargo test $(FEATURES) --test simulator
 	STACK_DIR=target/faults-stack stack/with faults/run $(FAULTS)
+
+verify-large:
+	stack/install
+	cargo build --release --workspace --bins
+	STACK_DIR=target/bench-stack stack/with target/release/verify_large $(VERIFY)
 
 mutants:
 	stack/install

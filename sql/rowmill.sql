@@ -112,13 +112,15 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- A member is alive while its lease has not run out and its session still holds its lock. A lock that a restart of
--- the server took away says nothing about the member, so only the lease counts then.
+-- the server took away says nothing about the member, so only the lease counts then. A heartbeat from the future is
+-- one from before the server's clock was set back: it would outlast the lease by the whole step.
 CREATE OR REPLACE FUNCTION rowmill.alive(the_pipeline TEXT, the_member TEXT) RETURNS BOOLEAN
 LANGUAGE sql VOLATILE AS $$
     SELECT EXISTS (
         SELECT FROM rowmill.member m
         WHERE m.pipeline = the_pipeline AND m.member = the_member
           AND m.heartbeat_at > clock_timestamp() - m.lease
+          AND m.heartbeat_at < clock_timestamp() + m.lease
           AND (m.session IS NULL
                OR m.heartbeat_at < pg_postmaster_start_time()
                OR EXISTS (

@@ -53,12 +53,26 @@ postgres_choose_home() {
   PG_PASSWORD=$(openssl rand -hex 12)
 }
 
+# The library that shows a program another wall clock: installed only where STACK_PG_CLOCK asks for it.
+find_faketime() {
+  local library
+  for library in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib64/faketime/libfaketime.so.1; do
+    if [ -f "$library" ]; then
+      printf '%s' "$library"
+      return
+    fi
+  done
+  return 1
+}
+
 # Where things are, once the settings are loaded.
 postgres_paths() {
   PGBIN=$(find_pg_bin) ||
     fail "use PostgreSQL" "no server of version $pg_version_min or later is installed" "run stack/install"
   PGDATA=$PG_HOME/data
   postgres_log=$PG_HOME/postgres.log
+  # Seconds by which the server's wall clock is ahead, for as long as the file is there; read once a second.
+  postgres_clock=$PG_HOME/clock
 }
 
 postgres_prepare() {
@@ -85,6 +99,7 @@ postgres_prepare() {
   # shellcheck disable=SC2034
   socket_dir=${PG_SOCKET_DIR//\'/\'\'}
   fill_template "$stack_bin/postgresql.conf" PG_PORT socket_dir | write_private "$PGDATA/stack.conf"
+  [ -z "${STACK_PG_CLOCK:-}" ] || [ -f "$postgres_clock" ] || write_private "$postgres_clock" <<<+0
   write_private "$PGDATA/pg_hba.conf" <"$stack_bin/pg_hba.conf"
   write_private "$PGDATA/ca.crt" <"$tls/ca.crt"
   write_private "$PGDATA/server.crt" <"$tls/server.crt"
@@ -93,7 +108,11 @@ postgres_prepare() {
 
 # shellcheck disable=SC2016
 postgres_start() {
-  as_pg_user sh -c 'exec setsid "$1/postgres" -D "$2" >>"$3" 2>&1 </dev/null' sh \
+  local clock=()
+  [ ! -f "$postgres_clock" ] ||
+    clock=("LD_PRELOAD=$(find_faketime)" "FAKETIME_TIMESTAMP_FILE=$postgres_clock" FAKETIME_CACHE_DURATION=1
+      FAKETIME_DONT_FAKE_MONOTONIC=1)
+  as_pg_user env "${clock[@]}" sh -c 'exec setsid "$1/postgres" -D "$2" >>"$3" 2>&1 </dev/null' sh \
     "$PGBIN" "$PGDATA" "$postgres_log" >/dev/null 2>&1 8>&- 9>&- &
   wait_until 30 postgres_left_or_has_pid $! || true
 }

@@ -86,7 +86,7 @@ impl Pair {
         let me = *self.random.pick(&MEMBERS);
         match self.random.below(10) {
             0 => self.heartbeat(me),
-            1 if self.random.one_in(3) => self.expire(me),
+            1 if self.random.one_in(3) => self.step_clock(me),
             1..4 => self.claim(me),
             4 => self.release(me),
             5 => self.resolve(me),
@@ -100,12 +100,14 @@ impl Pair {
         format!("HEARTBEAT {me}")
     }
 
-    fn expire(&mut self, me: &str) -> String {
+    /// Seen from a heartbeat: the server's clock goes on by a day, or back.
+    fn step_clock(&mut self, me: &str) -> String {
+        let days = if self.random.one_in(2) { -1 } else { 1 };
         let sql =
-            "UPDATE rowmill.member SET heartbeat_at = heartbeat_at - interval '1 day' WHERE member = $1";
-        self.client.execute(sql, &[&me]).expect("expired");
-        self.model.let_expire(me);
-        format!("the lease of {me} runs out")
+            "UPDATE rowmill.member SET heartbeat_at = heartbeat_at + $1 * interval '1 day' WHERE member = $2";
+        self.client.execute(sql, &[&f64::from(days), &me]).expect("stepped");
+        self.model.shift_heartbeat(me, i64::from(days) * 10 * database::LEASE as i64);
+        format!("the heartbeat of {me} moves by {days} days")
     }
 
     fn claim(&mut self, me: &str) -> String {

@@ -62,6 +62,11 @@ impl Engine<'_> {
         Ok(Ending(self.command("run")?.spawn().context("run rowmill run")?))
     }
 
+    /// `rowmill verify`, whose report goes to `report`; it is not waited for.
+    pub fn verify(&self, report: File) -> Result<Ending> {
+        Ok(Ending(self.command("verify")?.stdout(report).spawn().context("run rowmill verify")?))
+    }
+
     /// SIGTERM, and the end that must follow.
     pub fn stop(&self, mut running: Ending) -> Result<()> {
         kill(Pid::from_raw(running.0.id() as i32), Signal::SIGTERM)?;

@@ -93,6 +93,9 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
     if campaign.world.small_disk.is_none() {
         line("\nNot enabled: disk-full, because only root may mount a small file system.".to_owned());
     }
+    if campaign.world.clock.is_none() {
+        line("\nNot enabled: clock-steps, because the server was started without STACK_PG_CLOCK.".to_owned());
+    }
     (text, problems.is_empty())
 }
 

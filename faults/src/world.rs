@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) dir: PathBuf,
     /// Where the fourth table lives, if a small file system could be mounted there.
     pub(crate) small_disk: Option<SmallDisk>,
+    /// Holds the seconds by which the database server's clock is ahead, where the stack gave it one of its own.
+    pub(crate) clock: Option<PathBuf>,
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             rowmill: rowmill.to_owned(),
             dir: dir.to_owned(),
             small_disk,
+            clock: env("PG_CLOCK_FILE").ok().map(PathBuf::from),
         };
         world.give_users()?;
         Ok(world)

@@ -10,6 +10,7 @@ use rowmill::ledger::{SpanMove, Standing};
 use rowmill::mutant::{Bug, planted};
 use rowmill::ownership::Partition;
 use rowmill::protocol::Anchor;
+use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;
 use crate::records::Outcome;
@@ -19,6 +20,8 @@ pub(crate) type Key = (Partition, usize);
 
 /// In ticks of the simulated clock.
 pub(crate) const LEASE: u64 = 60;
+/// The server's clock is so much ahead of the time when all begins, give or take as much as it is ever stepped.
+const AHEAD: u64 = 20 * LEASE;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
@@ -63,7 +66,7 @@ pub(crate) type Stored = (Key, i64, Outcome);
 /// What a restore brings back.
 #[derive(Clone)]
 pub(crate) struct Database {
-    /// When each member's heartbeat came, and its session.
+    /// When each member's heartbeat came by the server's clock, and its session.
     members: BTreeMap<String, (u64, u64)>,
     pub(crate) ledger: BTreeMap<Key, Row>,
     stored: BTreeMap<Key, BTreeMap<i64, Outcome>>,
@@ -72,6 +75,8 @@ pub(crate) struct Database {
 /// The server: a database that may go back, and what never does.
 pub(crate) struct Server {
     pub(crate) now: u64,
+    /// The server's clock less `now`.
+    ahead: u64,
     booted_at: u64,
     sessions: BTreeSet<u64>,
     next_session: u64,
@@ -97,7 +102,8 @@ impl Server {
         let ledger = keys.map(|(key, start)| (key, row(start))).collect();
         let database = Database { members: BTreeMap::new(), ledger, stored: BTreeMap::new() };
         Server {
-            now: LEASE,
+            now: 0,
+            ahead: AHEAD,
             booted_at: 0,
             sessions: BTreeSet::new(),
             next_session: 0,
@@ -121,13 +127,24 @@ impl Server {
         self.sessions.contains(&session)
     }
 
+    fn clock(&self) -> u64 {
+        self.now + self.ahead
+    }
+
+    /// Sets the server's clock forward or back, by up to twenty leases from what is right.
+    pub(crate) fn step_clock(&mut self, random: &mut Random) {
+        self.ahead = random.below(2 * AHEAD as usize) as u64;
+    }
+
     pub(crate) fn heartbeat(&mut self, member: &str, session: u64) {
-        self.database.members.insert(member.to_owned(), (self.now, session));
+        let clock = self.clock();
+        self.database.members.insert(member.to_owned(), (clock, session));
     }
 
     pub(crate) fn alive(&self, member: &str) -> bool {
         self.database.members.get(member).is_some_and(|(heartbeat_at, session)| {
-            heartbeat_at + LEASE > self.now
+            heartbeat_at + LEASE > self.clock()
+                && *heartbeat_at < self.clock() + LEASE
                 && (*heartbeat_at < self.booted_at || self.sessions.contains(session))
         })
     }
@@ -221,10 +238,10 @@ impl Server {
         true
     }
 
-    /// As if its last heartbeat had come long ago.
-    pub(crate) fn let_expire(&mut self, member: &str) {
+    /// As if its last heartbeat had come so much later, by the server's clock; with a minus, earlier.
+    pub(crate) fn shift_heartbeat(&mut self, member: &str, by: i64) {
         if let Some((heartbeat_at, _)) = self.database.members.get_mut(member) {
-            *heartbeat_at = 0;
+            *heartbeat_at = heartbeat_at.saturating_add_signed(by);
         }
     }
 
@@ -259,7 +276,7 @@ impl Server {
 
     /// An immediate restart: sessions are gone, the data is not.
     pub(crate) fn restart(&mut self) {
-        self.booted_at = self.now;
+        self.booted_at = self.clock();
         self.sessions.clear();
     }
 

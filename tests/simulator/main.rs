@@ -28,9 +28,10 @@ use rowmill_faults::random::Random;
 /// Processes at once.
 const MEMBERS: usize = 3;
 
-/// Steps with faults, and rounds without within which everything must be stored.
+/// Steps with faults, and rounds without within which everything must be stored. A frozen process whose heartbeat lies ahead
+/// of a clock that was set back counts as living once more when the clock comes there, for two leases.
 const STEPS: usize = 700;
-const ROUNDS: usize = 600;
+const ROUNDS: usize = 600 + 2 * LEASE as usize;
 
 /// How often something happened: a schedule without it would prove nothing.
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ pub(crate) struct Seen {
     freezes: u64,
     cuts: u64,
     restarts: u64,
+    clock_steps: u64,
     failovers: u64,
     dropped: u64,
     fresh_handles: u64,
@@ -59,6 +61,7 @@ impl Seen {
         self.freezes += more.freezes;
         self.cuts += more.cuts;
         self.restarts += more.restarts;
+        self.clock_steps += more.clock_steps;
         self.failovers += more.failovers;
         self.dropped += more.dropped;
         self.fresh_handles += more.fresh_handles;
@@ -75,6 +78,7 @@ impl Seen {
             self.freezes,
             self.cuts,
             self.restarts,
+            self.clock_steps,
             self.failovers,
             self.dropped,
             self.fresh_handles,
@@ -125,7 +129,8 @@ impl World {
             90..92 => self.freeze(),
             92 => self.kill(),
             93 => self.stop(),
-            94..98 => self.start(),
+            94..97 => self.start(),
+            97 => self.step_clock(),
             98 => self.expire(),
             _ if self.out.random.one_in(2) => self.restart_server(),
             _ => self.fail_over(),
@@ -212,6 +217,11 @@ impl World {
         self.out.server.restart();
         self.out.network.terminate_all();
         self.out.seen.restarts += 1;
+    }
+
+    fn step_clock(&mut self) {
+        self.out.server.step_clock(&mut self.out.random);
+        self.out.seen.clock_steps += 1;
     }
 
     fn fail_over(&mut self) {

@@ -7,7 +7,7 @@ mod process;
 
 use crate::campaign::{Campaign, Kind};
 
-/// The kinds that this machine can make; `campaign` says whether a file system could be mounted.
+/// The kinds that this machine can make; `campaign` says whether a file system could be mounted and the clock be set.
 pub(crate) fn enabled(campaign: &Campaign) -> Vec<Kind> {
     let mut kinds = Vec::new();
     kinds.extend(process::KINDS);
@@ -16,6 +16,9 @@ pub(crate) fn enabled(campaign: &Campaign) -> Vec<Kind> {
     kinds.extend(network::KINDS);
     if campaign.world.small_disk.is_some() {
         kinds.push(postgres::DISK_FULL);
+    }
+    if campaign.world.clock.is_some() {
+        kinds.push(postgres::CLOCK_STEPS);
     }
     kinds
 }

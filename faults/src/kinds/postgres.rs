@@ -1,6 +1,6 @@
 //! Faults of PostgreSQL, and of what people do to it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use rowmill_faults::random::Random;
@@ -19,6 +19,8 @@ pub(super) const KINDS: [Kind; 9] = [
     Kind { name: "table-altered", run: altered },
     Kind { name: "read-only", run: read_only },
 ];
+
+pub(super) const CLOCK_STEPS: Kind = Kind { name: "clock-steps", run: clock_steps };
 
 pub(super) const DISK_FULL: Kind = Kind { name: "disk-full", run: disk_full };
 
@@ -152,6 +154,26 @@ fn read_only(campaign: &Campaign, random: &mut Random) -> Struck {
     std::thread::sleep(random.ms(500, 3000));
     campaign.execute("ALTER DATABASE campaign RESET default_transaction_read_only")?;
     Ok((true, "every new session was read-only".to_owned()))
+}
+
+/// The server's wall clock goes on by an hour and comes back, or back and comes on: the one clock that leases know.
+fn clock_steps(campaign: &Campaign, random: &mut Random) -> Struck {
+    let file = campaign.world.clock.as_ref().context("the server has a clock of its own")?;
+    let mut client = campaign.patient_sql()?;
+    let mut step = |seconds: i64| -> Result<bool> {
+        std::fs::write(file, format!("{seconds:+}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        let sql = "SELECT extract(epoch FROM clock_timestamp())::BIGINT";
+        Ok(campaign.wait(5, || {
+            let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64);
+            client.query_one(sql, &[]).is_ok_and(|r| (r.get::<_, i64>(0) - ours - seconds).abs() < 5)
+        }))
+    };
+    let hour = *random.pick(&[3600, -3600]);
+    let there = step(hour)?;
+    std::thread::sleep(random.ms(1000, 7000));
+    let back = step(0)?;
+    Ok((there && back, format!("{hour:+} s, and back")))
 }
 
 /// The disk of one table is full for a while.
