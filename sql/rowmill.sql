@@ -103,12 +103,15 @@ CREATE TABLE IF NOT EXISTS rowmill.gap (
 );
 
 -- What a writer compiled its rows for. Binary COPY puts the bytes of one type into a column of another without
--- a word, so every batch compares this again before it commits.
+-- a word, so every batch compares this again before it commits. In plpgsql, because that keeps the plan.
 CREATE OR REPLACE FUNCTION rowmill.fingerprint(target_table OID) RETURNS TEXT
-LANGUAGE sql STABLE AS $$
-    SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
-    FROM pg_catalog.pg_attribute
-    WHERE attrelid = target_table AND attnum > 0 AND NOT attisdropped
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
+        FROM pg_catalog.pg_attribute
+        WHERE attrelid = target_table AND attnum > 0 AND NOT attisdropped);
+END
 $$;
 
 -- A member is alive while its lease has not run out and its session still holds its lock. A lock that a restart of

@@ -1,8 +1,8 @@
 //! rowmill as the benches run it: one process or several from a fresh ledger, until it says that all records are stored,
 //! then SIGTERM.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -141,17 +141,4 @@ impl Engine<'_> {
             .stderr(log);
         Ok(command)
     }
-}
-
-/// A new directory for results: DATE-NAME, with a number behind it where that is taken.
-pub fn result_directory(results: &Path, name: &str) -> Result<PathBuf> {
-    let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-    let mut directory = results.join(format!("{today}-{name}"));
-    let mut number = 2;
-    while directory.exists() {
-        directory = results.join(format!("{today}-{name}-{number}"));
-        number += 1;
-    }
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    Ok(directory)
 }

@@ -101,7 +101,23 @@ pub fn replace_topic(client: &ClientConfig, topic: &str, partitions: i32) -> Res
     create_topics(client, &[topic], partitions)
 }
 
-/// Produces records 0 to `count`, as `write` makes their values, to the partitions in turn.
+/// Fills a topic as `fill` does, unless it is there with so many partitions and records. Returns whether it had to be filled.
+pub fn ensure_filled(
+    client: &ClientConfig,
+    topic: &str,
+    partitions: i32,
+    count: u64,
+    write: impl FnMut(u64, &mut Vec<u8>),
+) -> Result<bool> {
+    let consumer: BaseConsumer = client.create().context("create a Kafka consumer")?;
+    if self::partitions(&consumer, topic)? == partitions && records(&consumer, topic)? == count {
+        return Ok(false);
+    }
+    fill(client, topic, partitions, count, write)?;
+    Ok(true)
+}
+
+/// Creates a topic anew and produces records 0 to `count`, as `write` makes their values, to the partitions in turn.
 pub fn fill(
     client: &ClientConfig,
     topic: &str,
@@ -109,6 +125,7 @@ pub fn fill(
     count: u64,
     mut write: impl FnMut(u64, &mut Vec<u8>),
 ) -> Result<()> {
+    replace_topic(client, topic, partitions)?;
     let began = Instant::now();
     let producer: ThreadedProducer<DefaultProducerContext> = client
         .clone()

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use postgres::{Client, NoTls};
 use rdkafka::ClientConfig;
 
+use crate::metric;
+
 #[derive(clap::Args)]
 pub struct Servers {
     #[arg(long, env = "KAFKA_BROKERS")]
@@ -32,6 +34,26 @@ impl Servers {
     pub fn redis(&self) -> Result<redis::Connection> {
         let client = redis::Client::open(self.redis_url.as_str()).context("read REDIS_URL")?;
         client.get_connection().context("connect to Redis")
+    }
+
+    /// Gives Redis the users whose tokens the records carry, numbers 0 to `users`.
+    pub fn fill_redis(&self, users: u64) -> Result<()> {
+        let mut pipe = redis::pipe();
+        for user in 0..users {
+            pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
+        }
+        pipe.query::<()>(&mut self.redis()?).context("write users to Redis")
+    }
+
+    /// No ledger, and the tables that the SQL makes.
+    pub fn fresh_tables(&self, sql: &str) -> Result<Client> {
+        let mut client = self.postgres()?;
+        // First: a role named rowmill creates its tables in the schema of that name, while there is one.
+        client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
+        client.batch_execute(sql).with_context(|| format!("create the tables: {}", sql.trim()))?;
+        // So that no subject pays for its predecessor's dirty pages.
+        client.batch_execute("CHECKPOINT").context("checkpoint")?;
+        Ok(client)
     }
 }
 

@@ -5,12 +5,29 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
+use serde::Deserialize;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Usage {
     /// User and system time, threads that ended included.
     pub cpu_seconds: f64,
     pub rss_peak_kb: u64,
+}
+
+impl Usage {
+    /// In millions of bytes.
+    pub fn rss_peak_mb(&self) -> f64 {
+        self.rss_peak_kb as f64 * 1024.0 / 1e6
+    }
+
+    pub fn cpu_per_million(&self, records: u64) -> f64 {
+        per_million(self.cpu_seconds, records)
+    }
+}
+
+/// Seconds for so many records, as seconds for a million of them.
+pub fn per_million(seconds: f64, records: u64) -> f64 {
+    seconds * 1e6 / records as f64
 }
 
 /// `pid` may be "self".

@@ -9,6 +9,7 @@ use postgres::Client;
 use rowmill_faults::random::Random;
 
 use crate::engines::Engines;
+use crate::interrupt::Interrupt;
 use crate::journal::Journal;
 use crate::stack::connect;
 use crate::world::World;
@@ -21,6 +22,8 @@ pub(crate) struct Campaign {
     pub(crate) calm: AtomicBool,
     /// The time is over.
     pub(crate) is_over: AtomicBool,
+    /// Somebody asked for the end: nothing is waited for any more.
+    pub(crate) interrupt: Interrupt,
 }
 
 /// Topic, partition, target; and how far it is.
@@ -36,7 +39,9 @@ impl Campaign {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match self.sql() {
-                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+                Err(_) if Instant::now() < deadline && !self.interrupt.came() => {
+                    std::thread::sleep(Duration::from_millis(100))
+                }
                 result => return result,
             }
         }
@@ -56,11 +61,11 @@ impl Campaign {
         Ok(rows.iter().map(|r| ((r.get(0), r.get(1), r.get(2)), r.get(3))).collect())
     }
 
-    /// Waits for a condition; false if it does not come in time.
+    /// Waits for a condition; false if it does not come in time, or a signal comes before it.
     pub(crate) fn wait(&self, seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !condition() {
-            if Instant::now() > deadline {
+            if Instant::now() > deadline || self.interrupt.came() {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(25));

@@ -15,6 +15,7 @@
 
 mod campaign;
 mod engines;
+mod interrupt;
 mod journal;
 mod judge;
 mod kinds;
@@ -37,6 +38,7 @@ use rowmill_faults::random::Random;
 
 use campaign::Campaign;
 use engines::Engines;
+use interrupt::Interrupt;
 use journal::Journal;
 use judge::Judge;
 use report::Facts;
@@ -93,6 +95,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or(clock);
     println!("seed {seed}, {} s of faults, about {} records a second", arguments.seconds, arguments.rate);
     std::fs::create_dir_all(&arguments.out)?;
+    let interrupt = Interrupt::watch()?;
     let work = PathBuf::from(stack::env("STACK_DIR")?).join("campaign");
     let world = World::make(&work, &arguments.rowmill)?;
     let engines = Engines::new(&world)?;
@@ -103,6 +106,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         journal,
         calm: AtomicBool::new(arguments.only.is_some()),
         is_over: AtomicBool::new(false),
+        interrupt,
     });
     let log = work.join("producer.log");
     let producer = Producer::start(&arguments.traffic, &campaign.world.brokers, seed, arguments.rate, &log)?;
@@ -111,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let campaign = campaign.clone();
         spawn(move || observer::watch(&campaign))
     };
-    // A campaign that fails half-way must not leave processes behind.
+    // A campaign that fails half-way, or is asked to end, must not leave processes behind.
     let result = faults(&campaign, arguments, seed, &producer).and_then(|lasted| {
         let sent = producer.stop()?;
         campaign.calm.store(true, SeqCst);
@@ -187,6 +191,7 @@ fn faults(campaign: &Campaign, arguments: &Arguments, seed: u64, producer: &Prod
         }
         random.shuffle(&mut round);
         for kind in round {
+            campaign.interrupt.check()?;
             if start.elapsed() >= duration {
                 break;
             }
@@ -216,6 +221,7 @@ fn drain(campaign: &Campaign, judge: &Judge) -> Result<()> {
     let start = Instant::now();
     let mut client = campaign.patient_sql()?;
     while !judge.is_drained(&mut client) {
+        campaign.interrupt.check()?;
         if start.elapsed() > DRAIN {
             bail!("not everything was stored within {} s after the last fault", DRAIN.as_secs());
         }

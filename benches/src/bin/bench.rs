@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use rowmill_bench::engine::{Engine, result_directory};
+use rowmill_bench::engine::Engine;
 use rowmill_bench::kafka;
 use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::program::{exit_code, result_directory};
+use rowmill_bench::reference::Report;
 use rowmill_bench::servers::{Servers, conditions};
 use rowmill_bench::usage::{self, Usage};
 use rowmill_bench::visible::median;
-use serde::Deserialize;
 
 #[derive(Parser)]
 #[command(about = "Measures rowmill against the raw ceiling and a naive pipe")]
@@ -86,29 +87,20 @@ impl Outcome {
     fn rows_per_second(&self) -> f64 {
         self.span_rows as f64 / self.seconds
     }
-
-    fn rss_peak_mb(&self) -> f64 {
-        self.usage.rss_peak_kb as f64 * 1024.0 / 1e6
-    }
 }
 
 const TOPIC: &str = "metric";
 /// More than this many cores busy before a run, and the summary says that the machine was not quiet.
 const QUIET_CORES: f64 = 0.2;
+
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("bench", run(Options::parse()))
 }
 
 fn run(options: Options) -> Result<()> {
     let bench = Bench::new(options)?;
     bench.prefill()?;
-    bench.fill_redis()?;
+    bench.options.servers.fill_redis(bench.options.users)?;
     bench.warm_up()?;
     let mut outcomes = Vec::new();
     for round in 1..=bench.options.rounds {
@@ -119,7 +111,7 @@ fn run(options: Options) -> Result<()> {
                 subject.name(),
                 outcome.rows_per_second(),
                 bench.cpu_per_million(&outcome),
-                outcome.rss_peak_mb()
+                outcome.usage.rss_peak_mb()
             );
             outcomes.push(outcome);
         }
@@ -153,52 +145,26 @@ impl Bench {
 
     /// Fills the topic, unless an earlier bench left just what is needed.
     fn prefill(&self) -> Result<()> {
-        let consumer = kafka::consumer(&self.options.servers.brokers)?;
-        let wanted = self.options.records;
-        if kafka::partitions(&consumer, TOPIC)? == self.options.partitions
-            && kafka::records(&consumer, TOPIC)? == wanted
-        {
-            println!("topic {TOPIC} holds {wanted} records already");
-            return Ok(());
+        let Options { servers, records, partitions, users, .. } = &self.options;
+        let write = |number, json: &mut Vec<u8>| Metric::nth(number, *users).write_json(json);
+        if !kafka::ensure_filled(&servers.kafka(), TOPIC, *partitions, *records, write)? {
+            println!("topic {TOPIC} holds {records} records already");
         }
-        let client = self.options.servers.kafka();
-        kafka::replace_topic(&client, TOPIC, self.options.partitions)?;
-        let users = self.options.users;
-        kafka::fill(&client, TOPIC, self.options.partitions, wanted, |number, json| {
-            Metric::nth(number, users).write_json(json);
-        })
-    }
-
-    fn fill_redis(&self) -> Result<()> {
-        let mut connection = self.options.servers.redis()?;
-        let mut pipe = redis::pipe();
-        for user in 0..self.options.users {
-            pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
-        }
-        pipe.query::<()>(&mut connection).context("write users to Redis")
+        Ok(())
     }
 
     /// Makes the WAL files that all rounds will write over, and the code and the page cache warm. Not counted.
     fn warm_up(&self) -> Result<()> {
         println!("warming up");
         for _ in 0..2 {
-            self.fresh_tables()?;
+            self.options.servers.fresh_tables(metric::CREATE_TABLE)?;
             self.run_reference(Subject::Raw2)?;
         }
         Ok(())
     }
 
-    fn fresh_tables(&self) -> Result<()> {
-        let mut client = self.options.servers.postgres()?;
-        // First: a role named rowmill creates its tables in the schema of that name, while there is one.
-        client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
-        client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
-        // So that no subject pays for its predecessor's dirty pages.
-        client.batch_execute("CHECKPOINT").context("checkpoint")
-    }
-
     fn measure(&self, round: usize, subject: Subject) -> Result<Outcome> {
-        self.fresh_tables()?;
+        let mut client = self.options.servers.fresh_tables(metric::CREATE_TABLE)?;
         let background_cores = background_cores()?;
         let (busy, stolen) = usage::of_machine()?;
         let (span_rows, seconds, usage) = match subject {
@@ -206,8 +172,7 @@ impl Bench {
             reference => self.run_reference(reference)?,
         };
         let (busy_after, stolen_after) = usage::of_machine()?;
-        let stored: i64 =
-            self.options.servers.postgres()?.query_one("SELECT count(*) FROM metric", &[])?.get(0);
+        let stored: i64 = client.query_one("SELECT count(*) FROM metric", &[])?.get(0);
         ensure!(
             stored as u64 == self.options.records,
             "{} stored {stored} rows of {}",
@@ -228,13 +193,6 @@ impl Bench {
 
     /// Raw COPY and the naive pipe report for themselves.
     fn run_reference(&self, subject: Subject) -> Result<(u64, f64, Usage)> {
-        #[derive(Deserialize)]
-        struct Report {
-            span_rows: u64,
-            seconds: f64,
-            cpu_seconds: f64,
-            rss_peak_kb: u64,
-        }
         let mut command = match subject {
             Subject::Naive => Command::new(self.programs.join("naive_pipe")),
             _ => {
@@ -254,8 +212,7 @@ impl Bench {
         ensure!(output.status.success(), "{} failed: {}", subject.name(), output.status);
         let report: Report = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("read what {} reported", subject.name()))?;
-        let usage = Usage { cpu_seconds: report.cpu_seconds, rss_peak_kb: report.rss_peak_kb };
-        Ok((report.span_rows, report.seconds, usage))
+        Ok((report.span_rows, report.seconds, report.usage))
     }
 
     fn run_rowmill(&self, round: usize) -> Result<(u64, f64, Usage)> {
@@ -273,7 +230,7 @@ impl Bench {
     }
 
     fn cpu_per_million(&self, outcome: &Outcome) -> f64 {
-        outcome.usage.cpu_seconds * 1e6 / self.options.records as f64
+        outcome.usage.cpu_per_million(self.options.records)
     }
 
     fn write_results(&self, outcomes: &[Outcome]) -> Result<()> {
@@ -291,7 +248,7 @@ impl Bench {
                 o.rows_per_second(),
                 o.usage.cpu_seconds,
                 self.cpu_per_million(o),
-                o.rss_peak_mb(),
+                o.usage.rss_peak_mb(),
                 o.machine_cpu_seconds,
                 o.stolen_cpu_seconds,
                 o.background_cores
@@ -325,8 +282,8 @@ impl Bench {
                 rates.iter().copied().fold(f64::INFINITY, f64::min),
                 rates.iter().copied().fold(0.0, f64::max),
                 median(&of(&|o| self.cpu_per_million(o))),
-                median(&of(&|o| o.machine_cpu_seconds * 1e6 / options.records as f64)),
-                median(&of(&Outcome::rss_peak_mb)),
+                median(&of(&|o| usage::per_million(o.machine_cpu_seconds, options.records))),
+                median(&of(&|o| o.usage.rss_peak_mb())),
             ));
         }
         let noise = outcomes.iter().map(|o| o.background_cores).fold(0.0, f64::max);

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use postgres::{Client, NoTls};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use rowmill_bench::engine::{Ending, Engine};
 use rowmill_bench::kafka;
+use rowmill_bench::servers::Servers;
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -96,8 +96,9 @@ fn run(options: &Options) -> Result<bool> {
     redis::cmd("SET").arg(format!("user:{TOKEN}")).arg("demo").exec(&mut redis).context("write to Redis")?;
     kafka::create_topics(&client(options), &MODELS, PARTITIONS)?;
 
-    let engine = Engine::new(options)?;
-    engine.init()?;
+    let (servers, configuration) = (servers(options), configure(options)?);
+    let engine = Engine { servers: &servers, configuration, log: options.directory.join("rowmill.log") };
+    engine.init(&["--models"])?;
     let mut running = engine.start()?;
     println!("rowmill runs as process {}, its log is {}", running.0.id(), engine.log.display());
     let mut bad = BadRecords::new(options)?;
@@ -106,13 +107,7 @@ fn run(options: &Options) -> Result<bool> {
     bad.send_up_to(BAD_RECORDS)?;
     wait_for_dead_letters(&mut database)?;
 
-    kill(Pid::from_raw(running.0.id() as i32), Signal::SIGTERM)?;
-    let status = running.0.wait()?;
-    ensure!(
-        status.success(),
-        "rowmill did not end well after SIGTERM: {status}; see {}",
-        engine.log.display()
-    );
+    engine.stop(running)?;
     judge(options, &mut database, &bad.places(), tested)
 }
 
@@ -193,63 +188,26 @@ fn wait_for_dead_letters(database: &mut Client) -> Result<()> {
 
 // --- the engine ------------------------------------------------------------------------------------------------------
 
-struct Engine<'a> {
-    options: &'a Options,
-    program: PathBuf,
-    config: PathBuf,
-    log: PathBuf,
-}
-
-/// A child that does not outlive a failing demo.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // Both fail where it has ended already, which is what is wanted.
-        self.0.kill().ok();
-        self.0.wait().ok();
+/// Everything over TLS.
+fn servers(options: &Options) -> Servers {
+    Servers {
+        brokers: options.brokers.clone(),
+        database_url: options.database_url_tls.clone(),
+        redis_url: options.redis_tls_url.clone(),
     }
 }
 
-impl Engine<'_> {
-    fn new(options: &Options) -> Result<Engine<'_>> {
-        let program = std::env::current_exe()?.with_file_name("rowmill");
-        let mut text = fs::read_to_string(&options.config)
-            .with_context(|| format!("read the configuration {:?}", options.config))?;
-        // TOML's basic strings and Rust's debug form agree on quotes and backslashes, the only ones a path here may need.
-        let Options { ca, cert, key, .. } = options;
-        text.push_str(&format!("\n[kafka.tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n"));
-        text.push_str(&format!("\n[redis]\nca = {ca:?}\n"));
-        let config = options.directory.join("demo.toml");
-        fs::write(&config, text)?;
-        Ok(Engine { options, program, config, log: options.directory.join("rowmill.log") })
-    }
-
-    fn init(&self) -> Result<()> {
-        let status = self.command("init")?.arg("--models").status().context("run rowmill init")?;
-        ensure!(status.success(), "rowmill init failed: {status}; see {}", self.log.display());
-        Ok(())
-    }
-
-    fn start(&self) -> Result<Ending> {
-        Ok(Ending(self.command("run")?.spawn().context("run rowmill run")?))
-    }
-
-    fn command(&self, verb: &str) -> Result<Command> {
-        let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
-        command
-            .arg(verb)
-            .arg("--config")
-            .arg(&self.config)
-            .env("KAFKA_BROKERS", &self.options.brokers)
-            .env("DATABASE_URL", &self.options.database_url_tls)
-            .env("REDIS_URL", &self.options.redis_tls_url)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        Ok(command)
-    }
+/// The configuration that the user sees, and where this stack's certificates are.
+fn configure(options: &Options) -> Result<PathBuf> {
+    let mut text = fs::read_to_string(&options.config)
+        .with_context(|| format!("read the configuration {:?}", options.config))?;
+    // TOML's basic strings and Rust's debug form agree on quotes and backslashes, the only ones a path here may need.
+    let Options { ca, cert, key, .. } = options;
+    text.push_str(&format!("\n[kafka.tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n"));
+    text.push_str(&format!("\n[redis]\nca = {ca:?}\n"));
+    let config = options.directory.join("demo.toml");
+    fs::write(&config, text)?;
+    Ok(config)
 }
 
 // --- the bad records -------------------------------------------------------------------------------------------------

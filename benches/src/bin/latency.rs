@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use rowmill_bench::engine::{Engine, result_directory};
+use postgres::Client;
+use rowmill_bench::engine::Engine;
 use rowmill_bench::kafka;
 use rowmill_bench::metric::{self, COPY, COPY_HEADER, COPY_TRAILER, Metric};
+use rowmill_bench::program::{exit_code, result_directory};
 use rowmill_bench::servers::{Servers, conditions};
 use serde_json::Value;
 
@@ -59,13 +61,7 @@ struct Measured {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("latency: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("latency", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -74,12 +70,9 @@ fn run(options: &Options) -> Result<()> {
     for topic in TOPICS {
         kafka::replace_topic(&options.servers.kafka(), topic, PARTITIONS)?;
     }
-    let mut client = options.servers.postgres()?;
-    client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
-    for table in TOPICS {
-        client.batch_execute(&format!("DROP TABLE IF EXISTS {table}"))?;
-    }
-    let floor = floor(options)?;
+    // The floor makes its own table, rowmill makes all of them.
+    let mut client = options.servers.fresh_tables(&format!("DROP TABLE IF EXISTS {}", TOPICS.join(", ")))?;
+    let floor = floor(&mut client)?;
     println!("floor: COPY of one row and COMMIT: p50 {:.2} ms, p99 {:.2} ms", floor.0, floor.1);
 
     let engine = Engine {
@@ -124,8 +117,7 @@ fn raw_directory(directory: &Path) -> Result<PathBuf> {
 }
 
 /// Milliseconds for one row by COPY and COMMIT: (p50, p99).
-fn floor(options: &Options) -> Result<(f64, f64)> {
-    let mut client = options.servers.postgres()?;
+fn floor(client: &mut Client) -> Result<(f64, f64)> {
     client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
     let mut times = Vec::new();
     for number in 0..FLOOR_ROWS {

@@ -13,7 +13,7 @@ use postgres::{Client, NoTls};
 use rdkafka::Message;
 use rowmill_bench::metric::{COPY, COPY_HEADER, COPY_TRAILER, write_tuple};
 use rowmill_bench::visible::Visible;
-use rowmill_bench::{kafka, usage};
+use rowmill_bench::{kafka, reference};
 use serde::Deserialize;
 
 #[derive(Parser)]
@@ -83,16 +83,7 @@ fn main() -> Result<()> {
             timestamp_us = now_us();
         }
     }
-
-    let (rows, seconds) = visible.span();
-    let usage = usage::of("self")?;
-    println!(
-        r#"{{"rows":{},"span_rows":{rows},"seconds":{seconds:.4},"cpu_seconds":{:.2},"rss_peak_kb":{}}}"#,
-        visible.rows(),
-        usage.cpu_seconds,
-        usage.rss_peak_kb
-    );
-    Ok(())
+    reference::report(&visible)
 }
 
 fn now_us() -> i64 {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use postgres::{Client, NoTls};
 use rowmill_bench::metric::{COPY, COPY_HEADER, COPY_TRAILER, Metric};
-use rowmill_bench::usage;
+use rowmill_bench::reference;
 use rowmill_bench::visible::Visible;
 
 #[derive(Parser)]
@@ -64,16 +64,7 @@ fn main() -> Result<()> {
         Ok(())
     })?;
 
-    let visible = visible.into_inner().expect("no holder panicked");
-    let (rows, seconds) = visible.span();
-    let usage = usage::of("self")?;
-    println!(
-        r#"{{"rows":{},"span_rows":{rows},"seconds":{seconds:.4},"cpu_seconds":{:.2},"rss_peak_kb":{}}}"#,
-        visible.rows(),
-        usage.cpu_seconds,
-        usage.rss_peak_kb
-    );
-    Ok(())
+    reference::report(&visible.into_inner().expect("no holder panicked"))
 }
 
 fn encode(first: u64, options: &Options) -> Vec<u8> {

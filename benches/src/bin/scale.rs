@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use rowmill_bench::engine::{Engine, result_directory};
-use rowmill_bench::kafka;
+use rowmill_bench::engine::Engine;
 use rowmill_bench::metric::mix;
+use rowmill_bench::program::{exit_code, result_directory};
 use rowmill_bench::servers::{Servers, conditions};
-use rowmill_bench::usage;
 use rowmill_bench::visible::median;
+use rowmill_bench::{kafka, usage};
 
 #[derive(Parser)]
 #[command(about = "Measures rowmill with more partitions, tables, bytes a record and processes")]
@@ -78,13 +78,7 @@ struct Outcome {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("scale: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("scale", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -113,16 +107,7 @@ fn run(options: &Options) -> Result<()> {
 }
 
 fn measure(options: &Options, directory: &Path, round: usize, case: &Case) -> Result<Outcome> {
-    let mut client = options.servers.postgres()?;
-    client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
-    for table in case.tables() {
-        client.batch_execute(&format!(
-            "DROP TABLE IF EXISTS {table};
-             CREATE TABLE {table} (source TEXT NOT NULL, number BIGINT NOT NULL, time TIMESTAMPTZ NOT NULL,
-                                         value DOUBLE PRECISION, body TEXT)"
-        ))?;
-    }
-    client.batch_execute("CHECKPOINT")?;
+    options.servers.fresh_tables(&case.sql())?;
     let configuration = directory.join(format!("{}.toml", case.file()));
     fs::write(&configuration, case.configuration())?;
     let log = directory.join(format!("{}.log", case.file()));
@@ -131,16 +116,15 @@ fn measure(options: &Options, directory: &Path, round: usize, case: &Case) -> Re
     let records = case.records();
     let drained = engine.drain(case.processes, records)?;
     let (busy_after, _) = usage::of_machine()?;
-    let million = records as f64 / 1e6;
     Ok(Outcome {
         round,
         case: *case,
         of_base: 1.0,
         records,
         rows_per_second: drained.visible.rows_per_second(),
-        own_cpu: drained.usage.cpu_seconds / million,
-        machine_cpu: (busy_after - busy) / million,
-        rss_peak_mb: drained.usage.rss_peak_kb as f64 * 1024.0 / 1e6,
+        own_cpu: drained.usage.cpu_per_million(records),
+        machine_cpu: usage::per_million(busy_after - busy, records),
+        rss_peak_mb: drained.usage.rss_peak_mb(),
     })
 }
 
@@ -172,6 +156,17 @@ impl Case {
         records - records % self.tables
     }
 
+    fn sql(&self) -> String {
+        let tables = self.tables().into_iter().map(|table| {
+            format!(
+                "DROP TABLE IF EXISTS {table};
+                 CREATE TABLE {table} (source TEXT NOT NULL, number BIGINT NOT NULL, time TIMESTAMPTZ NOT NULL,
+                                       value DOUBLE PRECISION, body TEXT);"
+            )
+        });
+        tables.collect()
+    }
+
     /// One topic for each table.
     fn fill(&self, options: &Options) -> Result<()> {
         let client = options.servers.kafka();
@@ -179,7 +174,6 @@ impl Case {
         write_json(0, 0, &mut json);
         let body = self.bytes.saturating_sub(json.len());
         for topic in self.tables() {
-            kafka::replace_topic(&client, &topic, self.partitions)?;
             let count = self.records() / self.tables;
             kafka::fill(&client, &topic, self.partitions, count, |n, json| write_json(n, body, json))?;
         }

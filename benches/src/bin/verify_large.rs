@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use rowmill_bench::engine::{Engine, result_directory};
+use rowmill_bench::engine::Engine;
 use rowmill_bench::kafka;
+use rowmill_bench::program::{exit_code, result_directory};
 use rowmill_bench::servers::{Servers, conditions};
 use rowmill_bench::usage::{self, Usage};
 
@@ -43,7 +44,6 @@ _partition = { kafka = "partition" }
 _offset    = { kafka = "offset" }
 "#;
 const TABLE: &str = "
-    DROP SCHEMA IF EXISTS rowmill CASCADE;
     DROP TABLE IF EXISTS tally;
     CREATE TABLE tally (_offset BIGINT NOT NULL, n BIGINT NOT NULL, _partition INT NOT NULL)";
 /// Four rows away, two there twice, one of no record: as far apart as they get.
@@ -55,13 +55,7 @@ const FOUND: &str = "FAIL: 4 lost, 2 duplicated, 1 phantom";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("verify_large: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("verify_large", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -70,8 +64,7 @@ fn run(options: &Options) -> Result<()> {
     fs::write(&configuration, CONFIGURATION)?;
     let engine = Engine { servers: &options.servers, configuration, log: directory.join("rowmill.log") };
     fill(options)?;
-    let mut client = options.servers.postgres()?;
-    client.batch_execute(TABLE).context("create table tally")?;
+    let mut client = options.servers.fresh_tables(TABLE)?;
     println!("storing {} records", options.records);
     let drained = engine.drain(1, options.records)?;
     println!("stored: {:.0} rows/s", drained.visible.rows_per_second());
@@ -90,7 +83,7 @@ fn run(options: &Options) -> Result<()> {
             "| {table} | {verdict} | {seconds:.0} | {:.0} | {:.0} | {:.0} |\n",
             options.records as f64 / seconds,
             verified.usage.cpu_seconds,
-            verified.usage.rss_peak_kb as f64 * 1024.0 / 1e6,
+            verified.usage.rss_peak_mb(),
         );
         print!("{line}");
         text.push_str(&line);
@@ -105,18 +98,13 @@ fn run(options: &Options) -> Result<()> {
 
 /// Fills the topic, unless an earlier run left just what is needed.
 fn fill(options: &Options) -> Result<()> {
-    let client = options.servers.kafka();
-    let consumer = kafka::consumer(&options.servers.brokers)?;
-    if kafka::partitions(&consumer, TOPIC)? == options.partitions
-        && kafka::records(&consumer, TOPIC)? == options.records
-    {
-        println!("topic {TOPIC} holds {} records already", options.records);
-        return Ok(());
+    let Options { servers, records, partitions, .. } = options;
+    let write =
+        |number, json: &mut Vec<u8>| json.extend_from_slice(format!(r#"{{"n":{number}}}"#).as_bytes());
+    if !kafka::ensure_filled(&servers.kafka(), TOPIC, *partitions, *records, write)? {
+        println!("topic {TOPIC} holds {records} records already");
     }
-    kafka::replace_topic(&client, TOPIC, options.partitions)?;
-    kafka::fill(&client, TOPIC, options.partitions, options.records, |number, json| {
-        json.extend_from_slice(format!(r#"{{"n":{number}}}"#).as_bytes());
-    })
+    Ok(())
 }
 
 struct Verified {

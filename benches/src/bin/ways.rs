@@ -6,27 +6,25 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use postgres::Client;
 use postgres::types::ToSql;
-use postgres::{Client, NoTls};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use rowmill_bench::kafka;
 use rowmill_bench::metric::{self, COPY, COPY_HEADER, COPY_TRAILER, Metric, POSTGRES_EPOCH_US, write_field};
+use rowmill_bench::program::result_directory;
+use rowmill_bench::servers::Servers;
 use rowmill_bench::visible::median;
 
 #[derive(Parser)]
 #[command(about = "Compares the ways to write rows, look tokens up and keep positions")]
 struct Options {
-    #[arg(long, env = "KAFKA_BROKERS")]
-    brokers: String,
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    redis_url: String,
+    #[command(flatten)]
+    servers: Servers,
     /// How long each way runs in each round.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -102,24 +100,14 @@ const WAYS: [(&str, &str, Way); 18] = [
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    let servers = &options.servers;
+    servers.fill_redis(USERS)?;
     let mut world = World {
-        client: Client::connect(&options.database_url, NoTls).context("connect to PostgreSQL")?,
-        redis: redis::Client::open(options.redis_url.as_str())
-            .context("read REDIS_URL")?
-            .get_connection()
-            .context("connect to Redis")?,
-        consumer: consumer(&options.brokers)?,
+        client: servers.postgres()?,
+        redis: servers.redis()?,
+        consumer: consumer(servers)?,
         known: HashMap::new(),
     };
-    for user in 0..USERS {
-        let value = metric::user_id(user);
-        let key = format!("user:{}", metric::token(user));
-        redis::cmd("SET")
-            .arg(key)
-            .arg(value)
-            .query::<()>(&mut world.redis)
-            .context("write users to Redis")?;
-    }
     world.client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
     world.client.batch_execute(TABLES_SQL).context("create the tables beside it")?;
 
@@ -281,12 +269,9 @@ fn cached(world: &mut World, first: u64) -> Result<u64> {
     Ok(500)
 }
 
-fn consumer(brokers: &str) -> Result<BaseConsumer> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers);
-    kafka::delete_topic(&config, TOPIC)?;
-    std::thread::sleep(Duration::from_secs(1));
-    kafka::create_topics(&config, &[TOPIC], 1)?;
+fn consumer(servers: &Servers) -> Result<BaseConsumer> {
+    let mut config = servers.kafka();
+    kafka::replace_topic(&config, TOPIC, 1)?;
     config
         .set("group.id", "ways")
         .set("enable.auto.commit", "false")
@@ -313,9 +298,7 @@ fn copy_with_position(client: &mut Client, first: u64) -> Result<u64> {
 }
 
 fn write_results(options: &Options, client: &mut Client, rates: &[Vec<f64>]) -> Result<()> {
-    let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-    let directory = options.results.join(format!("{today}-ways"));
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let directory = result_directory(&options.results, "ways")?;
     let version: String = client.query_one("SHOW server_version", &[])?.get(0);
     let mut raw = "group,way,round,records_per_second\n".to_owned();
     let mut summary = format!(

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use rdkafka::ClientConfig;
-use rowmill_bench::metric::{self, Metric};
+use rowmill_bench::metric::Metric;
+use rowmill_bench::program::exit_code;
+use rowmill_bench::servers::Servers;
 use rowmill_bench::{kafka, usage};
 
 mod report;
@@ -24,12 +25,8 @@ use trial::{Goal, Trial};
 #[derive(Parser)]
 #[command(about = "Measures rowmill and what one would use instead, on the same topic and table")]
 struct Options {
-    #[arg(long, env = "KAFKA_BROKERS")]
-    brokers: String,
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    redis_url: String,
+    #[command(flatten)]
+    servers: Servers,
     #[arg(long, env = "PG_PID_FILE")]
     pg_pid_file: PathBuf,
     /// Who takes part, in this order in every round: directories under benches/peers.
@@ -87,17 +84,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peers: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("peers", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
-    fill_redis(&options.redis_url)?;
+    // For rowmill's lookups.
+    options.servers.fill_redis(USERS)?;
     let mut report = Report::new(options)?;
     for peer in &options.peers {
         let version = trial::prepare(options, peer, &report.directory)?;
@@ -156,14 +148,7 @@ fn topic(options: &Options, test: Test, records: u64) -> Result<(String, Option<
         Test::Speed | Test::Kill => (format!("metric-{records}"), None),
         Test::Row | Test::Json => (format!("metric-{}-{records}", test.name()), Some(records / 2)),
     };
-    let consumer = kafka::consumer(&options.brokers)?;
-    if kafka::partitions(&consumer, &name)? == PARTITIONS && kafka::records(&consumer, &name)? == records {
-        return Ok((name, poisoned));
-    }
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &options.brokers);
-    kafka::replace_topic(&client, &name, PARTITIONS)?;
-    kafka::fill(&client, &name, PARTITIONS, records, |number, json| {
+    kafka::ensure_filled(&options.servers.kafka(), &name, PARTITIONS, records, |number, json| {
         let mut record = Metric::nth(number, USERS);
         let is_poison = poisoned == Some(number);
         if is_poison && test == Test::Row {
@@ -175,17 +160,6 @@ fn topic(options: &Options, test: Test, records: u64) -> Result<(String, Option<
         }
     })?;
     Ok((name, poisoned))
-}
-
-/// The users whose tokens the records carry, for rowmill's lookups.
-fn fill_redis(url: &str) -> Result<()> {
-    let client = redis::Client::open(url).context("read REDIS_URL")?;
-    let mut connection = client.get_connection().context("connect to Redis")?;
-    let mut pipe = redis::pipe();
-    for user in 0..USERS {
-        pipe.set(format!("user:{}", metric::token(user)), metric::user_id(user)).ignore();
-    }
-    pipe.query::<()>(&mut connection).context("write users to Redis")
 }
 
 /// From an empty table until the last row. The server's commit times say afterwards what was visible when, so that

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result};
-use postgres::{Client, NoTls};
-use rowmill_bench::usage::Usage;
+use anyhow::Result;
+use rowmill_bench::program::result_directory;
+use rowmill_bench::servers::conditions;
+use rowmill_bench::usage::{self, Usage};
 use rowmill_bench::visible::median;
 
 use crate::{Options, PARTITIONS, Test};
@@ -61,20 +61,20 @@ impl Speed {
             "{:<12} {:>9.0} rows/s  {:>6.2} CPU-s per million  {:>5.0} MB  {} of {} rows in {} transactions",
             self.peer,
             self.rows_per_second,
-            self.per_million(self.usage.cpu_seconds),
-            self.rss_mb(),
+            self.cpu_per_million(),
+            self.usage.rss_peak_mb(),
             self.stored,
             self.records,
             self.transactions
         )
     }
 
-    fn per_million(&self, seconds: f64) -> f64 {
-        seconds * 1e6 / self.stored as f64
+    fn cpu_per_million(&self) -> f64 {
+        self.usage.cpu_per_million(self.stored)
     }
 
-    fn rss_mb(&self) -> f64 {
-        self.usage.rss_peak_kb as f64 * 1024.0 / 1e6
+    fn server_cpu_per_million(&self) -> f64 {
+        usage::per_million(self.server_cpu_seconds, self.stored)
     }
 }
 
@@ -107,14 +107,7 @@ impl Fate {
 
 impl Report {
     pub(crate) fn new(options: &Options) -> Result<Report> {
-        let today = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-        let mut directory = options.results.join(format!("{today}-{}", options.name));
-        let mut number = 2;
-        while directory.exists() {
-            directory = options.results.join(format!("{today}-{}-{number}", options.name));
-            number += 1;
-        }
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let directory = result_directory(&options.results, &options.name)?;
         Ok(Report { directory, versions: Vec::new(), speeds: Vec::new(), fates: Vec::new() })
     }
 
@@ -133,9 +126,9 @@ impl Report {
                 s.stored,
                 s.transactions,
                 s.rows_per_second,
-                s.per_million(s.usage.cpu_seconds),
-                s.rss_mb(),
-                s.per_million(s.server_cpu_seconds),
+                s.cpu_per_million(),
+                s.usage.rss_peak_mb(),
+                s.server_cpu_per_million(),
                 s.first_rows_seconds
             ));
         }
@@ -202,9 +195,9 @@ impl Report {
                 any.records,
                 of(&|s| s.rows_per_second),
                 of(&|s| s.stored as f64 / s.transactions as f64),
-                of(&|s| s.per_million(s.usage.cpu_seconds)),
-                of(&|s| s.per_million(s.server_cpu_seconds)),
-                of(&Speed::rss_mb),
+                of(&Speed::cpu_per_million),
+                of(&Speed::server_cpu_per_million),
+                of(&|s| s.usage.rss_peak_mb()),
                 of(&|s| s.first_rows_seconds)
             ));
         }
@@ -264,38 +257,17 @@ impl Report {
         text
     }
 
-    /// What one has to know to compare two results.
     fn conditions(&self, options: &Options) -> Result<String> {
-        let mut client = Client::connect(&options.database_url, NoTls).context("connect to PostgreSQL")?;
-        let mut text = String::from("\n## Conditions\n\n");
+        let mut client = options.servers.postgres()?;
+        let mut text = conditions(&mut client, "benches/peers/run")?;
         let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
-        let command: Vec<String> = std::env::args().skip(1).collect();
-        line("command", &format!("benches/peers/run {}", command.join(" ")));
-        let commit = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-        line("commit", &commit.map_or("unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned()));
+        let stamps: String = client.query_one("SHOW track_commit_timestamp", &[])?.get(0);
+        line("track_commit_timestamp", &stamps);
         line("topics", &format!("{PARTITIONS} partitions, one broker, plaintext, no compression"));
-        for setting in
-            ["server_version", "fsync", "synchronous_commit", "shared_buffers", "track_commit_timestamp"]
-        {
-            let value: String = client.query_one(&format!("SHOW {setting}"), &[])?.get(0);
-            line(&format!("PostgreSQL, {setting}"), &value);
-        }
-        line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
         for (peer, version) in &self.versions {
             line(peer, version);
         }
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-        let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
-        line(
-            "machine",
-            &format!(
-                "{cores} cores, {}; servers and programs share them",
-                model.map_or("unknown", |(_, name)| name)
-            ),
-        );
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        line("load average at the end", &load);
+        line("load average at the end", &fs::read_to_string("/proc/loadavg").unwrap_or_default());
         Ok(text)
     }
 }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use postgres::Client;
 use postgres::config::Host;
-use postgres::{Client, NoTls};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
+use rowmill_bench::engine::Ending;
 use rowmill_bench::{kafka, metric};
 
 use crate::report::Fate;
@@ -88,18 +89,14 @@ impl<'a> Trial<'a> {
         records: u64,
         log: PathBuf,
     ) -> Result<Trial<'a>> {
-        let mut client = Client::connect(&options.database_url, NoTls).context("connect to PostgreSQL")?;
-        // First: a role named rowmill creates its tables in the schema of that name, while there is one.
-        client.batch_execute("DROP SCHEMA IF EXISTS rowmill CASCADE").context("drop the schema rowmill")?;
-        client.batch_execute(metric::CREATE_TABLE).context("create table metric")?;
+        let mut sql = String::from(metric::CREATE_TABLE);
         // The peers do not stamp their rows as rowmill does, so the server does it for them.
-        client.batch_execute("ALTER TABLE metric ALTER timestamp SET DEFAULT now()")?;
+        sql.push_str(";\n    ALTER TABLE metric ALTER timestamp SET DEFAULT now();\n");
         let adjust = options.scripts.join(peer).join("table.sql");
         if adjust.exists() {
-            let sql = fs::read_to_string(&adjust)?;
-            client.batch_execute(&sql).with_context(|| format!("run {}", adjust.display()))?;
+            sql.push_str(&fs::read_to_string(&adjust).with_context(|| format!("read {}", adjust.display()))?);
         }
-        client.batch_execute("CHECKPOINT").context("checkpoint")?;
+        let client = options.servers.fresh_tables(&sql)?;
         let state = options.work.join("state").join(peer);
         if state.exists() {
             fs::remove_dir_all(&state).with_context(|| format!("empty {}", state.display()))?;
@@ -238,11 +235,9 @@ impl<'a> Trial<'a> {
 
     /// Records that the peer's group has not committed yet; none where it never committed any.
     fn lag(&self) -> Result<Option<i64>> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.options.brokers)
-            .set("group.id", &self.group)
-            .create()
-            .context("create a Kafka client")?;
+        let mut config = self.options.servers.kafka();
+        let consumer: BaseConsumer =
+            config.set("group.id", &self.group).create().context("create a Kafka client")?;
         let mut list = TopicPartitionList::new();
         list.add_partition_range(self.topic, 0, PARTITIONS - 1);
         let committed =
@@ -275,13 +270,14 @@ pub(crate) fn patience(rows: u64) -> Duration {
 
 fn spawn(options: &Options, peer: &str, topic: &str, group: &str, log: &Path) -> Result<Child> {
     let log = File::options().append(true).create(true).open(log)?;
-    let config: postgres::Config = options.database_url.parse().context("read DATABASE_URL")?;
+    let servers = &options.servers;
+    let config: postgres::Config = servers.database_url.parse().context("read DATABASE_URL")?;
     let Some(Host::Tcp(host)) = config.get_hosts().first() else { bail!("DATABASE_URL must name a host") };
     let state = fs::canonicalize(options.work.join("state").join(peer))?;
     script(options, peer, "run")?
-        .env("KAFKA_BROKERS", &options.brokers)
-        .env("DATABASE_URL", &options.database_url)
-        .env("REDIS_URL", &options.redis_url)
+        .env("KAFKA_BROKERS", &servers.brokers)
+        .env("DATABASE_URL", &servers.database_url)
+        .env("REDIS_URL", &servers.redis_url)
         .env("PGHOST", host)
         .env("PGPORT", config.get_ports().first().copied().unwrap_or(5432).to_string())
         .env("PGUSER", config.get_user().unwrap_or_default())
@@ -295,17 +291,6 @@ fn spawn(options: &Options, peer: &str, topic: &str, group: &str, log: &Path) ->
         .stderr(log)
         .spawn()
         .with_context(|| format!("start {peer}"))
-}
-
-/// A child that does not outlive a failing bench.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // Both fail where it has ended already, which is what is wanted.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 /// When each transaction was committed (microseconds since 1970), and its rows; in order.
