@@ -73,6 +73,12 @@ impl Start {
             None => (self.gate.clone(), self.at),
         }
     }
+
+    /// True where only a new Kafka client can prove the first record: none was passed on yet, and the present client
+    /// has already read the partition, maybe from an older log.
+    pub fn needs_new_client(&self, last: Option<Anchor>, was_assigned: bool) -> bool {
+        self.fresh && last.is_none() && was_assigned
+    }
 }
 
 /// One table's progress in a claimed partition.

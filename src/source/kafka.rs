@@ -181,7 +181,7 @@ impl Poller {
     fn resume(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
         let unproven = |p: &Partition| {
             let reading = &state.readings[p];
-            reading.last.is_none() && reading.start.fresh && state.touched.contains(p)
+            reading.start.needs_new_client(reading.last, state.touched.contains(p))
         };
         if partitions.iter().any(unproven) {
             log::debug!("a new Kafka client: nothing else proves the first record");

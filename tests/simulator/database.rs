@@ -153,6 +153,14 @@ impl Server {
         self.database.members.keys().filter(|m| self.alive(m)).cloned().collect()
     }
 
+    /// What a member does before it claims: the sessions of the dead are ended, so that their locks bring nobody back to life
+    /// when a clock that was set back comes to their heartbeats.
+    pub(crate) fn end_dead_members(&mut self, me: &str) {
+        let dead = |(name, _): &(&String, &(u64, u64))| *name != me && !self.alive(name);
+        let sessions: Vec<u64> = self.database.members.iter().filter(dead).map(|(_, (_, s))| *s).collect();
+        sessions.iter().for_each(|session| self.end_session(*session));
+    }
+
     /// All keys or none, each with its row.
     pub(crate) fn claim(&mut self, me: &str, keys: &[Key]) -> Option<Vec<Row>> {
         let free = |row: &Row| match &row.owner {

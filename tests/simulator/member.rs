@@ -232,6 +232,9 @@ impl Member {
                 self.draining.insert(partition);
             }
         }
+        if !moves.claim.is_empty() {
+            out.server.end_dead_members(&self.name);
+        }
         moves.claim
     }
 
@@ -324,7 +327,7 @@ impl Member {
 
     fn resume(&mut self, partition: Partition, out: &mut Outside) {
         let reading = &self.readings[&partition];
-        if reading.last.is_none() && reading.start.fresh && self.handle.touched().contains(&partition) {
+        if reading.start.needs_new_client(reading.last, self.handle.touched().contains(&partition)) {
             self.handle = Handle::default();
             out.seen.fresh_handles += 1;
             let all: Vec<Partition> =
