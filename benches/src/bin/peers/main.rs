@@ -30,11 +30,7 @@ struct Options {
     #[arg(long, env = "PG_PID_FILE")]
     pg_pid_file: PathBuf,
     /// Who takes part, in this order in every round: directories under benches/peers.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "naive,rowmill,go-consumer,debezium,telegraf,faucet,quix"
-    )]
+    #[arg(long, value_delimiter = ',', default_value = "naive,rowmill,go-consumer,debezium,telegraf,quix")]
     peers: Vec<String>,
     #[arg(long, value_delimiter = ',', default_value = "speed,row,json,kill")]
     tests: Vec<Test>,
