@@ -343,7 +343,8 @@ pub fn end_dead_members(client: &mut Client, me: &Member) -> Result<u64> {
     )?;
     client.execute_typed(
         "DELETE FROM rowmill.member m
-         WHERE m.pipeline = $1 AND m.member <> $2 AND m.heartbeat_at NOT BETWEEN clock_timestamp() - 10 * m.lease AND clock_timestamp() + m.lease
+         WHERE m.pipeline = $1 AND m.member <> $2
+           AND m.heartbeat_at NOT BETWEEN clock_timestamp() - 10 * m.lease AND clock_timestamp() + m.lease
            AND NOT EXISTS (SELECT FROM rowmill.ledger l WHERE l.pipeline = m.pipeline AND l.owner = m.member)",
         &[(&me.pipeline, Type::TEXT), (&me.name, Type::TEXT)],
     )?;

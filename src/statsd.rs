@@ -26,7 +26,7 @@ pub fn run(config: &Statsd, board: &Board, gatherer: &Gatherer) -> Result<()> {
     loop {
         std::thread::sleep(config.interval);
         let text = lines.of(&gatherer.gather(board));
-        match places(&config.address).and_then(|places| way.deliver(&places, &text)) {
+        match way.deliver(|| places(&config.address), &text) {
             Ok(()) if std::mem::take(&mut failing) => log::info!("StatsD takes figures again"),
             Ok(()) => {}
             Err(error) => {
@@ -42,6 +42,7 @@ pub fn run(config: &Statsd, board: &Board, gatherer: &Gatherer) -> Result<()> {
 }
 
 /// Where datagrams go: an address of the server's name, or a path.
+#[derive(Clone)]
 enum Place {
     Udp(SocketAddr),
     Unix(String),
@@ -106,8 +107,13 @@ struct Way {
 }
 
 impl Way {
-    /// Sends to where it went the last time, or else to the first place that does not refuse.
-    fn deliver(&mut self, places: &[Place], lines: &[String]) -> io::Result<()> {
+    /// Sends to where it went the last time, or else to the first place that does not refuse. The places are looked up only
+    /// then: a name server that is away stops no figures that have their way already.
+    fn deliver(
+        &mut self,
+        places: impl FnOnce() -> io::Result<Vec<Place>>,
+        lines: &[String],
+    ) -> io::Result<()> {
         let mut refused = io::Error::other("the name has no address");
         if let Some(socket) = &self.socket {
             match socket.send(lines) {
@@ -115,6 +121,7 @@ impl Way {
                 Err(error) => self.refuse(&mut refused, error),
             }
         }
+        let places = places()?;
         for _ in 0..places.len() {
             let place = &places[self.turn % places.len()];
             match Socket::open(place).and_then(|socket| socket.send(lines).map(|()| socket)) {
@@ -307,19 +314,21 @@ mod tests {
         };
         let mut way = Way { socket: None, turn: 0 };
         for text in ["a:1|c", "b:1|c"] {
-            way.deliver(&places, &[text.to_owned()]).unwrap();
+            way.deliver(|| Ok(places.to_vec()), &[text.to_owned()]).unwrap();
             assert_eq!(hear(&second), text);
         }
+        way.deliver(|| unreachable!("the way is known"), &["b:1|c".to_owned()]).unwrap();
+        assert_eq!(hear(&second), "b:1|c");
         // The server moves to its other address.
         let Place::Udp(address) = places[0] else { unreachable!("made above") };
         let first = UdpSocket::bind(address).unwrap();
         drop(second);
-        way.deliver(&places, &["c:1|c".to_owned()]).unwrap();
+        way.deliver(|| Ok(places.to_vec()), &["c:1|c".to_owned()]).unwrap();
         assert_eq!(hear(&first), "c:1|c");
         drop(first);
-        let refused = way.deliver(&places, &["d:1|c".to_owned()]).unwrap_err();
+        let refused = way.deliver(|| Ok(places.to_vec()), &["d:1|c".to_owned()]).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(way.deliver(&[], &["e:1|c".to_owned()]).is_err());
+        assert!(way.deliver(|| Ok(Vec::new()), &["e:1|c".to_owned()]).is_err());
     }
 
     #[test]

@@ -60,12 +60,12 @@ pub(crate) fn prepare(options: &Options, peer: &str, results: &Path) -> Result<S
     ensure!(status.success(), "{peer} could not be installed: {status}");
     let kept = results.join("configuration").join(peer);
     fs::create_dir_all(&kept)?;
-    // The script stands in the repository at the commit that the results name.
-    for file in fs::read_dir(options.scripts.join(peer))?
-        .filter(|f| f.as_ref().is_ok_and(|f| f.file_name() != "peer"))
-    {
+    for file in fs::read_dir(options.scripts.join(peer))? {
         let file = file?;
-        fs::copy(file.path(), kept.join(file.file_name()))?;
+        // The script stands in the repository at the commit that the results name.
+        if file.file_name() != "peer" {
+            fs::copy(file.path(), kept.join(file.file_name()))?;
+        }
     }
     let output = script(options, peer, "version")?.output()?;
     ensure!(output.status.success(), "{peer} does not say its version: {}", output.status);
