@@ -102,6 +102,7 @@ pub struct Generator {
     sources: Vec<String>,
     writer: Writer,
     arrival: u64,
+    woke_ns: i64,
     refused: Option<String>,
 }
 
@@ -141,6 +142,10 @@ struct InFlight {
     sent_ns: i64,
 }
 
+/// At least this between two wake-ups of a thread: what falls due in between is sent together, at most so late, and counted
+/// as such. A sleep for each message took a third of a core at 20,000 messages a second (measured: the tester as a whole
+/// 69 % of a core, so 37 %).
+const WAKE_NS: i64 = 500_000;
 /// After this many messages in a row without a pause, a thread that is behind looks at its reports anyway.
 const REPORTS_EVERY: u64 = 64;
 const OFFSET_EVERY: u64 = 1000;
@@ -179,6 +184,7 @@ impl Generator {
             desk,
             writer,
             arrival: 0,
+            woke_ns: 0,
             refused: None,
         }
     }
@@ -220,7 +226,8 @@ impl Generator {
                 self.reports((gap_ns / 1_000_000 - 1).min(100) as i32);
             } else {
                 self.reports(0);
-                self.shared.clock.sleep_until(due_ns);
+                self.shared.clock.sleep_until(due_ns.max(self.woke_ns + WAKE_NS));
+                self.woke_ns = self.shared.clock.now_ns();
             }
         }
     }

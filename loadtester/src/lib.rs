@@ -33,6 +33,7 @@ pub mod run;
 pub mod saturate;
 pub mod schedule;
 pub mod signals;
+pub mod sweep;
 pub mod target;
 pub mod threshold;
 pub mod users;

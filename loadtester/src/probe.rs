@@ -6,8 +6,8 @@
 //! - A row counts as new when its place (block, line) was not seen before.
 //! - Rows of transactions that commit late lie before the end. Each read starts where the table ended before the oldest
 //!   transaction began that was unfinished at the read before, and only takes rows of such transactions (`age(xmin)`).
-//! - Once a second the same statement also counts all rows of the last seconds. Where that is more than was seen, the next
-//!   read takes everything, and reads start earlier from then on.
+//! - Once a second all rows of the last seconds are counted, in the snapshot of a read (see [`crate::sweep`]). Where that is
+//!   more than was seen, the next read takes everything, and reads start earlier from then on.
 //! - A short row may fill the room that was left on a page seconds ago. Such rows are few; the probe does not see them, and
 //!   the verification, which reads everything, counts them.
 //!
@@ -32,6 +32,7 @@ use crate::latency::{Latency, Recording, Set};
 use crate::observe;
 use crate::payload::{parse_seq, parse_source};
 use crate::pg::{Database, Leaf};
+use crate::sweep::{Job, Sweeper};
 
 /// What other threads see of the probe.
 #[derive(Debug, Default)]
@@ -57,8 +58,11 @@ pub struct Counters {
     /// Rows whose `timestamp` is their `time`, to the microsecond.
     pub row_is_event_time: AtomicU64,
     pub reconnects: AtomicU64,
-    /// The probe's server process, where it runs on this machine; else 0.
-    pub backend_pid: AtomicI32,
+    /// Counts that came to an end.
+    pub sweeps: AtomicU64,
+    /// The server processes of the probe and of its count, where they run on this machine; else 0.
+    pub backend: AtomicI32,
+    pub sweep_backend: AtomicI32,
 }
 
 /// A count for each model of the mix.
@@ -124,6 +128,15 @@ pub struct Probe {
     next_listing_ns: i64,
     /// The snapshot of the last read, as the server writes it.
     snapshot: String,
+    sweeper: Sweeper,
+    next_sweep_ns: i64,
+    under_way: Option<UnderWay>,
+}
+
+/// A sweep that has not answered yet: when its snapshot was taken, and each table's end in it.
+struct UnderWay {
+    began_ns: i64,
+    ends: Vec<u32>,
 }
 
 /// What was seen of one stream.
@@ -153,9 +166,8 @@ struct Table {
     sweep: Sweep,
 }
 
-/// The count once a second.
+/// What the counts found.
 struct Sweep {
-    next_ns: i64,
     /// Where each of the last sweeps found the end; the first is where the count starts.
     ends: VecDeque<u32>,
     last_ns: i64,
@@ -182,7 +194,8 @@ const PAUSE_MAX_NS: i64 = SECOND_NS / 20;
 const FAILURES_MAX: u32 = 10;
 const RECONNECT_WITHIN_NS: i64 = 60 * SECOND_NS;
 
-fn connect(database: &Database, counters: &Counters) -> Result<Client> {
+/// A session for reading the tables' ends; `backend` is told its server process.
+pub(crate) fn connect(database: &Database, backend: &AtomicI32) -> Result<Client> {
     let mut client = database.connect("probe")?;
     // Planning must not choose by statistics that an empty table does not have yet.
     client
@@ -190,7 +203,7 @@ fn connect(database: &Database, counters: &Counters) -> Result<Client> {
         .context("set up the probe's session")?;
     let row = client.query_one("SELECT pg_backend_pid(), inet_client_port()", &[])?;
     let pid = observe::backend_here(row.get(0), row.get(1));
-    counters.backend_pid.store(pid.unwrap_or(0), Relaxed);
+    backend.store(pid.unwrap_or(0), Relaxed);
     Ok(client)
 }
 
@@ -203,8 +216,9 @@ impl Probe {
         recording: Recording,
         counters: Arc<Counters>,
     ) -> Result<Self> {
-        let client = connect(database, &counters)?;
+        let client = connect(database, &counters.backend)?;
         let seen = settings.streams.iter().map(|_| Stream::default()).collect();
+        let sweeper = Sweeper::start(database, &counters)?;
         let mut probe = Self {
             database: database.clone(),
             settings,
@@ -215,6 +229,9 @@ impl Probe {
             counters,
             next_listing_ns: 0,
             snapshot: String::new(),
+            sweeper,
+            next_sweep_ns: 0,
+            under_way: None,
         };
         for leaf in leaves {
             let table = probe.step_over(leaf)?;
@@ -234,7 +251,7 @@ impl Probe {
         let first = end.saturating_sub(SWEEP_MARGIN);
         let mut table = Table::new(leaf, end, first);
         let mut read = table.begin_read(self.settings.clock.now_ns());
-        (read.first, read.sweeping) = (first, false);
+        read.first = first;
         let query =
             format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(0, &read, self.settings.commit_times));
         let mut stream = self.client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
@@ -277,7 +294,7 @@ impl Probe {
         self.counters.reconnects.fetch_add(1, Relaxed);
         let limit_ns = self.settings.clock.now_ns() + RECONNECT_WITHIN_NS;
         loop {
-            match connect(&self.database, &self.counters) {
+            match connect(&self.database, &self.counters.backend) {
                 Ok(client) => {
                     self.client = client;
                     return Ok(());
@@ -300,8 +317,12 @@ impl Probe {
             }
         }
         self.counters.looks.fetch_add(1, Relaxed);
+        self.finish_sweep();
+        if self.under_way.is_none() && began_ns >= self.next_sweep_ns {
+            return self.read_and_sweep(began_ns);
+        }
         let ended = self.transactions_ended()?;
-        if ended || self.tables.iter().any(|table| table.must_read(began_ns)) {
+        if ended || self.tables.iter().any(Table::must_read) {
             return self.read_all(began_ns);
         }
         self.tables.iter_mut().for_each(|table| table.last_look_ns = began_ns);
@@ -317,6 +338,36 @@ impl Probe {
             _ => None,
         });
         Ok(snapshot.context("the server told no snapshot")? != self.snapshot)
+    }
+
+    /// A read whose rows are then counted by the sweeper.
+    fn read_and_sweep(&mut self, began_ns: i64) -> Result<()> {
+        self.next_sweep_ns = began_ns + SECOND_NS;
+        self.client
+            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .context("begin a read that is counted")?;
+        self.read_all(began_ns)?;
+        let snapshot = self.client.query_typed("SELECT pg_export_snapshot()", &[]);
+        let snapshot = snapshot.context("export the read's snapshot")?[0].get(0);
+        let to_count = |table: &Table| {
+            let first = table.sweep.start();
+            (table.leaf.name.clone(), first, table.places.count_from(first))
+        };
+        let job = Job { snapshot, tables: self.tables.iter().map(to_count).collect() };
+        if self.sweeper.begin(job) {
+            let ends = self.tables.iter().map(|table| table.end).collect();
+            self.under_way = Some(UnderWay { began_ns, ends });
+        }
+        self.client.batch_execute("COMMIT").context("end a read that is counted")
+    }
+
+    /// Takes the answer of the sweep under way, if it is there.
+    fn finish_sweep(&mut self) {
+        let Some(missed) = self.under_way.as_ref().and_then(|_| self.sweeper.missed()) else { return };
+        let UnderWay { began_ns, ends } = self.under_way.take().expect("one is under way");
+        for ((table, missed), end) in self.tables.iter_mut().zip(missed).zip(ends) {
+            table.finish_sweep(began_ns, end, missed);
+        }
     }
 
     /// One statement for all tables: most of what a read costs is the round trip and the planning.
@@ -381,14 +432,11 @@ struct Read {
     oldest: Option<u64>,
     /// Which transactions it sees, as the server writes it: "oldest unfinished:first not begun:unfinished,...".
     snapshot: String,
-    /// Counts as well.
-    sweeping: bool,
     /// Takes everything, because the last count found more than was seen.
     again: bool,
     /// When the table was last looked at: what is new was not visible then.
     lower_ns: i64,
     rows: u64,
-    counted: Option<u64>,
     lowest_new: u32,
 }
 
@@ -402,13 +450,13 @@ impl Table {
             overlap: OVERLAP_FIRST,
             oldest: None,
             last_look_ns: 0,
-            sweep: Sweep { next_ns: 0, ends: VecDeque::from([end]), last_ns: 0, missed: false },
+            sweep: Sweep { ends: VecDeque::from([end]), last_ns: 0, missed: false },
         }
     }
 
     /// Whether a look reads even where no transaction has ended.
-    fn must_read(&self, now_ns: i64) -> bool {
-        self.sweep.missed || self.oldest.is_none() || now_ns >= self.sweep.next_ns
+    fn must_read(&self) -> bool {
+        self.sweep.missed || self.oldest.is_none()
     }
 
     fn start(&self) -> u32 {
@@ -423,29 +471,21 @@ impl Table {
             first: if again { self.sweep.start() } else { self.start() },
             oldest: self.oldest.filter(|_| !again),
             snapshot: String::new(),
-            sweeping: began_ns >= self.sweep.next_ns,
             again,
             lower_ns: if again { self.sweep.last_ns } else { self.last_look_ns },
             rows: 0,
-            counted: None,
             lowest_new: u32::MAX,
         }
     }
 
-    /// The first row tells of the snapshot and, for a sweep, the count. Every row begins with the table's number.
+    /// The first row tells of the snapshot. Every row begins with the table's number.
     fn query(&self, number: usize, read: &Read, commit_times: bool) -> String {
         let (name, first) = (&self.leaf.name, read.first);
-        let count = match read.sweeping {
-            true => {
-                format!("(SELECT count(*) FROM ONLY {name} WHERE ctid >= '({},0)')::text", self.sweep.start())
-            }
-            false => "NULL::text".to_owned(),
-        };
         let recent =
             read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{}'::xid)", xid as u32));
         let commit = if commit_times { "pg_xact_commit_timestamp(xmin)" } else { "NULL::timestamptz" };
         format!(
-            "SELECT {number}::int8, NULL::tid, pg_current_snapshot()::text, {count}, \
+            "SELECT {number}::int8, NULL::tid, pg_current_snapshot()::text, NULL::text, \
              NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, source::text, \
              path::text, \"time\"::timestamptz, \"timestamp\"::timestamptz, {commit} FROM ONLY {name} \
              WHERE ctid >= '({first},0)'{recent}"
@@ -457,7 +497,6 @@ impl Table {
         let Some((block, line)) = row.tid(1) else {
             let snapshot = row.bytes(2).and_then(|text| std::str::from_utf8(text).ok());
             snapshot.unwrap_or_default().clone_into(&mut read.snapshot);
-            read.counted = row.bytes(3).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
             return Ok(false);
         };
         if !self.places.insert(block, line)? {
@@ -483,24 +522,20 @@ impl Table {
             self.overlap = overlap.clamp(self.overlap, OVERLAP_MAX);
         }
         self.last_look_ns = read.began_ns;
-        if read.sweeping {
-            self.finish_sweep(read.began_ns, read.counted);
-        }
         Ok(())
     }
 
-    fn finish_sweep(&mut self, began_ns: i64, counted: Option<u64>) {
-        let start = self.sweep.start();
-        self.sweep.missed = counted.is_some_and(|counted| counted > self.places.count_from(start));
-        if !self.sweep.missed {
-            self.sweep.last_ns = began_ns;
-            self.sweep.ends.push_back(self.end);
-            if self.sweep.ends.len() > SWEEPS_BACK {
-                self.sweep.ends.pop_front();
-            }
-            self.places.forget_before(self.sweep.start().min(self.start()));
+    fn finish_sweep(&mut self, began_ns: i64, end: u32, missed: bool) {
+        self.sweep.missed = missed;
+        if missed {
+            return;
         }
-        self.sweep.next_ns = began_ns + SECOND_NS;
+        self.sweep.last_ns = began_ns;
+        self.sweep.ends.push_back(end);
+        if self.sweep.ends.len() > SWEEPS_BACK {
+            self.sweep.ends.pop_front();
+        }
+        self.places.forget_before(self.sweep.start().min(self.start()));
     }
 }
 

@@ -145,7 +145,7 @@ struct CpuReading {
     threads: Vec<OwnThread>,
     own_s: f64,
     /// The probe's server process, where it runs here, and its CPU seconds; looks and reads of the probe.
-    backend: Option<(i32, f64)>,
+    backend: Option<([i32; 2], f64)>,
     looks: u64,
     reads: u64,
     probe_busy_s: f64,
@@ -592,9 +592,12 @@ impl Reporter {
         }
     }
 
-    fn backend_cpu(&self) -> Option<(i32, f64)> {
-        let pid = self.probe.backend_pid.load(Relaxed);
-        Some((pid, observe::cpu_of(pid)?)).filter(|_| pid > 0)
+    /// The probe's server processes and their CPU seconds, where they run here.
+    fn backend_cpu(&self) -> Option<([i32; 2], f64)> {
+        let pids = [&self.probe.backend, &self.probe.sweep_backend].map(|pid| pid.load(Relaxed));
+        let here = pids.iter().filter(|pid| **pid > 0);
+        let cpu_s = here.map(|pid| observe::cpu_of(*pid)).sum::<Option<f64>>()?;
+        (pids[0] > 0).then_some((pids, cpu_s))
     }
 
     /// What the probe costs: CPU in percent of a core, of its thread and (where it runs here) its server process; the share
@@ -603,7 +606,7 @@ impl Reporter {
         let (begin, end) = (self.cpu.begin.as_ref()?, self.cpu.end.as_ref()?);
         let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
         let cpu_s = |of: &CpuReading| {
-            of.threads.iter().filter(|t| t.name == "lt-probe").map(|t| t.cpu_s).sum::<f64>()
+            of.threads.iter().filter(|t| t.name.starts_with("lt-probe")).map(|t| t.cpu_s).sum::<f64>()
         };
         let server = begin.backend.zip(end.backend).filter(|(a, b)| a.0 == b.0).map(|(a, b)| b.1 - a.1);
         (seconds > 0.0 && end.looks > begin.looks).then(|| ProbeCost {
