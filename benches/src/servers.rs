@@ -45,6 +45,21 @@ impl Servers {
         pipe.query::<()>(&mut self.redis()?).context("write users to Redis")
     }
 
+    /// Makes all the WAL files that the server keeps, as if it had run for a while: while it still has to make new ones,
+    /// each of them holds every commit up for 50 to 100 ms.
+    pub fn make_wal_files(&self) -> Result<()> {
+        let mut client = self.postgres()?;
+        let sql = "SELECT pg_size_bytes(current_setting('min_wal_size')) / pg_size_bytes(current_setting('wal_segment_size'))";
+        let files: i64 = client.query_one(sql, &[]).context("ask how much WAL is kept")?.get(0);
+        for _ in 0..files {
+            // An empty file is not switched.
+            client
+                .batch_execute("SELECT pg_logical_emit_message(false, 'bench', ''); SELECT pg_switch_wal()")
+                .context("begin a new WAL file")?;
+        }
+        client.batch_execute("CHECKPOINT").context("checkpoint")
+    }
+
     /// No ledger, and the tables that the SQL makes.
     pub fn fresh_tables(&self, sql: &str) -> Result<Client> {
         let mut client = self.postgres()?;
