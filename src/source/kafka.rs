@@ -29,6 +29,13 @@ use crate::topics::Topic;
 /// enough that the stages overlap.
 const RECORDS_MAX: usize = 10_000;
 
+/// Rest after a poll that brought little: a fetch response comes as one piece for each of its partitions, and without the
+/// rest each piece woke every thread down to PostgreSQL. What has been polled is on its way already.
+const REST: Duration = Duration::from_millis(2);
+
+/// A poll that brought this many records is followed by the next at once.
+const MANY_RECORDS: usize = 1_000;
+
 /// A look at the ownership comes at least this often.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -118,12 +125,16 @@ pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
         if batches.is_empty() {
             poller.waits.add(Wait::Input, polled_at.elapsed());
         }
+        let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
         for (decoder, mut batch) in batches {
             fault("after-poll");
             batch.set_charge(poller.budget.charge(batch.topic, batch.cost_bytes()));
             if poller.waits.during(Wait::Output, || poller.decoders[decoder].send(batch)).is_err() {
                 return Ok(());
             }
+        }
+        if (1..MANY_RECORDS).contains(&records) {
+            poller.waits.during(Wait::Pace, || std::thread::sleep(REST));
         }
     }
     Ok(())
