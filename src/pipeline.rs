@@ -159,7 +159,6 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                     fingerprint: table.fingerprint.clone(),
                 },
                 table: table.clone(),
-                copy_sql: table.copy_statement(),
                 server: server.clone(),
                 prepare: config.lease.session_lock,
                 lock_timeout: config.postgres.lock_timeout,

@@ -69,7 +69,6 @@ pub struct Writer {
     pub me: Member,
     pub target: Target,
     pub table: TablePlan,
-    pub copy_sql: String,
     pub server: Server,
     /// False where a pooler stands in between: its servers do not know what another one prepared.
     pub prepare: bool,
@@ -461,11 +460,11 @@ impl Writer {
         rows: usize,
     ) -> Result<(), Failure> {
         if self.prepare && copy.is_none() {
-            *copy = Some(client.prepare(&self.copy_sql)?);
+            *copy = Some(client.prepare(&self.table.copy_statement())?);
         }
         let mut copy = match copy {
             Some(statement) => client.copy_in(statement)?,
-            None => client.copy_in(&self.copy_sql)?,
+            None => client.copy_in(&self.table.copy_statement())?,
         };
         copy.write_all(&HEADER)?;
         for (range, batch) in parts.filter(|(range, _)| !range.is_empty()) {

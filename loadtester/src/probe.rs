@@ -58,8 +58,6 @@ pub struct Counters {
     /// Rows whose `timestamp` is their `time`, to the microsecond.
     pub row_is_event_time: AtomicU64,
     pub reconnects: AtomicU64,
-    /// Counts that came to an end.
-    pub sweeps: AtomicU64,
     /// The server processes of the probe and of its count, where they run on this machine; else 0.
     pub backend: AtomicI32,
     pub sweep_backend: AtomicI32,

@@ -600,7 +600,7 @@ impl Reporter {
         (pids[0] > 0).then_some((pids, cpu_s))
     }
 
-    /// What the probe costs: CPU in percent of a core, of its thread and (where it runs here) its server process; the share
+    /// What the probe costs: CPU in percent of a core, of its threads and (where they run here) its server processes; the share
     /// of time in which it was busy or waited for the server; looks and reads a second.
     fn probe_cost(&self) -> Option<ProbeCost> {
         let (begin, end) = (self.cpu.begin.as_ref()?, self.cpu.end.as_ref()?);
