@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rowmill::batch::{Headers, Record};
 use rowmill::model::{RawModel, compile};
 use rowmill::row::{Encoded, Found, Limits, Lookups, TopicDecoder};
-use rowmill::schema::{Column, Kind, Table, Type};
+use rowmill::types::{Column, Kind, Table, Type};
 use serde::Deserialize;
 
 /// As many as a batch of Kafka's has.

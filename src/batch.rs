@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::budget::Charge;
+use crate::offsets::Anchor;
 use crate::ownership::Claim;
-use crate::protocol::{Anchor, record_hash};
+use crate::stable_hash::StableHash;
 
 /// One Kafka record, borrowed from the arena of the batch it was polled with.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,20 @@ pub struct Record<'a> {
     /// `None` is a tombstone, which is not the same as an empty value.
     pub value: Option<&'a [u8]>,
     pub headers: Headers<'a>,
+}
+
+impl Record<'_> {
+    /// By which the record is known again: over key, value, timestamp and headers. Stored in the ledger.
+    pub fn hash(&self) -> i64 {
+        let mut hash = StableHash::default();
+        for part in [self.key, self.value] {
+            hash.eat(&part.map_or(-1, |p| p.len() as i64).to_le_bytes());
+            hash.eat(part.unwrap_or_default());
+        }
+        hash.eat(&self.timestamp_ms.unwrap_or(-1).to_le_bytes());
+        hash.eat(self.headers.0);
+        hash.finish()
+    }
 }
 
 /// A record's headers in the arena's own form: for each `u32` name length, name, `i32` value length (-1: null), value,
@@ -227,7 +242,7 @@ impl RawBatch {
 
     /// The anchor that a commit up to and including record `index` leaves behind.
     pub fn anchor(&self, claim: &Claim, index: usize) -> Anchor {
-        Anchor { offset: self.offset(index), hash: record_hash(&self.record(claim, index)) }
+        Anchor { offset: self.offset(index), hash: self.record(claim, index).hash() }
     }
 }
 
@@ -501,7 +516,8 @@ mod tests {
         assert_eq!(Headers::default().iter().count(), 0);
     }
 
-    use crate::ownership::{Lane, Partition};
+    use crate::offsets::Partition;
+    use crate::ownership::Lane;
 
     fn claim(id: i32) -> Arc<Claim> {
         Arc::new(Claim::new(

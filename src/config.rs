@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::cpu::Pin;
-use crate::guard;
 use crate::logging;
 use crate::model::RawModel;
 use crate::secret::{self, Environment};
@@ -178,7 +177,7 @@ pub struct Config {
     pub lease: Lease,
     pub threads: Threads,
     /// `None` where dead letters stop nothing.
-    pub guard: Option<guard::Limit>,
+    pub guard: Option<Guard>,
     pub metrics: Metrics,
     pub log: Log,
     pub limits: Limits,
@@ -300,6 +299,16 @@ pub struct Threads {
     pub pin: Pin,
     /// A call to a server that lasts longer ends the process; the ledger makes that safe.
     pub watchdog: Duration,
+}
+
+/// When too many dead letters stop a topic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// Above 0 and below 1.
+    pub share: f64,
+    /// How many outcomes are "recent". Fewer are judged as if the rest of them had been rows, so that three bad records of
+    /// four stop nothing.
+    pub window: u64,
 }
 
 /// How `run` logs.
@@ -575,7 +584,7 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
     })
 }
 
-fn resolve_guard(raw: &RawGuard) -> Result<Option<guard::Limit>> {
+fn resolve_guard(raw: &RawGuard) -> Result<Option<Guard>> {
     let window = raw.dead_letter_window.unwrap_or(DEAD_LETTER_WINDOW);
     if !(10..=DEAD_LETTER_WINDOW_MAX).contains(&window) {
         bail!("guard.dead_letter_window must be between 10 and {DEAD_LETTER_WINDOW_MAX} records");
@@ -587,7 +596,7 @@ fn resolve_guard(raw: &RawGuard) -> Result<Option<guard::Limit>> {
             )
         }
         None => Ok(None),
-        Some(share) if share > 0.0 && share < 1.0 => Ok(Some(guard::Limit { share, window })),
+        Some(share) if share > 0.0 && share < 1.0 => Ok(Some(Guard { share, window })),
         Some(share) => {
             bail!(
                 "guard.dead_letter_share is {share}: use a share between 0 and 1, like 0.5; without it nothing is stopped"

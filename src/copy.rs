@@ -18,12 +18,12 @@ use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
 use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::reject::Reason;
+use crate::types::{Encoding, Type, Unit};
+
 pub use decimal::Decimal;
 pub(crate) use json::unescape;
-pub use time::{Unit, micros_of_millis};
-
-use crate::reject::Reason;
-use crate::schema::Type;
+pub use time::micros_of_millis;
 
 /// Signature, no flags, no header extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -67,22 +67,6 @@ impl Default for Reading {
     fn default() -> Self {
         Self { unit: None, encoding: Encoding::Postgres, depth_max: 128 }
     }
-}
-
-/// How a JSON string stands for the bytes of a bytea.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// PostgreSQL's own `\x0aff`. The prefix is required: `"cafe"` alone could be meant as text.
-    #[default]
-    #[serde(skip)]
-    Postgres,
-    /// Pairs of hexadecimal digits, with or without the `\x`.
-    Hex,
-    /// RFC 4648, standard alphabet, with or without padding.
-    Base64,
-    /// The string's own UTF-8 bytes.
-    Utf8,
 }
 
 /// One JSON value that is not null, as scalars read it. A `String` is unescaped and holds no U+0000: both constructors

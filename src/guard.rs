@@ -7,15 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is too much.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
-    /// Above 0 and below 1.
-    pub share: f64,
-    /// How many outcomes are "recent". Fewer are judged as if the rest of them had been rows, so that three bad records of
-    /// four stop nothing.
-    pub window: u64,
-}
+use crate::config;
 
 /// Outcomes of records: a record that goes into two tables has two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +40,7 @@ impl std::ops::AddAssign for Tally {
 
 /// The decision: `recent` is what was committed, the newest last, and `now` what is about to be. Returns what the window
 /// holds if it holds too many dead letters.
-pub fn objection(limit: Limit, recent: &VecDeque<Tally>, now: Tally) -> Option<Tally> {
+pub fn objection(limit: config::Guard, recent: &VecDeque<Tally>, now: Tally) -> Option<Tally> {
     let mut window = now;
     for tally in recent.iter().rev() {
         let room = limit.window.saturating_sub(window.total());
@@ -61,7 +53,7 @@ pub fn objection(limit: Limit, recent: &VecDeque<Tally>, now: Tally) -> Option<T
 /// Shared by all writers, since the tables of one topic are judged together.
 #[derive(Debug)]
 pub struct Guard {
-    limit: Limit,
+    limit: config::Guard,
     /// By topic.
     recent: Vec<Mutex<Recent>>,
 }
@@ -75,7 +67,7 @@ struct Recent {
 }
 
 impl Guard {
-    pub fn new(limit: Limit, topics: usize) -> Guard {
+    pub fn new(limit: config::Guard, topics: usize) -> Guard {
         Guard { limit, recent: (0..topics).map(|_| Mutex::default()).collect() }
     }
 
@@ -122,7 +114,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    const LIMIT: Limit = Limit { share: 0.5, window: 100 };
+    const LIMIT: config::Guard = config::Guard { share: 0.5, window: 100 };
 
     fn tally((rows, dead): (u64, u64)) -> Tally {
         Tally { rows, dead }

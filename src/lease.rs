@@ -12,10 +12,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::Client;
 
 use crate::cpu::Pulse;
+use crate::failure::Class;
 use crate::fault::fault;
+use crate::lane::LaneRegister;
 use crate::ledger::{self, Entry, Member, Registration};
-use crate::metrics::{Heartbeat, LaneRegister};
-use crate::ownership::{Claim, Lane, Ownership, Partition};
+use crate::metrics::Heartbeat;
+use crate::offsets::Partition;
+use crate::ownership::{Claim, Lane, Ownership, Wake};
 use crate::pg::{self, Server};
 use crate::protocol::{self, Holding, plan};
 use crate::topics::Topic;
@@ -28,15 +31,6 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// What is in hand of a partition that another member should have is dropped after this; it is read again there.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
-
-/// Why the lease thread should look before its next tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
-    /// Something changed: a topic was seen, a partition was fenced.
-    Look,
-    /// All writers have ended: release everything and return.
-    Finish,
-}
 
 /// The thread's state.
 pub struct Lease {
@@ -113,10 +107,10 @@ fn settle(lease: &Lease, state: &mut State, result: Result<()>) -> Result<()> {
         return Ok(());
     };
     state.session = None;
-    let class = error.downcast_ref::<postgres::Error>().map_or(pg::Class::Setup, pg::classify);
+    let class = error.downcast_ref::<postgres::Error>().map_or(Class::Setup, pg::classify);
     let error = ledger::context(error, "keep the lease");
     match class {
-        pg::Class::World | pg::Class::Lost => {
+        Class::World | Class::Lost => {
             if !std::mem::replace(&mut state.failing, true) {
                 log::warn!(
                     "{error:#}; partitions may pass to another process after {} s; trying again every second",

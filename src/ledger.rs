@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::batch::Segment;
 use crate::mutant::{Bug, planted};
+use crate::offsets::Anchor;
 use crate::pg::describe;
-use crate::protocol::Anchor;
+use crate::topics::NewPartition;
 
 /// The schema as `rowmill init` creates it, safe to apply again.
 pub const SCHEMA_SQL: &str = include_str!("../sql/rowmill.sql");
@@ -64,16 +65,6 @@ pub struct Claimed {
     pub next_offset: i64,
     pub anchor: Option<Anchor>,
     pub topic_id: String,
-}
-
-/// Where a new partition could start.
-#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
-pub struct NewPartition {
-    pub partition: i32,
-    /// The log's first offset.
-    pub log_start: i64,
-    /// Where the configuration wants a topic to begin that the ledger does not know.
-    pub start: i64,
 }
 
 /// One partition's move of a batch.

@@ -14,17 +14,22 @@
 pub mod spelling;
 pub mod secret;
 pub mod config;
+pub mod types;
 pub mod schema;
 pub mod model;
 
 // The nouns.
+pub mod offsets;
 pub mod topics;
 pub mod batch;
+pub mod lane;
 pub mod ownership;
 pub mod protocol;
 pub mod guard;
 
 // The plumbing.
+pub mod stable_hash;
+pub mod failure;
 pub mod logging;
 pub mod metrics;
 pub mod queue;

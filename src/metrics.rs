@@ -3,12 +3,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::ownership::Partition;
-use crate::pg::Class;
+use crate::failure::Class;
 use crate::reject::Reason;
 
 /// What one poller did.
@@ -176,37 +175,6 @@ impl TableMetrics {
     pub fn signs_of_life(&self) -> u64 {
         let retries: u64 = self.retries().map(|(_, count)| count).sum();
         retries + self.transactions.load(Relaxed) + self.resolved.load(Relaxed) + self.fenced.load(Relaxed)
-    }
-}
-
-/// What became of the records of one partition in one table, in this process, through all its claims.
-#[derive(Debug, Default)]
-pub struct LaneMetrics {
-    pub rows: AtomicU64,
-    pub dead: AtomicU64,
-    pub skipped: AtomicU64,
-    pub other: AtomicU64,
-    pub holes: AtomicU64,
-    /// When the last span was committed, in milliseconds since 1970 UTC; 0 before the first.
-    pub progress_ms: AtomicI64,
-}
-
-/// A partition, and the index of a table in the plan.
-type LanePlace = (Partition, usize);
-
-/// The lanes that this process has ever held: as many as there are partitions and tables.
-#[derive(Debug, Default)]
-pub struct LaneRegister(Mutex<BTreeMap<LanePlace, Arc<LaneMetrics>>>);
-
-impl LaneRegister {
-    pub fn lane(&self, partition: Partition, table: usize) -> Arc<LaneMetrics> {
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.entry((partition, table)).or_default().clone()
-    }
-
-    pub fn all(&self) -> Vec<(LanePlace, Arc<LaneMetrics>)> {
-        let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.iter().map(|(place, lane)| (*place, lane.clone())).collect()
     }
 }
 

@@ -14,9 +14,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::copy::{Encoding, Unit};
-use crate::schema::{Column, Table, Type};
 use crate::spelling::did_you_mean;
+use crate::types::{Column, Encoding, Table, Type, Unit};
 
 /// One `[[model]]` as written.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -694,7 +693,7 @@ pub fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Kind;
+    use crate::types::Kind;
 
     #[derive(Debug, Deserialize)]
     struct Models {

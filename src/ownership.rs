@@ -7,16 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::metrics::LaneMetrics;
+use crate::lane::LaneMetrics;
 use crate::mutant::{Bug, planted};
-use crate::protocol::{Anchor, Gate, Place};
-
-/// A partition of a topic, by the topic's index in the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Partition {
-    pub topic: usize,
-    pub id: i32,
-}
+use crate::offsets::{Anchor, Partition, Place};
+use crate::protocol::Gate;
 
 /// One stretch of ownership of one partition, from a CLAIM to its end. A partition that is claimed again gets a new one.
 #[derive(Debug)]
@@ -375,6 +369,15 @@ impl Ownership {
 /// A panic elsewhere ends the process anyway; the data behind these locks is whole at every moment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why the lease thread should look before its next tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Something changed: a topic was seen, a partition was fenced.
+    Look,
+    /// All writers have ended: release everything and return.
+    Finish,
 }
 
 #[cfg(test)]

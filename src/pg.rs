@@ -10,6 +10,7 @@ use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::config::{self, is_loopback};
+use crate::failure::Class;
 use crate::tls;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
@@ -207,40 +208,6 @@ fn percent_decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// What a failed statement calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// One of the rows is bad: find it and set it aside.
-    Row,
-    /// The world is bad: wait and send the same again.
-    World,
-    /// Somebody else owns a span.
-    Fenced,
-    /// The table is not the one that the rows were encoded for.
-    TableChanged,
-    /// The setup is bad: stop, a person must act.
-    Setup,
-    /// No answer: for a commit, its outcome is unknown.
-    Lost,
-}
-
-impl Class {
-    pub const ALL: &[Class] =
-        &[Class::Row, Class::World, Class::Fenced, Class::TableChanged, Class::Setup, Class::Lost];
-
-    /// Its name in labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Class::Row => "row",
-            Class::World => "world",
-            Class::Fenced => "fenced",
-            Class::TableChanged => "table_changed",
-            Class::Setup => "setup",
-            Class::Lost => "lost",
-        }
-    }
 }
 
 /// Sorts an error into what follows. ARCHITECTURE.md has the reasons.

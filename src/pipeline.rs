@@ -13,13 +13,12 @@ use crate::cpu::{self, Threads};
 use crate::decode::{self, Decode};
 use crate::guard::Guard;
 use crate::health::Work;
-use crate::lease::{self, Lease, Wake};
+use crate::lane::LaneRegister;
+use crate::lease::{self, Lease};
 use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
-use crate::metrics::{
-    Gauges, Heartbeat, LaneRegister, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits,
-};
-use crate::ownership::Ownership;
+use crate::metrics::{Gauges, Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
+use crate::ownership::{Ownership, Wake};
 use crate::queue;
 use crate::row::Limits;
 use crate::setup::Setup;

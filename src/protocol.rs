@@ -7,33 +7,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::failure::Class;
 use crate::mutant::{Bug, planted};
-use crate::pg::Class;
-
-/// A record that was committed last in a table: its offset and [`record_hash`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Anchor {
-    pub offset: i64,
-    pub hash: i64,
-}
-
-/// FNV-1a over key, value, timestamp and headers. Stored in the ledger, so it must stay the same for ever; a
-/// collision would only hide a re-created topic, so 64 bits of a simple function are enough.
-pub fn record_hash(record: &crate::batch::Record<'_>) -> i64 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut eat = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for part in [record.key, record.value] {
-        eat(&part.map_or(-1, |p| p.len() as i64).to_le_bytes());
-        eat(part.unwrap_or_default());
-    }
-    eat(&record.timestamp_ms.unwrap_or(-1).to_le_bytes());
-    eat(record.headers.0);
-    hash as i64
-}
+use crate::offsets::{Anchor, Place};
 
 // ---- plan: who should own what ------------------------------------------------------------------------------
 
@@ -144,13 +120,6 @@ pub struct Log {
     /// The offset that the next record will get.
     pub end: i64,
     pub compacted: bool,
-}
-
-/// A table's place in a partition, as the ledger has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub next: i64,
-    pub anchor: Option<Anchor>,
 }
 
 /// How to begin with a claimed partition.

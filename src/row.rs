@@ -13,14 +13,14 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+pub use crate::reject::{Reason, Reject};
+use scan::{NotJson, Scan};
+
 use crate::batch::{Headers, Record};
 use crate::copy::{self, Json, Reading, Value, Wrong};
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
 use crate::reject::{excerpt, excerpt_bytes};
-use crate::schema::Type;
-
-pub use crate::reject::{Reason, Reject};
-use scan::{NotJson, Scan};
+use crate::types::Type;
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -743,7 +743,7 @@ mod tests {
 
     use super::*;
     use crate::model::{RawModel, compile, patch_clocks};
-    use crate::schema::{Column, Kind, Table};
+    use crate::types::{Column, Kind, Table};
 
     #[derive(serde::Deserialize)]
     struct Models {
@@ -1249,7 +1249,7 @@ mod tests {
     /// A table that has everything, for whatever bytes come.
     fn everything() -> TopicDecoder {
         let array = |element, element_oid| Type::Array { element: Box::new(element), element_oid };
-        let limit = crate::schema::NumericLimit { precision: 5, scale: 2 };
+        let limit = crate::types::NumericLimit { precision: 5, scale: 2 };
         let columns = [
             ("a", Type::Text, false),
             ("b", Type::Varchar(Some(3)), false),

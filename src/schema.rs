@@ -1,10 +1,10 @@
 //! Catalog -> tables: columns with the types rowmill can write, and a fingerprint that changes when they do.
 //! This file reads the catalog and nothing else; it never changes anything on the server.
 
-use std::fmt;
-
 use anyhow::{Context, Result, bail};
 use postgres::GenericClient;
+
+use crate::types::{Column, Kind, NumericLimit, Table, Type};
 
 /// One line for each live column; the ledger compares the same expression inside the transaction, so that a row is
 /// never encoded for one shape of the table and stored in another. `$1` is the table's oid or regclass.
@@ -13,132 +13,6 @@ pub const FINGERPRINT_SQL: &str = "\
 SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
 FROM pg_catalog.pg_attribute
 WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped";
-
-/// A target table as the catalog described it at the time of reading.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
-    pub oid: u32,
-    pub schema: String,
-    pub name: String,
-    /// `"schema"."table"`, safe to paste into SQL.
-    pub sql_name: String,
-    /// Live columns by attribute number.
-    pub columns: Vec<Column>,
-    /// What [`FINGERPRINT_SQL`] said, in the same statement snapshot as the columns or a later one.
-    pub fingerprint: String,
-    pub kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Ordinary,
-    Partitioned,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    pub name: String,
-    pub attnum: i16,
-    pub ty: Type,
-    /// The column's own NOT NULL or its domain's.
-    pub not_null: bool,
-    pub has_default: bool,
-    /// The server refuses (generated) or should not be given (identity always) a value.
-    pub generated_or_identity_always: bool,
-    /// Identity, generated or serial: left out of the COPY unless a model names the column.
-    pub fills_itself: bool,
-}
-
-/// The types rowmill writes. Domains appear as what they are made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Type {
-    Bool,
-    Int2,
-    Int4,
-    Int8,
-    Float4,
-    Float8,
-    /// `None` where the column is a plain `numeric`.
-    Numeric(Option<NumericLimit>),
-    Text,
-    /// Length in characters.
-    Varchar(Option<u32>),
-    Char(Option<u32>),
-    Timestamptz,
-    Timestamp,
-    Date,
-    Time,
-    Uuid,
-    Json,
-    Jsonb,
-    Bytea,
-    Inet,
-    Enum {
-        name: String,
-        labels: Vec<String>,
-    },
-    Array {
-        element: Box<Type>,
-        /// The server compares it with the array's own (for a domain or enum: the domain's or enum's).
-        element_oid: u32,
-    },
-    /// The type's name as the server prints it.
-    Unsupported(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NumericLimit {
-    pub precision: u16,
-    /// May be negative, and larger than the precision, since PostgreSQL 15.
-    pub scale: i16,
-}
-
-impl Type {
-    /// Text of any kind, where a JSON string is stored as it is.
-    pub fn is_text(&self) -> bool {
-        matches!(self, Type::Text | Type::Varchar(_) | Type::Char(_))
-    }
-
-    /// The innermost element's type of an array, or the type itself.
-    pub fn scalar(&self) -> &Type {
-        match self {
-            Type::Array { element, .. } => element.scalar(),
-            other => other,
-        }
-    }
-}
-
-impl fmt::Display for Type {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Type::Bool => "boolean",
-            Type::Int2 => "smallint",
-            Type::Int4 => "integer",
-            Type::Int8 => "bigint",
-            Type::Float4 => "real",
-            Type::Float8 => "double precision",
-            Type::Numeric(None) => "numeric",
-            Type::Numeric(Some(limit)) => return write!(f, "numeric({},{})", limit.precision, limit.scale),
-            Type::Text => "text",
-            Type::Varchar(None) => "varchar",
-            Type::Varchar(Some(n)) => return write!(f, "varchar({n})"),
-            Type::Char(None) => "bpchar",
-            Type::Char(Some(n)) => return write!(f, "char({n})"),
-            Type::Timestamptz => "timestamptz",
-            Type::Timestamp => "timestamp",
-            Type::Date => "date",
-            Type::Time => "time",
-            Type::Uuid => "uuid",
-            Type::Json => "json",
-            Type::Jsonb => "jsonb",
-            Type::Bytea => "bytea",
-            Type::Inet => "inet",
-            Type::Enum { name, .. } | Type::Unsupported(name) => name,
-            Type::Array { element, .. } => return write!(f, "{element}[]"),
-        };
-        f.write_str(name)
-    }
-}
 
 /// Reads one table. `name` is written as in SQL: `ping`, `public.ping`, `"Odd name"."x.y"`; an unqualified name is
 /// searched in the session's search_path.

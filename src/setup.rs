@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::ledger::{self, Entry, Member};
 use crate::model::{self, Plan, Problem};
 use crate::pg::Server;
-use crate::schema::{self, Table};
+use crate::schema;
 use crate::topics::Topic;
+use crate::types::Table;
 
 /// What every verb that works on a pipeline needs.
 pub struct Setup {

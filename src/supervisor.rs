@@ -13,13 +13,12 @@ use crate::config::Config;
 use crate::cpu::{Exit, Threads};
 use crate::gather::Gatherer;
 use crate::health::Board;
-use crate::lease::Wake;
 use crate::metrics::{Totals, report_line};
 use crate::notify::Manager;
+use crate::ownership::Wake;
 use crate::pipeline::{self, Pipeline};
-use crate::queue;
 use crate::setup::{self, Setup};
-use crate::{http, statsd};
+use crate::{http, queue, statsd};
 
 /// With RELEASE_MAX well below the 30 s after which our unit kills. What is not committed by then is rolled back and read
 /// again.
@@ -136,7 +135,8 @@ fn wait_for_setup(config: &Config, threads: &Threads, signals: &Receiver<Signal>
             Ok(setup) => return Ok(Some(setup)),
             Err(error) => error,
         };
-        use crate::pg::{Class, classify};
+        use crate::failure::Class;
+        use crate::pg::classify;
         let class = error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify);
         if !matches!(class, Class::World | Class::Lost) {
             return Err(error);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::ledger::NewPartition;
+use serde::Serialize;
+
+use crate::stable_hash;
 
 /// One topic and the tables that it feeds.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ impl Topic {
             name: name.into(),
             tables,
             targets,
-            routing_hash: stable_hash(routing),
+            routing_hash: stable_hash::of(routing),
             seen: Mutex::default(),
             registered: Mutex::default(),
         }
@@ -68,9 +70,12 @@ impl Topic {
     }
 }
 
-/// FNV-1a: stored in the ledger, so it must be the same in every build.
-fn stable_hash(text: &str) -> i64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-        as i64
+/// Where a new partition could start.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
+pub struct NewPartition {
+    pub partition: i32,
+    /// The log's first offset.
+    pub log_start: i64,
+    /// Where the configuration wants a topic to begin that the ledger does not know.
+    pub start: i64,
 }

@@ -22,15 +22,15 @@ use crate::batch::{Segment, TableBatch, spans};
 use crate::copy::{HEADER, TRAILER};
 use crate::cpu::Pulse;
 use crate::dead_letter::{self, About};
+use crate::failure::Class;
 use crate::fault::fault;
 use crate::guard::{Guard, Tally};
-use crate::lease::Wake;
 use crate::ledger::{self, Member, Target, moves};
 use crate::metrics::{TableMetrics, Wait, Waits};
 use crate::model::{TablePlan, patch_clocks};
 use crate::mutant::{Bug, planted};
-use crate::ownership::{Claim, Ownership};
-use crate::pg::{self, Class, Server, describe};
+use crate::ownership::{Claim, Ownership, Wake};
+use crate::pg::{self, Server, describe};
 use crate::protocol::{FollowUp, Resolved, after_failure, resolve};
 
 /// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.

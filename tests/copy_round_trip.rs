@@ -19,7 +19,8 @@ use rowmill::batch::{Headers, Record};
 use rowmill::copy::{HEADER, TRAILER};
 use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
 use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
-use rowmill::schema::{FINGERPRINT_SQL, Kind, Table, Type, read_table};
+use rowmill::schema::{FINGERPRINT_SQL, read_table};
+use rowmill::types::{Kind, Table, Type};
 
 /// A connection whose search_path is a schema of its own, dropped at the end.
 struct Server {

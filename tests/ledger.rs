@@ -11,8 +11,9 @@ mod records;
 use std::time::Duration;
 
 use postgres::{Client, NoTls};
-use rowmill::ledger::{self, Member, NewPartition, Registration, SpanMove, Target};
-use rowmill::ownership::Partition;
+use rowmill::ledger::{self, Member, Registration, SpanMove, Target};
+use rowmill::offsets::Partition;
+use rowmill::topics::NewPartition;
 use rowmill_faults::random::Random;
 
 use database::{Key, Move, Server};

@@ -4,8 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rowmill::copy::{Encoding, Json, Reading, from_json};
-use rowmill::schema::{NumericLimit, Type};
+use rowmill::copy::{Json, Reading, from_json};
+use rowmill::types::Encoding;
+use rowmill::types::{NumericLimit, Type};
 use serde_json::Value;
 use serde_json::value::RawValue;
 

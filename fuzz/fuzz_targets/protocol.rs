@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use rowmill::protocol::{Anchor, Gate, Holding, Verdict, plan};
+use rowmill::offsets::Anchor;
+use rowmill::protocol::{Gate, Holding, Verdict, plan};
 
 #[derive(Arbitrary, Debug)]
 struct Input {

@@ -8,13 +8,12 @@ use postgres::Client;
 use rdkafka::consumer::Consumer as _;
 
 use crate::config::{self, Config};
-use crate::ledger;
-use crate::lookup;
 use crate::model::Plan;
-use crate::pg::Server;
-use crate::protocol::{Anchor, Log, Opening, Place, opening};
+use crate::offsets::{Anchor, Place};
+use crate::pg::{self, Server};
+use crate::protocol::{Log, Opening, opening};
 use crate::source::{self, native};
-use crate::{pg, setup, tls};
+use crate::{ledger, lookup, setup, tls};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -3,6 +3,7 @@
 
 use super::{Decimal, Wrong, out_of_range};
 use crate::reject::Reason;
+use crate::types::Unit;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -13,40 +14,6 @@ const DAYS_1970_TO_2000: i32 = 10_957;
 /// PostgreSQL's own range: 4713 BC (its day zero is in November of 4714 BC) up to, not including, the year 294277.
 const MICROS_MIN: i64 = -211_813_488_000_000_000;
 const MICROS_END: i64 = 9_223_371_331_200_000_000;
-
-/// What a number in a time field counts since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-pub enum Unit {
-    #[serde(rename = "s")]
-    Seconds,
-    #[serde(rename = "ms")]
-    Millis,
-    #[serde(rename = "us")]
-    Micros,
-    #[serde(rename = "ns")]
-    Nanos,
-}
-
-impl Unit {
-    /// Powers of ten from the unit to microseconds.
-    fn places(self) -> i64 {
-        match self {
-            Unit::Seconds => 6,
-            Unit::Millis => 3,
-            Unit::Micros => 0,
-            Unit::Nanos => -3,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Unit::Seconds => "seconds",
-            Unit::Millis => "milliseconds",
-            Unit::Micros => "microseconds",
-            Unit::Nanos => "nanoseconds",
-        }
-    }
-}
 
 /// Fractions below a microsecond are rounded to the nearest, ties to the even one, as the server does.
 pub(super) fn from_epoch(number: Decimal<'_>, unit: Unit) -> Result<i64, Wrong> {

@@ -21,8 +21,9 @@ use crate::cpu::Pulse;
 use crate::fault::fault;
 use crate::metrics::{PollMetrics, Wait, Waits};
 use crate::mutant::{Bug, planted};
-use crate::ownership::{Claim, Ownership, Partition, Start};
-use crate::protocol::{Anchor, Gate, Verdict};
+use crate::offsets::{Anchor, Partition};
+use crate::ownership::{Claim, Ownership, Start};
+use crate::protocol::{Gate, Verdict};
 use crate::topics::Topic;
 
 /// Records taken at once. At 200 bytes each this is a 2 MB batch: large enough that its cost per record is gone, small
@@ -352,7 +353,7 @@ impl Poller {
                 headers: Headers(&headers),
             };
             let first = reading.gate.expected();
-            match reading.gate.see(record.offset, || crate::protocol::record_hash(&record)) {
+            match reading.gate.see(record.offset, || record.hash()) {
                 Verdict::Take => {
                     let slot = partition.topic * decoders + partition.id as usize % decoders;
                     batches[slot].1.push(&reading.claim, first, &record);

@@ -15,11 +15,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Consumer, native};
 use crate::config::{self, StartPosition};
 use crate::cpu::Pulse;
-use crate::lease::Wake;
-use crate::ledger::NewPartition;
-use crate::ownership::{Claim, Ownership, Start};
+use crate::ownership::{Claim, Ownership, Start, Wake};
 use crate::protocol::{Log, Opening, opening};
-use crate::topics::{Seen, Topic};
+use crate::topics::{NewPartition, Seen, Topic};
 
 /// A re-created topic must be noticed within 10 s.
 const LOOK: Duration = Duration::from_secs(3);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rowmill::batch::Counts;
 use rowmill::ledger::{SpanMove, Standing};
 use rowmill::mutant::{Bug, planted};
-use rowmill::ownership::Partition;
-use rowmill::protocol::Anchor;
+use rowmill::offsets::Anchor;
+use rowmill::offsets::Partition;
 use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rowmill::ownership::Partition;
+use rowmill::offsets::Partition;
 use rowmill::protocol;
 use rowmill::topics::Topic;
 

@@ -7,15 +7,16 @@ use rowmill::batch::{Headers, RawBatch, Record, Segment, TableBatch, spans};
 use rowmill::budget::Budget;
 use rowmill::cpu::Pulse;
 use rowmill::decode::{Decoder, Outlet};
+use rowmill::failure::Class;
 use rowmill::ledger::moves;
 use rowmill::lookup::LookupCache;
 use rowmill::metrics::Waits;
 use rowmill::mutant::{Bug, planted};
-use rowmill::ownership::{Claim, Lane, Ownership, Partition, Start};
-use rowmill::pg::Class;
+use rowmill::offsets::Anchor;
+use rowmill::offsets::Partition;
+use rowmill::ownership::{Claim, Lane, Ownership, Start};
 use rowmill::protocol::{
-    Anchor, FollowUp, Gate, Holding, Opening, Resolved, Verdict, after_failure, holder, lost, opening, plan,
-    record_hash, resolve,
+    FollowUp, Gate, Holding, Opening, Resolved, Verdict, after_failure, holder, lost, opening, plan, resolve,
 };
 use rowmill::row::Limits;
 use rowmill::topics::Topic;
@@ -389,7 +390,7 @@ impl Member {
                     headers: Headers::default(),
                 };
                 let first = reading.gate.expected();
-                match reading.gate.see(offset, || record_hash(&record)) {
+                match reading.gate.see(offset, || record.hash()) {
                     Verdict::Take => batch.push(&reading.claim, first, &record),
                     Verdict::Drop => out.seen.dropped += 1,
                     Verdict::Stop(reason) => reading.claim.stop(reason),

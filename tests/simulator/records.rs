@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use rowmill::model::{Plan, RawModel, compile};
-use rowmill::schema::{Column, Kind, Table, Type};
 use rowmill::setup;
 use rowmill::topics::Topic;
+use rowmill::types::{Column, Kind, Table, Type};
 
 use rowmill_faults::random::Random;
 
