@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::budget::Charge;
 use crate::offsets::Anchor;
 use crate::ownership::Claim;
+use crate::span::{Counts, Span, Times};
 use crate::stable_hash::StableHash;
 
 /// One Kafka record, borrowed from the arena of the batch it was polled with.
@@ -99,14 +100,6 @@ pub struct Run {
     pub times: Times,
     /// Where the run's records are in the batch.
     pub records: Range<usize>,
-}
-
-/// When the first and the last record of a stretch were stamped, in milliseconds since 1970 UTC; `None` where one has no
-/// timestamp.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    pub first_ms: Option<i64>,
-    pub last_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -236,10 +229,6 @@ impl RawBatch {
         Times { first_ms: stamp(first), last_ms: stamp(last) }
     }
 
-    pub fn is_tombstone(&self, index: usize) -> bool {
-        self.records[index].value < 0
-    }
-
     /// The anchor that a commit up to and including record `index` leaves behind.
     pub fn anchor(&self, claim: &Claim, index: usize) -> Anchor {
         Anchor { offset: self.offset(index), hash: self.record(claim, index).hash() }
@@ -269,15 +258,7 @@ pub struct Row {
 /// What became of the records of one run, for one table.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    pub claim: Arc<Claim>,
-    /// Index into the claim's lanes.
-    pub lane: usize,
-    pub first: i64,
-    pub next: i64,
-    pub counts: Counts,
-    /// The last record of `[first, next)`.
-    pub anchor: Anchor,
-    pub times: Times,
+    pub span: Span,
     /// Which of the batch's rows.
     pub rows: Range<usize>,
     /// The records themselves, kept while rows or dead letters refer to them.
@@ -288,30 +269,6 @@ pub struct Segment {
     pub skipped: Vec<u32>,
     /// What the rows take from the budget beyond what their records were charged for.
     pub extra: Option<Arc<Charge>>,
-}
-
-/// Outcomes: how many records became what. Offsets without a record are holes, which is what is left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub rows: i64,
-    pub dead: i64,
-    pub skipped: i64,
-    pub other: i64,
-}
-
-impl Counts {
-    pub fn records(&self) -> i64 {
-        self.rows + self.dead + self.skipped + self.other
-    }
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, more: Counts) {
-        self.rows += more.rows;
-        self.dead += more.dead;
-        self.skipped += more.skipped;
-        self.other += more.other;
-    }
 }
 
 /// A record that is no row, and why. Its bytes are in the segment's raw batch.
@@ -390,18 +347,18 @@ impl TableBatch {
                 .iter()
                 .position(|s| s.rows.contains(row))
                 .expect("every row belongs to a segment");
-            self.segments[segment].counts.rows -= 1;
-            self.segments[segment].counts.dead += 1;
+            self.segments[segment].span.counts.rows -= 1;
+            self.segments[segment].span.counts.dead += 1;
             let record = self.rows[*row].record;
             self.dead.push(DeadLetter { segment, record, reason: reason.clone(), message: message.clone() });
         }
         self.rebuild(|_| true, |row| bad.binary_search_by_key(&row, |(bad_row, ..)| *bad_row).is_err());
     }
 
-    /// Drops everything of the segments that `keep` refuses: they were fenced, or are committed.
-    pub fn retain_segments(&mut self, keep: impl Fn(&Segment) -> bool) {
-        if !self.segments.iter().all(&keep) {
-            self.rebuild(keep, |_| true);
+    /// Drops everything of the spans that `keep` refuses: they were fenced, or are committed.
+    pub fn retain_spans(&mut self, keep: impl Fn(&Span) -> bool) {
+        if !self.segments.iter().all(|s| keep(&s.span)) {
+            self.rebuild(|s| keep(&s.span), |_| true);
         }
     }
 
@@ -425,34 +382,53 @@ impl TableBatch {
     }
 }
 
+/// Rows on their way to a table: parts of batches, in order.
+pub struct Rows<'a> {
+    parts: Vec<(&'a mut TableBatch, Range<usize>)>,
+}
+
+impl<'a> Rows<'a> {
+    /// All rows of these batches.
+    pub fn of(batches: impl IntoIterator<Item = &'a mut TableBatch>) -> Rows<'a> {
+        let whole = |batch: &'a mut TableBatch| {
+            let rows = 0..batch.rows.len();
+            (batch, rows)
+        };
+        Rows { parts: batches.into_iter().map(whole).filter(|(_, rows)| !rows.is_empty()).collect() }
+    }
+
+    /// Some rows of one batch.
+    pub fn part(batch: &'a mut TableBatch, rows: Range<usize>) -> Rows<'a> {
+        Rows { parts: if rows.is_empty() { Vec::new() } else { vec![(batch, rows)] } }
+    }
+
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|(_, rows)| rows.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The batches, each with those of its rows that go.
+    pub fn parts(&mut self) -> impl Iterator<Item = (&mut TableBatch, Range<usize>)> {
+        self.parts.iter_mut().map(|(batch, rows)| (&mut **batch, rows.clone()))
+    }
+}
+
 /// The spans of a transaction, one for each claim: positions that wait without rows, then those of the load.
-pub fn spans(idle: &[Segment], load: &[TableBatch]) -> Vec<Segment> {
-    let mut spans: Vec<Segment> = Vec::new();
-    for segment in idle.iter().chain(load.iter().flat_map(|b| &b.segments)) {
-        match spans.iter_mut().rev().find(|s| Arc::ptr_eq(&s.claim, &segment.claim)) {
-            Some(span) => span.join(segment),
-            // The records are not needed to move a position.
-            None => spans.push(Segment { raw: None, skipped: Vec::new(), ..segment.clone() }),
+pub fn spans(idle: &[Span], load: &[TableBatch]) -> Vec<Span> {
+    let mut spans: Vec<Span> = idle.to_vec();
+    for Segment { span: more, .. } in load.iter().flat_map(|b| &b.segments) {
+        match spans.iter_mut().rev().find(|s| Arc::ptr_eq(&s.claim, &more.claim)) {
+            Some(span) => span.join(more),
+            None => spans.push(more.clone()),
         }
     }
     spans
 }
 
 impl Segment {
-    /// Appends the span that follows this one.
-    pub fn join(&mut self, more: &Segment) {
-        assert_eq!(self.next, more.first, "spans of one claim follow each other");
-        self.next = more.next;
-        self.anchor = more.anchor;
-        self.times.last_ms = more.times.last_ms;
-        self.counts += more.counts;
-    }
-
-    /// Offsets without a record.
-    pub fn holes(&self) -> i64 {
-        self.next - self.first - self.counts.records()
-    }
-
     /// Cuts off what comes before `record`, which is the record of row `at`; `self` keeps the rest. `None` if no record
     /// comes before. `dead` holds the dead letters before the cut, of this segment under the index `own`.
     fn split_off_head(
@@ -463,7 +439,7 @@ impl Segment {
         own: usize,
     ) -> Option<Segment> {
         let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
-        let mut before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.first);
+        let mut before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.span.first);
         let records = before.clone().count() as i64;
         let last = before.next_back()?;
         let mut counts = Counts {
@@ -475,28 +451,31 @@ impl Segment {
         counts.other = records - counts.records();
         let cut = raw.offset(record);
         let head = Segment {
-            claim: self.claim.clone(),
-            lane: self.lane,
-            first: self.first,
-            next: cut,
-            counts,
-            anchor: raw.anchor(&self.claim, last),
-            times: raw.times(self.records.start, last),
+            span: Span {
+                claim: self.span.claim.clone(),
+                lane: self.span.lane,
+                first: self.span.first,
+                next: cut,
+                counts,
+                anchor: raw.anchor(&self.span.claim, last),
+                times: raw.times(self.records.start, last),
+            },
             rows: self.rows.start..at,
             raw: self.raw.clone(),
             records: self.records.start..record,
             skipped: self.skipped.iter().copied().filter(|i| (*i as usize) < record).collect(),
             extra: self.extra.clone(),
         };
-        self.times.first_ms = raw.times(record, record).first_ms;
-        self.first = cut;
+        self.span.times.first_ms = raw.times(record, record).first_ms;
+        self.span.first = cut;
         self.rows.start = at;
         self.records.start = record;
         self.skipped.retain(|i| *i as usize >= record);
-        self.counts.rows -= counts.rows;
-        self.counts.dead -= counts.dead;
-        self.counts.skipped -= counts.skipped;
-        self.counts.other -= counts.other;
+        let left = &mut self.span.counts;
+        left.rows -= counts.rows;
+        left.dead -= counts.dead;
+        left.skipped -= counts.skipped;
+        left.other -= counts.other;
         Some(head)
     }
 }
@@ -587,13 +566,15 @@ mod tests {
             let (run_next, anchor, records) =
                 (raw.runs[0].next, raw.runs[0].anchor, raw.runs[0].records.clone());
             table.segments.push(Segment {
-                claim: claims[which].clone(),
-                lane: 0,
-                first,
-                next: run_next,
-                counts,
-                anchor,
-                times: Times::default(),
+                span: Span {
+                    claim: claims[which].clone(),
+                    lane: 0,
+                    first,
+                    next: run_next,
+                    counts,
+                    anchor,
+                    times: Times::default(),
+                },
                 rows: first_row..table.rows.len(),
                 raw: Some(Arc::new(raw)),
                 records,
@@ -610,7 +591,7 @@ mod tests {
         let mut rows_seen = 0;
         for (number, segment) in batch.segments.iter().enumerate() {
             let raw = segment.raw.as_ref().unwrap();
-            let partition = segment.claim.partition.id;
+            let partition = segment.span.claim.partition.id;
             assert_eq!(segment.rows.start, rows_seen, "segments follow each other");
             rows_seen = segment.rows.end;
             let mut counts = Counts::default();
@@ -629,10 +610,10 @@ mod tests {
                 all.push((partition, raw.offset(*skipped as usize), "skipped".to_owned()));
                 counts.skipped += 1;
             }
-            counts.other = segment.counts.other;
-            assert_eq!(counts, segment.counts);
-            assert!(segment.holes() >= 0 && segment.first < segment.next);
-            assert_eq!(segment.anchor.offset, raw.offset(segment.records.end - 1));
+            counts.other = segment.span.counts.other;
+            assert_eq!(counts, segment.span.counts);
+            assert!(segment.span.holes() >= 0 && segment.span.first < segment.span.next);
+            assert_eq!(segment.span.anchor.offset, raw.offset(segment.records.end - 1));
         }
         assert_eq!(rows_seen, batch.rows.len());
         all.sort();
@@ -642,8 +623,8 @@ mod tests {
     fn totals(batches: &[&TableBatch]) -> (Counts, i64) {
         let mut counts = Counts::default();
         let segments = batches.iter().flat_map(|b| &b.segments);
-        segments.clone().for_each(|s| counts += s.counts);
-        (counts, segments.map(Segment::holes).sum())
+        segments.clone().for_each(|s| counts += s.span.counts);
+        (counts, segments.map(|s| s.span.holes()).sum())
     }
 
     #[test]
@@ -677,7 +658,7 @@ mod tests {
     #[test]
     fn a_fenced_partition_takes_only_its_own() {
         let mut whole = batch("rr drd rr");
-        whole.retain_segments(|s| s.claim.partition.id == 1);
+        whole.retain_spans(|s| s.claim.partition.id == 1);
         let expected = [(1, 100, "dead"), (1, 101, "row"), (1, 102, "dead")];
         assert_eq!(outcomes(&whole), expected.map(|(p, o, k)| (p, o, k.to_owned())));
     }

@@ -18,18 +18,12 @@ use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
 use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::client::binary::{self, begin, field, null};
 use crate::reject::Reason;
 use crate::types::{Encoding, Type, Unit};
 
 pub use decimal::Decimal;
 pub(crate) use json::unescape;
-pub use time::micros_of_millis;
-
-/// Signature, no flags, no header extension.
-pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-
-/// A field count of -1 ends the data.
-pub const TRAILER: [u8; 2] = [0xff, 0xff];
 
 /// PostgreSQL's bound for one value (MaxAllocSize, less its own header).
 const FIELD_BYTES_MAX: usize = 0x3fff_ffff - 64;
@@ -187,14 +181,10 @@ pub fn from_value(ty: &Type, reading: Reading, value: Value<'_>, out: &mut Vec<u
     }
 }
 
-pub fn null(out: &mut Vec<u8>) {
-    out.extend_from_slice(&(-1i32).to_be_bytes());
-}
-
 /// `true` and `false` only: 0, 1, "yes" and "t" mean something else elsewhere.
 pub fn bool(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let Value::Bool(value) = value else { return Err(wrong_type("true or false", value)) };
-    fixed(&[u8::from(value)], out);
+    field(&[u8::from(value)], out);
     Ok(())
 }
 
@@ -203,7 +193,7 @@ pub fn bool(value: Value<'_>, out: &mut Vec<u8>) -> Written {
 pub fn int2(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let n = integer(value, false)?;
     let n = i16::try_from(n).map_err(|_| out_of_range("smallint holds -32768 to 32767"))?;
-    fixed(&n.to_be_bytes(), out);
+    field(&n.to_be_bytes(), out);
     Ok(())
 }
 
@@ -211,14 +201,14 @@ pub fn int2(value: Value<'_>, out: &mut Vec<u8>) -> Written {
 pub fn int4(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let n = integer(value, false)?;
     let n = i32::try_from(n).map_err(|_| out_of_range("integer holds -2147483648 to 2147483647"))?;
-    fixed(&n.to_be_bytes(), out);
+    field(&n.to_be_bytes(), out);
     Ok(())
 }
 
 /// As [`int2`], and also a string that holds an integer: a producer whose numbers are doubles (JavaScript) has no other
 /// way to send 64 bits, and protobuf's JSON form prescribes it.
 pub fn int8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
-    fixed(&integer(value, true)?.to_be_bytes(), out);
+    field(&integer(value, true)?.to_be_bytes(), out);
     Ok(())
 }
 
@@ -236,7 +226,7 @@ pub fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Written {
         }
         _ => special_float(value)?,
     };
-    fixed(&n.to_be_bytes(), out);
+    field(&n.to_be_bytes(), out);
     Ok(())
 }
 
@@ -253,7 +243,7 @@ pub fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Written {
         }
         _ => special_float(value)? as f32,
     };
-    fixed(&n.to_be_bytes(), out);
+    field(&n.to_be_bytes(), out);
     Ok(())
 }
 
@@ -279,7 +269,7 @@ pub fn timestamptz(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> W
         (_, None) => return Err(wrong_type("a string in RFC 3339", value)),
         (_, Some(unit)) => epoch(value, unit)?,
     };
-    fixed(&micros.to_be_bytes(), out);
+    field(&micros.to_be_bytes(), out);
     Ok(())
 }
 
@@ -291,35 +281,35 @@ pub fn timestamp(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Wri
         (_, None) => return Err(wrong_type("a string like 2024-05-01T12:00:00", value)),
         (_, Some(unit)) => epoch(value, unit)?,
     };
-    fixed(&micros.to_be_bytes(), out);
+    field(&micros.to_be_bytes(), out);
     Ok(())
 }
 
 /// An integer that is known to fit: an offset or timestamp into a bigint, a partition into either.
 pub fn int(ty: &Type, n: i64, out: &mut Vec<u8>) {
     match i32::try_from(n) {
-        Ok(n) if *ty == Type::Int4 => fixed(&n.to_be_bytes(), out),
-        _ => fixed(&n.to_be_bytes(), out),
+        Ok(n) if *ty == Type::Int4 => field(&n.to_be_bytes(), out),
+        _ => field(&n.to_be_bytes(), out),
     }
 }
 
 /// A timestamptz or timestamp that is known already, in microseconds since 2000.
 #[inline]
 pub fn micros(micros_since_2000: i64, out: &mut Vec<u8>) {
-    fixed(&micros_since_2000.to_be_bytes(), out);
+    field(&micros_since_2000.to_be_bytes(), out);
 }
 
 /// `YYYY-MM-DD`. A whole timestamp is refused: storing its date only would lose the rest.
 pub fn date(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let Value::String(text) = value else { return Err(wrong_type("a string like 2024-05-01", value)) };
-    fixed(&time::parse_date(text)?.to_be_bytes(), out);
+    field(&time::parse_date(text)?.to_be_bytes(), out);
     Ok(())
 }
 
 /// `HH:MM:SS` with an optional fraction, no offset.
 pub fn time_of_day(value: Value<'_>, out: &mut Vec<u8>) -> Written {
     let Value::String(text) = value else { return Err(wrong_type("a string like 12:30:00", value)) };
-    fixed(&time::parse_time(text)?.to_be_bytes(), out);
+    field(&time::parse_time(text)?.to_be_bytes(), out);
     Ok(())
 }
 
@@ -348,7 +338,7 @@ pub fn uuid(value: Value<'_>, out: &mut Vec<u8>) -> Written {
         bytes[count / 2] = bytes[count / 2] << 4 | nibble;
         count += 1;
     }
-    fixed(&bytes, out);
+    field(&bytes, out);
     Ok(())
 }
 
@@ -569,13 +559,6 @@ fn leading_brackets(raw: &str) -> usize {
 }
 
 #[inline]
-fn fixed(bytes: &[u8], out: &mut Vec<u8>) {
-    out.reserve(4 + bytes.len());
-    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-    out.extend_from_slice(bytes);
-}
-
-#[inline]
 pub(crate) fn checked_text(text: &str, length: Option<u32>, out: &mut Vec<u8>) -> Written {
     if let Some(length) = length {
         // A character is at least a byte: most values need no count.
@@ -595,23 +578,13 @@ fn checked_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Written {
     if bytes.len() > FIELD_BYTES_MAX {
         return Err(too_large());
     }
-    fixed(bytes, out);
+    field(bytes, out);
     Ok(())
 }
 
-/// Leaves room for a length that is known later.
-fn begin(out: &mut Vec<u8>) -> usize {
-    out.extend_from_slice(&[0; 4]);
-    out.len()
-}
-
+/// Ends a field that began with [`begin`].
 fn finish(start: usize, out: &mut [u8]) -> Written {
-    let length = out.len() - start;
-    if length > FIELD_BYTES_MAX {
-        return Err(too_large());
-    }
-    out[start - 4..start].copy_from_slice(&(length as i32).to_be_bytes());
-    Ok(())
+    if binary::finish(start, out) > FIELD_BYTES_MAX { Err(too_large()) } else { Ok(()) }
 }
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(

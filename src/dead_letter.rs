@@ -1,16 +1,22 @@
 //! The dead-letter table's only SQL: records that are no rows, written in the same transaction as their neighbors.
 
-use anyhow::{Context, Result, bail};
+use std::io::Write as _;
+
+use anyhow::{Context, bail};
 use postgres::Client;
 
 use crate::batch::Record;
+use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
+use crate::failure::Failure;
+use crate::fault::fault;
+use crate::pg;
 
 /// The COPY that [`append`] writes tuples for.
-pub const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
+const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
                             value, header_names, header_values, kafka_timestamp) FROM STDIN (FORMAT binary)";
 
 /// Refuses a table that cannot say what became of a dead letter afterwards.
-pub fn check_columns(client: &mut Client) -> Result<()> {
+pub fn check_columns(client: &mut Client) -> anyhow::Result<()> {
     let found = client
         .query_typed(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('rowmill.dead_letter')
@@ -32,12 +38,6 @@ const FIELDS: i16 = 12;
 /// Type oid of bytea, which a binary array names: pg_type.dat.
 const BYTEA_OID: i32 = 17;
 
-/// Milliseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
-const POSTGRES_EPOCH_MS: i64 = 946_684_800_000;
-
-/// The range of `timestamptz` in milliseconds since 1970, 4713 BC to 294276 AD; a producer may write anything.
-const TIMESTAMP_MS: std::ops::Range<i64> = -210_866_803_200_000..9_224_318_016_000_000;
-
 /// What is said of a record beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
@@ -47,62 +47,69 @@ pub struct About<'a> {
     pub message: &'a str,
 }
 
+/// Writes letters within the transaction of the session; how many the server says it stored.
+///
+/// # Errors
+/// The server's, none of which is a record's fault: nothing that a record holds can be wrong for this table.
+pub fn copy<'a>(
+    client: &mut Client,
+    letters: impl Iterator<Item = (About<'a>, Record<'a>)>,
+) -> Result<u64, Failure> {
+    let mut copy = client.copy_in(COPY_SQL)?;
+    let mut bytes = HEADER.to_vec();
+    for (about, record) in letters {
+        append(&about, &record, &mut bytes);
+        // The connection copies what it is given, so one letter at a time bounds what is held.
+        copy.write_all(&bytes).map_err(pg::copy_failed)?;
+        bytes.clear();
+    }
+    bytes.extend_from_slice(&TRAILER);
+    copy.write_all(&bytes).map_err(pg::copy_failed)?;
+    fault("dead-letter-copy");
+    Ok(copy.finish()?)
+}
+
 /// Appends one COPY BINARY tuple.
-pub fn append(out: &mut Vec<u8>, about: &About<'_>, record: &Record<'_>) {
+fn append(about: &About<'_>, record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&FIELDS.to_be_bytes());
-    text(out, about.pipeline);
-    text(out, record.topic);
-    field(out, &record.partition.to_be_bytes());
-    field(out, &record.offset.to_be_bytes());
-    text(out, about.target);
-    text(out, about.reason);
-    text(out, about.message);
-    optional(out, record.key);
-    optional(out, record.value);
-    bytea_array(out, record.headers.iter().map(|(name, _)| Some(name)));
-    bytea_array(out, record.headers.iter().map(|(_, value)| value));
-    match record.timestamp_ms.filter(|ms| TIMESTAMP_MS.contains(ms)) {
-        Some(ms) => field(out, &((ms - POSTGRES_EPOCH_MS) * 1000).to_be_bytes()),
-        None => optional(out, None),
-    }
-}
-
-fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-    out.extend_from_slice(bytes);
-}
-
-fn optional(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        Some(bytes) => field(out, bytes),
-        None => out.extend_from_slice(&(-1i32).to_be_bytes()),
-    }
+    text(about.pipeline, out);
+    text(record.topic, out);
+    field(&record.partition.to_be_bytes(), out);
+    field(&record.offset.to_be_bytes(), out);
+    text(about.target, out);
+    text(about.reason, out);
+    text(about.message, out);
+    optional(record.key, out);
+    optional(record.value, out);
+    bytea_array(record.headers.iter().map(|(name, _)| Some(name)), out);
+    bytea_array(record.headers.iter().map(|(_, value)| value), out);
+    // A producer may write any timestamp; one that PostgreSQL has not is none.
+    let micros = record.timestamp_ms.and_then(micros_of_millis);
+    optional(micros.map(i64::to_be_bytes).as_ref().map(|bytes| bytes.as_slice()), out);
 }
 
 /// A text field of our own words: NUL is the one character that PostgreSQL cannot store.
-fn text(out: &mut Vec<u8>, words: &str) {
+fn text(words: &str, out: &mut Vec<u8>) {
     if words.contains('\0') {
-        field(out, words.replace('\0', "\u{FFFD}").as_bytes());
+        field(words.replace('\0', "\u{FFFD}").as_bytes(), out);
     } else {
-        field(out, words.as_bytes());
+        field(words.as_bytes(), out);
     }
 }
 
 /// A one-dimensional bytea[]: dimensions, has-null flag, element type, length, lower bound, elements.
-fn bytea_array<'a>(out: &mut Vec<u8>, elements: impl Iterator<Item = Option<&'a [u8]>> + Clone) {
+fn bytea_array<'a>(elements: impl Iterator<Item = Option<&'a [u8]>> + Clone, out: &mut Vec<u8>) {
     let count = elements.clone().count() as i32;
-    let place = out.len();
-    out.extend_from_slice(&0i32.to_be_bytes());
+    let start = begin(out);
     out.extend_from_slice(&i32::from(count > 0).to_be_bytes());
     out.extend_from_slice(&i32::from(elements.clone().any(|e| e.is_none())).to_be_bytes());
     out.extend_from_slice(&BYTEA_OID.to_be_bytes());
     if count > 0 {
         out.extend_from_slice(&count.to_be_bytes());
         out.extend_from_slice(&1i32.to_be_bytes());
-        elements.for_each(|element| optional(out, element));
+        elements.for_each(|element| optional(element, out));
     }
-    let length = (out.len() - place - 4) as i32;
-    out[place..place + 4].copy_from_slice(&length.to_be_bytes());
+    finish(start, out);
 }
 
 #[cfg(test)]
@@ -110,21 +117,73 @@ mod tests {
     use super::*;
     use crate::batch::Headers;
 
+    fn tuple(about: &About<'_>, record: &Record<'_>) -> Vec<Option<Vec<u8>>> {
+        let mut out = Vec::new();
+        append(about, record, &mut out);
+        let (count, mut rest) = out.split_at(2);
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let (length, tail) = rest.split_at(4);
+            let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
+            let (bytes, tail) = tail.split_at(length.max(0) as usize);
+            fields.push((length >= 0).then(|| bytes.to_vec()));
+            rest = tail;
+        }
+        assert_eq!(count, (fields.len() as i16).to_be_bytes(), "the count of fields is theirs");
+        fields
+    }
+
     #[test]
-    fn an_empty_record_is_all_nulls() {
+    fn each_field_of_a_letter_lies_in_its_column() {
+        let mut headers = Vec::new();
+        Headers::append(&mut headers, b"h", Some(b"v"));
+        Headers::append(&mut headers, b"n", None);
         let record = Record {
             topic: "t",
             partition: 1,
             offset: 2,
-            timestamp_ms: None,
+            timestamp_ms: Some(946_684_800_001),
+            key: Some(b"k"),
+            value: Some(b"\0{"),
+            headers: Headers(&headers),
+        };
+        let about = About { pipeline: "p", target: "x", reason: "r", message: "a\0b" };
+        // Dimensions, has nulls, element type; size and lower bound; the elements.
+        let names = *b"\0\0\0\x01\0\0\0\0\0\0\0\x11\0\0\0\x02\0\0\0\x01\0\0\0\x01h\0\0\0\x01n";
+        let values = *b"\0\0\0\x01\0\0\0\x01\0\0\0\x11\0\0\0\x02\0\0\0\x01\0\0\0\x01v\xff\xff\xff\xff";
+        let expected: [&[u8]; FIELDS as usize] = [
+            b"p",
+            b"t",
+            &1i32.to_be_bytes(),
+            &2i64.to_be_bytes(),
+            b"x",
+            b"r",
+            "a\u{FFFD}b".as_bytes(),
+            b"k",
+            b"\0{",
+            &names,
+            &values,
+            &1000i64.to_be_bytes(),
+        ];
+        assert_eq!(tuple(&about, &record), expected.map(|field| Some(field.to_vec())));
+    }
+
+    #[test]
+    fn what_a_record_has_not_is_null() {
+        let empty = Record {
+            topic: "t",
+            partition: 1,
+            offset: 2,
+            // Beyond what PostgreSQL can say.
+            timestamp_ms: Some(i64::MAX),
             key: None,
             value: None,
             headers: Headers::default(),
         };
-        let mut out = Vec::new();
-        append(&mut out, &About { pipeline: "p", target: "x", reason: "r", message: "a\0b" }, &record);
-        assert_eq!(&out[..2], &FIELDS.to_be_bytes());
-        assert!(out.ends_with(&(-1i32).to_be_bytes()), "no timestamp");
-        assert!(out.windows(5).any(|w| w == "a\u{FFFD}b".as_bytes()));
+        let fields = tuple(&About { pipeline: "", target: "", reason: "", message: "" }, &empty);
+        let nulls: Vec<bool> = fields.iter().map(Option::is_none).collect();
+        assert_eq!(nulls[7..], [true, true, false, false, true]);
+        let no_elements = *b"\0\0\0\0\0\0\0\0\0\0\0\x11";
+        assert_eq!(fields[9].as_deref(), Some(&no_elements[..]));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use crate::batch::{Counts, DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
+use crate::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::metrics::{Wait, Waits};
@@ -18,6 +18,7 @@ use crate::model::Plan;
 use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
 use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
+use crate::span::{Counts, Span};
 use crate::topics::Topic;
 
 /// What a decoder needs.
@@ -368,7 +369,7 @@ fn close_lane(
     let charged = batch.arena_bytes() * run.records.len() / batch.len() / run.claim.lanes.len();
     let extra = (encoded > charged).then(|| Arc::new(budget.charge(batch.topic, encoded - charged)));
     let raw = (counts.rows + counts.dead > 0).then(|| batch.clone());
-    open.segments.push(Segment {
+    let span = Span {
         claim: run.claim.clone(),
         lane: number,
         first,
@@ -376,6 +377,9 @@ fn close_lane(
         counts,
         anchor: run.anchor,
         times: run.times,
+    };
+    open.segments.push(Segment {
+        span,
         rows,
         raw,
         records: run.records.clone(),

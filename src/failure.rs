@@ -1,5 +1,7 @@
 //! What a failed call to a server means for the one who made it, whichever server it was.
 
+use std::borrow::Cow;
+
 /// What a failed statement calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -31,5 +33,42 @@ impl Class {
             Class::Setup => "setup",
             Class::Lost => "lost",
         }
+    }
+}
+
+/// A store's account of a row that it does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which of the rows that were sent, counted from 0, where the store says it.
+    pub row: Option<usize>,
+    /// A stable code for the dead letter's reason.
+    pub code: Cow<'static, str>,
+    /// The store's own sentence. It may quote the row, so it belongs into the dead letter and nowhere else.
+    pub message: String,
+}
+
+/// A failed call: what follows, and the words for it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub class: Class,
+    /// Without anything that a record holds.
+    pub words: String,
+    /// Where one of the rows is at fault.
+    pub refusal: Option<Refusal>,
+    /// The COMMIT was under way: its outcome is unknown unless the server said no.
+    pub at_commit: bool,
+}
+
+impl Failure {
+    pub fn new(class: Class, words: impl Into<String>) -> Failure {
+        Failure { class, words: words.into(), refusal: None, at_commit: false }
+    }
+
+    /// The same, where a single row cannot be the cause: our own tables are.
+    pub fn not_of_a_row(mut self) -> Failure {
+        if self.class == Class::Row {
+            self.class = Class::Setup;
+        }
+        self
     }
 }

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail};
 use postgres::Client;
 use postgres::types::Type;
 use postgres_protocol::escape::escape_literal;
-use serde::Serialize;
 
-use crate::batch::Segment;
-use crate::mutant::{Bug, planted};
+use crate::duties::Entry;
 use crate::offsets::Anchor;
 use crate::pg::describe;
+use crate::protocol::Standing;
+use crate::span::Move;
 use crate::topics::NewPartition;
 
 /// The schema as `rowmill init` creates it, safe to apply again.
@@ -40,23 +40,6 @@ impl Member {
     }
 }
 
-/// One ledger row, as a snapshot shows it.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub topic: String,
-    pub partition: i32,
-    pub target: String,
-    pub owner: Option<String>,
-    /// False where the owner's lease ran out, or its session is gone.
-    pub owner_alive: bool,
-    pub epoch: i64,
-    pub next_offset: i64,
-    pub routing_hash: i64,
-    pub pipeline: String,
-    pub topic_id: String,
-    pub cluster_id: String,
-}
-
 /// What a CLAIM got for one target.
 #[derive(Clone, Debug)]
 pub struct Claimed {
@@ -65,44 +48,6 @@ pub struct Claimed {
     pub next_offset: i64,
     pub anchor: Option<Anchor>,
     pub topic_id: String,
-}
-
-/// One partition's move of a batch.
-#[derive(Clone, Debug, Serialize)]
-pub struct SpanMove<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-    pub epoch: i64,
-    pub first: i64,
-    pub next: i64,
-    pub rows: i64,
-    pub dead: i64,
-    pub skipped: i64,
-    pub other: i64,
-    pub holes: i64,
-    pub anchor_offset: i64,
-    pub anchor_hash: i64,
-}
-
-/// What a transaction with these spans moves.
-pub fn moves(spans: &[Segment]) -> Vec<SpanMove<'_>> {
-    spans
-        .iter()
-        .map(|s| SpanMove {
-            topic: &s.claim.topic,
-            partition: s.claim.partition.id,
-            epoch: s.claim.lanes[s.lane].epoch(),
-            first: s.first,
-            next: s.next + i64::from(planted(Bug::OffByOne)),
-            rows: s.counts.rows,
-            dead: s.counts.dead,
-            skipped: s.counts.skipped,
-            other: s.counts.other,
-            holes: s.holes() + i64::from(planted(Bug::OffByOne)),
-            anchor_offset: s.anchor.offset,
-            anchor_hash: s.anchor.hash,
-        })
-        .collect()
 }
 
 /// Refuses to run on a schema that is missing, older than this program needs, or newer than it knows.
@@ -353,7 +298,7 @@ pub struct Target {
 
 /// ADVANCE and COMMIT as one message: no ledger row is ever locked while the server waits for the client, and if the
 /// advance raises, the server skips the COMMIT.
-pub fn advance_and_commit(me: &str, target: &Target, spans: &[SpanMove<'_>]) -> String {
+pub fn advance_and_commit(me: &str, target: &Target, spans: &[Move]) -> String {
     let spans = serde_json::to_string(spans).expect("numbers and strings always serialize");
     format!(
         "SELECT rowmill.advance({}, {}, {}, {}, {}::JSONB); COMMIT",
@@ -365,24 +310,17 @@ pub fn advance_and_commit(me: &str, target: &Target, spans: &[SpanMove<'_>]) -> 
     )
 }
 
-/// Where the ledger stands for one span that is still ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub epoch: i64,
-    pub next_offset: i64,
-}
-
 /// RESOLVE, after a commit with an unknown outcome: waits for the old backend, fences it, and tells where the ledger
 /// stands. `None`: not ours any more. In key order, one transaction.
 pub fn resolve(
     client: &mut Client,
     me: &str,
     target: &str,
-    spans: &[SpanMove<'_>],
+    spans: &[Move],
 ) -> Result<Vec<Option<Standing>>, postgres::Error> {
     let mut transaction = client.transaction()?;
     let mut order: Vec<usize> = (0..spans.len()).collect();
-    order.sort_unstable_by_key(|i| (spans[*i].topic, spans[*i].partition));
+    order.sort_unstable_by_key(|i| (&spans[*i].topic, spans[*i].partition.id));
     let mut standings = vec![None; spans.len()];
     for i in order {
         let span = &spans[i];
@@ -391,8 +329,8 @@ pub fn resolve(
              WHERE topic = $1 AND partition = $2 AND target = $3 AND owner = $4 AND epoch = $5
              RETURNING epoch, next_offset",
             &[
-                (&span.topic, Type::TEXT),
-                (&span.partition, Type::INT4),
+                (&&*span.topic, Type::TEXT),
+                (&span.partition.id, Type::INT4),
                 (&target, Type::TEXT),
                 (&me, Type::TEXT),
                 (&span.epoch, Type::INT8),
@@ -415,26 +353,25 @@ pub fn context(error: anyhow::Error, attempted: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offsets::Partition;
+    use crate::span::Counts;
 
     #[test]
     fn names_with_quotes_stay_names() {
         let target = Target { name: "public.o'brien\\".into(), oid: 7, fingerprint: "f".into() };
-        let span = SpanMove {
-            topic: "t'\"; DROP TABLE x --",
-            partition: 0,
+        let span = Move {
+            topic: "t'\"; DROP TABLE x --".into(),
+            partition: Partition { topic: 3, id: 7 },
             epoch: 1,
             first: 0,
             next: 1,
-            rows: 1,
-            dead: 0,
-            skipped: 0,
-            other: 0,
+            counts: Counts { rows: 1, ..Counts::default() },
             holes: 0,
-            anchor_offset: 0,
-            anchor_hash: -1,
+            anchor: Anchor { offset: 0, hash: -1 },
         };
         let sql = advance_and_commit("me", &target, &[span]);
         assert!(sql.contains("t''"), "{sql}");
+        assert!(sql.contains("\"partition\":7,") && sql.contains("\"anchor_hash\":-1"), "{sql}");
         assert!(sql.contains("o''brien"), "{sql}");
         assert!(sql.ends_with("; COMMIT"), "{sql}");
     }

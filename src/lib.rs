@@ -21,13 +21,17 @@ pub mod model;
 // The nouns.
 pub mod offsets;
 pub mod topics;
+pub mod span;
 pub mod batch;
 pub mod lane;
 pub mod ownership;
 pub mod protocol;
+pub mod duties;
 pub mod guard;
 
 // The plumbing.
+pub mod base;
+pub mod client;
 pub mod stable_hash;
 pub mod failure;
 pub mod logging;
@@ -47,7 +51,9 @@ pub mod row;
 pub mod copy;
 pub mod reject;
 pub mod lookup;
-pub mod writer;
+pub mod write;
+pub mod store;
+pub mod session;
 pub mod dead_letter;
 pub mod ledger;
 pub mod lease;

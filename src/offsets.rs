@@ -1,5 +1,7 @@
 //! Places in Kafka's logs: partitions, how far a table is in one, and the record by which a log is known again. Pure.
 
+use serde::Serialize;
+
 /// A partition of a topic, by the topic's index in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {
@@ -8,9 +10,11 @@ pub struct Partition {
 }
 
 /// A record that was committed last in a table: its offset and [hash](crate::batch::Record::hash).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Anchor {
+    #[serde(rename = "anchor_offset")]
     pub offset: i64,
+    #[serde(rename = "anchor_hash")]
     pub hash: i64,
 }
 

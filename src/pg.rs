@@ -10,7 +10,7 @@ use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::config::{self, is_loopback};
-use crate::failure::Class;
+use crate::failure::{Class, Failure};
 use crate::tls;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
@@ -208,6 +208,27 @@ fn percent_decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl From<postgres::Error> for Failure {
+    fn from(error: postgres::Error) -> Failure {
+        Failure::new(classify(&error), describe(&error))
+    }
+}
+
+/// The COPY writer hides the client's own error in an I/O error.
+pub fn copy_error(error: std::io::Error) -> Result<postgres::Error, Failure> {
+    error.downcast().map_err(|error| Failure::new(Class::Lost, error.to_string()))
+}
+
+/// A COPY that failed while it was sent, where no row can be the cause.
+pub fn copy_failed(error: std::io::Error) -> Failure {
+    copy_error(error).map_or_else(|failure| failure, Failure::from)
+}
+
+/// What an error with a context around it calls for; one that is no server's is a matter of the setup.
+pub fn class_of(error: &anyhow::Error) -> Class {
+    error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify)
 }
 
 /// Sorts an error into what follows. ARCHITECTURE.md has the reasons.

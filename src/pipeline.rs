@@ -14,17 +14,19 @@ use crate::decode::{self, Decode};
 use crate::guard::Guard;
 use crate::health::Work;
 use crate::lane::LaneRegister;
-use crate::lease::{self, Lease};
+use crate::lease::Lease;
 use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
 use crate::metrics::{Gauges, Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::ownership::{Ownership, Wake};
 use crate::queue;
 use crate::row::Limits;
+use crate::session::Sessions;
 use crate::setup::Setup;
 use crate::source::{self, kafka, watch};
+use crate::store::postgres::sink::Sink;
 use crate::topics::Topic;
-use crate::writer::{self, Writer};
+use crate::write::Writer;
 
 /// A running pipeline, as the supervisor sees it.
 pub struct Pipeline {
@@ -140,8 +142,14 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         lanes: instruments.lanes.clone(),
         heartbeat: instruments.heartbeat.clone(),
     };
-    threads.spawn(&lease_thread, None, || Ok(()), |()| lease::run(lease))?;
+    threads.spawn(&lease_thread, None, || Ok(()), |()| lease.run())?;
 
+    let sessions = Sessions {
+        server: server.clone(),
+        me: me.clone(),
+        lock_timeout: config.postgres.lock_timeout,
+        prepare: config.lease.session_lock,
+    };
     let guard = config.guard.map(|limit| Arc::new(Guard::new(limit, topics.len())));
     let (mut outlets, mut loads) = (Vec::new(), Vec::new());
     for (index, table) in plan.tables.iter().enumerate() {
@@ -151,16 +159,13 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             let (sender, inlet) = queue::bounded(queue::TABLE_BATCHES);
             let name = format!("write-{}-{number}", table.short_name());
             let writer = Writer {
-                me: me.clone(),
+                sessions: sessions.clone(),
                 target: Target {
                     name: table.name.clone(),
                     oid: table.oid,
                     fingerprint: table.fingerprint.clone(),
                 },
-                table: table.clone(),
-                server: server.clone(),
-                prepare: config.lease.session_lock,
-                lock_timeout: config.postgres.lock_timeout,
+                sink: Sink::new(table.clone()),
                 ownership: ownership.clone(),
                 inlet: inlet.clone(),
                 wake: wake.clone(),
@@ -169,7 +174,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
             };
-            threads.spawn(&name, next_core(), || Ok(()), move |()| writer::run(&writer))?;
+            threads.spawn(&name, next_core(), || Ok(()), move |()| writer.run())?;
             stages.push(name.clone());
             senders.push(sender);
             loads.push((name, index, inlet));
@@ -222,12 +227,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         };
         // The client's own threads inherit the affinity of the thread that makes it: made first, pinned after.
         let kafka = config.kafka.clone();
-        threads.spawn(
-            &name,
-            core,
-            move || kafka::prepare(&kafka),
-            move |queue| kafka::run(&poller, queue),
-        )?;
+        threads.spawn(&name, core, move || kafka::prepare(&kafka), move |queue| poller.run(queue))?;
         stages.push(name);
     }
 

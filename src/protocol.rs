@@ -312,6 +312,13 @@ pub fn resolve(first: i64, next: i64, found: Option<i64>) -> Resolved {
     }
 }
 
+/// Where the ledger stands for one span that is still ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub epoch: i64,
+    pub next_offset: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ pub use crate::reject::{Reason, Reject};
 use scan::{NotJson, Scan};
 
 use crate::batch::{Headers, Record};
+use crate::client::binary;
 use crate::copy::{self, Json, Reading, Value, Wrong};
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
 use crate::reject::{excerpt, excerpt_bytes};
@@ -424,7 +425,7 @@ impl Step {
                 match lookups.find(lookup, token) {
                     Found::Value(text) => self.outside_text(text, out)?,
                     Found::NotCached => return Ok(Encoded::NeedsLookup),
-                    Found::Unknown if unknown == OnUnknown::Null => copy::null(out),
+                    Found::Unknown if unknown == OnUnknown::Null => binary::null(out),
                     Found::Unknown => {
                         return Err(Wrong::new(Reason::UnknownToken, "the lookup does not know the token"));
                     }
@@ -437,7 +438,7 @@ impl Step {
                 ty => copy::from_value(ty, Reading::default(), Value::String(input.text), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
-            Fill::Null => copy::null(out),
+            Fill::Null => binary::null(out),
         }
         Ok(Encoded::Row)
     }
@@ -454,7 +455,7 @@ impl Step {
                 (None, _) => self.null("the record has no timestamp", out)?,
                 (Some(ms), Type::Int8) => copy::int(&self.ty, ms, out),
                 (Some(ms), _) => {
-                    let micros = copy::micros_of_millis(ms)
+                    let micros = binary::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
                     copy::micros(micros, out);
                 }
@@ -498,7 +499,7 @@ impl Step {
         if self.not_null {
             return Err(Wrong::new(reason, format!("{what}, and the column is NOT NULL")));
         }
-        copy::null(out);
+        binary::null(out);
         Ok(())
     }
 }

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use postgres::Client;
 
 use crate::config::Config;
-use crate::ledger::{self, Entry, Member};
+use crate::duties::Entry;
+use crate::ledger::{self, Member};
 use crate::model::{self, Plan, Problem};
 use crate::pg::Server;
 use crate::schema;

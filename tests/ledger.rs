@@ -11,12 +11,14 @@ mod records;
 use std::time::Duration;
 
 use postgres::{Client, NoTls};
-use rowmill::ledger::{self, Member, Registration, SpanMove, Target};
-use rowmill::offsets::Partition;
-use rowmill::topics::NewPartition;
 use rowmill_faults::random::Random;
 
-use database::{Key, Move, Server};
+use database::{Key, Server};
+
+use rowmill::ledger::{self, Member, Registration, Target};
+use rowmill::offsets::{Anchor, Partition};
+use rowmill::span::{Counts, Move};
+use rowmill::topics::NewPartition;
 
 const MEMBERS: [&str; 3] = ["a", "b", "c"];
 const PARTITIONS: i32 = 3;
@@ -145,7 +147,7 @@ impl Pair {
         let span = span(partition.id, epoch, 0, 1);
         let real = ledger::resolve(&mut self.client, me, TARGETS[table], std::slice::from_ref(&span))
             .expect("asked");
-        let model = self.model.resolve(me, table, &[Move::new(0, table, &span)]);
+        let model = self.model.resolve(me, table, &[span]);
         assert_eq!(real, model, "RESOLVE {} by {me}", partition.id);
         format!("RESOLVE {} by {me} at {epoch}", partition.id)
     }
@@ -153,7 +155,7 @@ impl Pair {
     /// Several spans of one table, some of which may not fit.
     fn advance(&mut self, me: &str) -> String {
         let table = self.random.below(TARGETS.len());
-        let mut spans: Vec<SpanMove<'static>> = Vec::new();
+        let mut spans: Vec<Move> = Vec::new();
         for id in 0..PARTITIONS {
             if self.random.one_in(2) {
                 let row = self.model.database.ledger[&(Partition { topic: 0, id }, table)].clone();
@@ -172,8 +174,7 @@ impl Pair {
             assert_eq!(error.code().map(|c| c.code()), Some("RM001"), "{error}");
             self.client.batch_execute("ROLLBACK").expect("rolled back");
         }
-        let moves: Vec<Move> = spans.iter().map(|s| Move::new(0, table, s)).collect();
-        assert_eq!(real.is_ok(), self.model.advance(me, &moves), "ADVANCE {spans:?} by {me}");
+        assert_eq!(real.is_ok(), self.model.advance(me, table, &spans), "ADVANCE {spans:?} by {me}");
         format!("ADVANCE {spans:?} by {me}")
     }
 
@@ -193,19 +194,15 @@ fn member(name: &str) -> Member {
     Member { pipeline: "p".into(), name: name.into(), lease: Duration::from_secs(3600) }
 }
 
-fn span(partition: i32, epoch: i64, first: i64, next: i64) -> SpanMove<'static> {
-    SpanMove {
-        topic: "topic",
-        partition,
+fn span(id: i32, epoch: i64, first: i64, next: i64) -> Move {
+    Move {
+        topic: "topic".into(),
+        partition: Partition { topic: 0, id },
         epoch,
         first,
         next,
-        rows: next - first,
-        dead: 0,
-        skipped: 0,
-        other: 0,
+        counts: Counts { rows: next - first, ..Counts::default() },
         holes: 0,
-        anchor_offset: next - 1,
-        anchor_hash: next,
+        anchor: Anchor { offset: next - 1, hash: next },
     }
 }

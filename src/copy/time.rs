@@ -2,36 +2,20 @@
 //! Nothing here depends on a clock, a locale, a time zone or a session setting: "now" and "01/02/2023" are refused.
 
 use super::{Decimal, Wrong, out_of_range};
+use crate::client::binary::micros_since_2000;
 use crate::reject::Reason;
 use crate::types::Unit;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-/// From 1970-01-01, where the world counts from, to 2000-01-01, where PostgreSQL does.
-const SECONDS_1970_TO_2000: i64 = 946_684_800;
 const DAYS_1970_TO_2000: i32 = 10_957;
-
-/// PostgreSQL's own range: 4713 BC (its day zero is in November of 4714 BC) up to, not including, the year 294277.
-const MICROS_MIN: i64 = -211_813_488_000_000_000;
-const MICROS_END: i64 = 9_223_371_331_200_000_000;
 
 /// Fractions below a microsecond are rounded to the nearest, ties to the even one, as the server does.
 pub(super) fn from_epoch(number: Decimal<'_>, unit: Unit) -> Result<i64, Wrong> {
     number
         .shifted(unit.places())
-        .and_then(|shifted| since_2000(shifted.nearest()))
+        .and_then(|shifted| micros_since_2000(shifted.nearest()))
         .ok_or_else(|| out_of_range(&format!("PostgreSQL has no time that many {} from 1970", unit.name())))
-}
-
-/// A Kafka timestamp, in milliseconds since 1970, to microseconds since 2000; `None` beyond PostgreSQL's range.
-pub fn micros_of_millis(millis: i64) -> Option<i64> {
-    since_2000(i128::from(millis) * 1000)
-}
-
-/// The last thirty years of PostgreSQL's range fit 64 bits only when counted from 2000.
-fn since_2000(micros_since_1970: i128) -> Option<i64> {
-    let micros = micros_since_1970 - i128::from(SECONDS_1970_TO_2000 * MICROS_PER_SECOND);
-    i64::try_from(micros).ok().filter(|micros| (MICROS_MIN..MICROS_END).contains(micros))
 }
 
 /// RFC 3339 with its offset, to microseconds since 2000.
@@ -180,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::client::binary::{MICROS, SECONDS_1970_TO_2000};
 
     /// Microseconds since 2000 as somebody else counts them.
     fn micros(text: &str) -> i64 {
@@ -343,12 +328,9 @@ mod tests {
         check("-501", Unit::Nanos, Some("1969-12-31T23:59:59.999999Z"));
         assert_eq!(
             from_epoch(Decimal::parse("9224318015999").unwrap(), Unit::Seconds),
-            Ok(MICROS_END - MICROS_PER_SECOND)
+            Ok(MICROS.end - MICROS_PER_SECOND)
         );
-        assert_eq!(from_epoch(Decimal::parse("-210866803200").unwrap(), Unit::Seconds), Ok(MICROS_MIN));
-        assert_eq!(micros_of_millis(i64::MAX), None);
-        assert_eq!(micros_of_millis(i64::MIN), None);
-        assert_eq!(micros_of_millis(0), Some(-SECONDS_1970_TO_2000 * MICROS_PER_SECOND));
+        assert_eq!(from_epoch(Decimal::parse("-210866803200").unwrap(), Unit::Seconds), Ok(MICROS.start));
     }
 
     proptest! {

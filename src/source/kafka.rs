@@ -3,7 +3,6 @@
 //! Place in the flow: first. It assigns partitions by hand, as [`Ownership`] says; it never joins a group, never commits,
 //! and never polls while the budget is used up: librdkafka's own bounded queue is the backpressure.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
 use super::native::{Message, Queue};
+use super::readings::{Reading, Readings};
 use crate::batch::{Headers, RawBatch, Record};
 use crate::budget::Budget;
 use crate::config;
@@ -21,9 +21,9 @@ use crate::cpu::Pulse;
 use crate::fault::fault;
 use crate::metrics::{PollMetrics, Wait, Waits};
 use crate::mutant::{Bug, planted};
-use crate::offsets::{Anchor, Partition};
-use crate::ownership::{Claim, Ownership, Start};
-use crate::protocol::{Gate, Verdict};
+use crate::offsets::Partition;
+use crate::ownership::{Claim, Ownership};
+use crate::protocol::Verdict;
 use crate::topics::Topic;
 
 /// Records taken at once. At 200 bytes each this is a 2 MB batch: large enough that its cost per record is gone, small
@@ -40,8 +40,8 @@ const MANY_RECORDS: usize = 1_000;
 /// A look at the ownership comes at least this often.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A topic whose credit has been used up without a break for this long is stuck; its partitions are set aside so that the
-/// others flow. Setting aside costs a refetch of up to a second, so it must not happen to one that is only a little slow.
+/// A topic whose credit has been used up without a break for this long is stuck; its partitions are parked so that the
+/// others flow. Parking costs a refetch of up to a second, so it must not happen to one that is only a little slow.
 const STUCK: Duration = Duration::from_secs(2);
 
 /// The record that was committed last must come again within this time of a later one; then the log is not the one that
@@ -66,32 +66,16 @@ pub struct Poller {
     pub pulse: Arc<Pulse>,
 }
 
-/// One partition that this poller reads.
-struct Reading {
-    claim: Arc<Claim>,
-    gate: Gate,
-    /// How the claim began; still true while nothing was passed on.
-    start: Start,
-    /// The last record that was passed on.
-    last: Option<Anchor>,
-    /// Not assigned at the moment, because its topic is stuck.
-    aside: bool,
-    /// Since when later records came while the one that proves the log did not.
-    unproven_since: Option<Instant>,
-}
-
 /// The loop's own state.
 struct State {
     queue: Queue,
-    readings: BTreeMap<Partition, Reading>,
-    /// Partitions that this consumer handle has read: stale records of theirs may still be inside it.
-    touched: BTreeSet<Partition>,
+    readings: Readings,
     version: u64,
     /// For each topic and decoder: bytes and records of the batch before, so that the next one need not grow.
     hints: Vec<(usize, usize)>,
     /// For each topic: since when its credit has been used up without a break.
     starved: Vec<Option<Instant>>,
-    /// For each topic: set aside until its tables take rows again.
+    /// For each topic: parked until its tables take rows again.
     stuck: Vec<bool>,
     log_ends_at: Instant,
 }
@@ -101,47 +85,46 @@ pub fn prepare(kafka: &config::Kafka) -> Result<Queue> {
     Queue::new(super::consumer(kafka)?, RECORDS_MAX)
 }
 
-/// Runs until the ownership closes or the decoders are gone.
-pub fn run(poller: &Poller, queue: Queue) -> Result<()> {
-    let mut state = State {
-        queue,
-        readings: BTreeMap::new(),
-        touched: BTreeSet::new(),
-        version: u64::MAX,
-        hints: vec![(0, 0); poller.topics.len() * poller.decoders.len()],
-        starved: vec![None; poller.topics.len()],
-        stuck: vec![false; poller.topics.len()],
-        log_ends_at: Instant::now(),
-    };
-    while !poller.ownership.is_closing() {
-        poller.follow_ownership(&mut state)?;
-        poller.note_log_ends(&mut state);
-        state.queue.serve_log();
-        if !poller.may_poll(&mut state)? {
-            poller.waits.during(Wait::Memory, || poller.budget.wait(POLL));
-            continue;
-        }
-        let polled_at = Instant::now();
-        let batches = poller.poll(&mut state)?;
-        if batches.is_empty() {
-            poller.waits.add(Wait::Input, polled_at.elapsed());
-        }
-        let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
-        for (decoder, mut batch) in batches {
-            fault("after-poll");
-            batch.set_charge(poller.budget.charge(batch.topic, batch.cost_bytes()));
-            if poller.waits.during(Wait::Output, || poller.decoders[decoder].send(batch)).is_err() {
-                return Ok(());
+impl Poller {
+    /// Runs until the ownership closes or the decoders are gone.
+    pub fn run(self, queue: Queue) -> Result<()> {
+        let mut state = State {
+            queue,
+            readings: Readings::default(),
+            version: u64::MAX,
+            hints: vec![(0, 0); self.topics.len() * self.decoders.len()],
+            starved: vec![None; self.topics.len()],
+            stuck: vec![false; self.topics.len()],
+            log_ends_at: Instant::now(),
+        };
+        while !self.ownership.is_closing() {
+            self.follow_ownership(&mut state)?;
+            self.note_log_ends(&mut state);
+            state.queue.serve_log();
+            if !self.may_poll(&mut state)? {
+                self.waits.during(Wait::Memory, || self.budget.wait(POLL));
+                continue;
+            }
+            let polled_at = Instant::now();
+            let batches = self.poll(&mut state)?;
+            if batches.is_empty() {
+                self.waits.add(Wait::Input, polled_at.elapsed());
+            }
+            let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
+            for (decoder, mut batch) in batches {
+                fault("after-poll");
+                batch.set_charge(self.budget.charge(batch.topic, batch.cost_bytes()));
+                if self.waits.during(Wait::Output, || self.decoders[decoder].send(batch)).is_err() {
+                    return Ok(());
+                }
+            }
+            if (1..MANY_RECORDS).contains(&records) {
+                self.waits.during(Wait::Pace, || std::thread::sleep(REST));
             }
         }
-        if (1..MANY_RECORDS).contains(&records) {
-            poller.waits.during(Wait::Pace, || std::thread::sleep(REST));
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-impl Poller {
     fn is_mine(&self, partition: Partition) -> bool {
         (partition.topic + partition.id as usize) % self.pollers == self.number
     }
@@ -153,72 +136,35 @@ impl Poller {
             return Ok(());
         }
         state.version = version;
-        let gone: Vec<Partition> = state
-            .readings
-            .iter()
-            .filter(|(p, r)| {
-                !r.claim.is_read() || self.ownership.get(**p).is_none_or(|held| !Arc::ptr_eq(&held, &r.claim))
-            })
-            .map(|(p, _)| *p)
-            .collect();
-        self.unassign(state, &gone)?;
-        gone.iter().for_each(|p| drop(state.readings.remove(p)));
-
-        for claim in self.ownership.all() {
-            if !self.is_mine(claim.partition) || !claim.is_read() {
-                continue;
-            }
-            let Some(start) = claim.take_start() else { continue };
-            let partition = claim.partition;
-            let reading = Reading {
-                claim,
-                gate: start.gate.clone(),
-                start,
-                last: None,
-                aside: true,
-                unproven_since: None,
-            };
-            state.readings.insert(partition, reading);
-            // Without credit it stays aside, and is taken back with its topic.
-            if !state.stuck[partition.topic] && self.budget.topic_has_room(partition.topic, &state.stuck) {
-                self.resume(state, &[partition])?;
+        let left = state.readings.leave(&self.ownership);
+        unassign(&state.queue, &left)?;
+        for claim in self.ownership.all().iter().filter(|c| self.is_mine(c.partition) && c.is_read()) {
+            let topic = claim.partition.topic;
+            // Without credit it stays parked, and is resumed with its topic.
+            if state.readings.enter(claim)
+                && !state.stuck[topic]
+                && self.budget.topic_has_room(topic, &state.stuck)
+            {
+                self.resume(state, &[claim.partition])?;
             }
         }
         Ok(())
     }
 
-    /// Assigns partitions that are aside, each at its place: from the last record that was passed on, which must come
-    /// again to prove the log, or as its claim began. Where nothing proves the first record, the client may not hold stale
-    /// ones, so it is replaced.
+    /// Assigns partitions that are parked. Where nothing proves the first record of one, the client may hold stale ones, so
+    /// it is replaced.
     fn resume(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
-        let unproven = |p: &Partition| {
-            let reading = &state.readings[p];
-            reading.start.needs_new_client(reading.last, state.touched.contains(p))
-        };
-        if partitions.iter().any(unproven) {
+        let assignment = state.readings.resume(partitions);
+        if assignment.needs_new_client {
             log::debug!("a new Kafka client: nothing else proves the first record");
             self.pulse.during("replacing a Kafka client", || -> Result<()> {
                 state.queue = prepare(&self.kafka)?;
                 Ok(())
             })?;
-            state.touched.clear();
-            let all: Vec<Partition> =
-                state.readings.iter().filter(|(_, r)| !r.aside).map(|(p, _)| *p).collect();
-            self.assign(state, &all)?;
         }
-        self.assign(state, partitions)
-    }
-
-    fn assign(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            let reading =
-                state.readings.get_mut(partition).expect("only partitions that are read are assigned");
-            let (gate, at) = reading.start.place(&reading.gate, reading.last);
-            reading.gate = gate;
-            reading.aside = false;
-            state.touched.insert(*partition);
-            list.add_partition_offset(&reading.claim.topic, partition.id, Offset::Offset(at))?;
+        for (claim, at) in &assignment.places {
+            list.add_partition_offset(&claim.topic, claim.partition.id, Offset::Offset(*at))?;
         }
         state
             .queue
@@ -227,48 +173,27 @@ impl Poller {
             .context("cannot assign partitions to the Kafka client")
     }
 
-    /// Stops fetching partitions. One that was never assigned would make the whole call fail, so those that are aside are
-    /// left out.
-    fn unassign(&self, state: &mut State, partitions: &[Partition]) -> Result<()> {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            let reading =
-                state.readings.get_mut(partition).expect("only partitions that are read are unassigned");
-            if !std::mem::replace(&mut reading.aside, true) {
-                list.add_partition(&reading.claim.topic, partition.id);
-            }
-        }
-        if list.count() == 0 {
-            return Ok(());
-        }
-        state
-            .queue
-            .consumer()
-            .incremental_unassign(&list)
-            .context("cannot take partitions from the Kafka client")
-    }
-
-    /// Decides whether the budget allows another poll, and sets stuck topics aside so that it may.
+    /// Decides whether the budget allows another poll, and parks stuck topics so that it may.
     fn may_poll(&self, state: &mut State) -> Result<bool> {
         let mut may = true;
         for topic in 0..self.topics.len() {
-            let aside = state.readings.iter().any(|(p, r)| p.topic == topic && r.aside);
+            let parked = state.readings.parked(topic);
             if state.stuck[topic] {
                 // Only well below its credit, so that it does not come and go.
                 if self.budget.topic_has_ample_room(topic) {
                     log::info!("topic {:?} flows again", self.topics[topic].name);
                     state.stuck[topic] = false;
-                    self.take_back(state, topic)?;
+                    self.resume(state, &parked)?;
                 }
             } else if self.budget.topic_has_room(topic, &state.stuck) {
                 state.starved[topic] = None;
-                if aside {
-                    self.take_back(state, topic)?;
+                if !parked.is_empty() {
+                    self.resume(state, &parked)?;
                 }
-            } else if state.readings.keys().any(|p| p.topic == topic) {
+            } else if state.readings.has(topic) {
                 let since = *state.starved[topic].get_or_insert_with(Instant::now);
                 if since.elapsed() >= STUCK {
-                    self.set_aside(state, topic)?;
+                    self.park(state, topic)?;
                 } else {
                     may = false;
                 }
@@ -277,24 +202,15 @@ impl Poller {
         Ok(may && self.budget.has_room(&state.stuck))
     }
 
-    fn set_aside(&self, state: &mut State, topic: usize) -> Result<()> {
+    fn park(&self, state: &mut State, topic: usize) -> Result<()> {
         log::warn!(
             "topic {:?} is stuck: its tables took nothing for {} s; other topics go on",
             self.topics[topic].name,
             STUCK.as_secs()
         );
-        let partitions: Vec<Partition> =
-            state.readings.keys().filter(|p| p.topic == topic).copied().collect();
         state.stuck[topic] = true;
         state.starved[topic] = None;
-        self.unassign(state, &partitions)
-    }
-
-    /// Goes on where the topic was. The position is given anew, so that nothing depends on what a pause would keep.
-    fn take_back(&self, state: &mut State, topic: usize) -> Result<()> {
-        let aside = state.readings.iter().filter(|(p, r)| p.topic == topic && r.aside);
-        let partitions: Vec<Partition> = aside.map(|(p, _)| *p).collect();
-        self.resume(state, &partitions)
+        unassign(&state.queue, &state.readings.park(topic))
     }
 
     /// Takes what is there and sorts it into a batch for each topic and decoder.
@@ -327,7 +243,7 @@ impl Poller {
                 }
                 // At once: a record that comes after one that cannot be read must not be taken.
                 if sort(code) == Trouble::Data
-                    && let Some(reading) = partition.and_then(|p| readings.get(&p))
+                    && let Some(reading) = partition.and_then(|p| readings.get(p))
                 {
                     reading.claim.stop(format!("Kafka serves a record that cannot be read: {text}"));
                     self.ownership.touch();
@@ -335,12 +251,11 @@ impl Poller {
                 troubles.push((partition, code, text));
                 return;
             }
-            // A record of a partition that was unassigned a moment ago must not move its gate.
-            let reading = partition.and_then(|p| Some((p, readings.get_mut(&p)?)));
-            let Some((partition, reading)) = reading.filter(|(_, r)| !r.aside && r.claim.is_read()) else {
+            let Some(reading) = partition.and_then(|p| readings.of_record(p)) else {
                 dropped += 1;
                 return;
             };
+            let partition = reading.claim.partition;
             headers.clear();
             message.headers(&mut headers);
             let record = Record {
@@ -369,12 +284,7 @@ impl Poller {
         for ((_, batch), hint) in batches.iter_mut().zip(&mut state.hints) {
             *hint = (batch.arena_bytes(), batch.len());
             batch.note_anchors();
-            for run in &batch.runs {
-                run.claim.set_polled(run.next, run.times.first_ms);
-                if let Some(reading) = state.readings.get_mut(&run.claim.partition) {
-                    reading.last = Some(run.anchor);
-                }
-            }
+            state.readings.passed_on(batch);
         }
         self.metrics.add(taken, dropped, batches.iter().map(|(_, b)| b.arena_bytes() as u64).sum());
         for (partition, code, text) in troubles {
@@ -391,7 +301,7 @@ impl Poller {
 
     /// Sorts an error that came in a record's place.
     fn trouble(&self, state: &State, partition: Option<Partition>, code: Code, text: &str) -> Result<()> {
-        let reading = partition.and_then(|p| state.readings.get(&p));
+        let reading = partition.and_then(|p| state.readings.get(p));
         match (sort(code), reading) {
             (Trouble::Fatal, _) => bail!("the Kafka client gave up: {text}"),
             (Trouble::Position, Some(reading)) => {
@@ -411,11 +321,7 @@ impl Poller {
 
     /// Ends the wait for a record that does not come.
     fn judge_proof(&self, reading: &mut Reading) {
-        if !reading.gate.is_waiting_in_vain() {
-            reading.unproven_since = None;
-            return;
-        }
-        if reading.unproven_since.get_or_insert_with(Instant::now).elapsed() < PROOF {
+        if !reading.waited_in_vain(Instant::now(), PROOF) {
             return;
         }
         let seen = self.topics[reading.claim.partition.topic].seen();
@@ -436,7 +342,7 @@ impl Poller {
         }
         state.log_ends_at = Instant::now();
         let positions = state.queue.consumer().position().map(|list| list.to_topic_map()).unwrap_or_default();
-        for reading in state.readings.values() {
+        for reading in state.readings.iter() {
             let claim = &reading.claim;
             let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) else { continue };
             let passed = match positions.get(&(claim.topic.to_string(), claim.partition.id)) {
@@ -445,10 +351,20 @@ impl Poller {
             };
             claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });
         }
-        for reading in state.readings.values_mut() {
+        for reading in state.readings.iter_mut() {
             self.judge_proof(reading);
         }
     }
+}
+
+/// Stops fetching partitions.
+fn unassign(queue: &Queue, claims: &[Arc<Claim>]) -> Result<()> {
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let mut list = TopicPartitionList::new();
+    claims.iter().for_each(|claim| drop(list.add_partition(&claim.topic, claim.partition.id)));
+    queue.consumer().incremental_unassign(&list).context("cannot take partitions from the Kafka client")
 }
 
 /// What an error of a partition calls for.

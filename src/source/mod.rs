@@ -3,6 +3,7 @@
 
 pub mod kafka;
 pub mod native;
+pub mod readings;
 pub mod reread;
 pub mod watch;
 
@@ -16,9 +17,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
-use crate::config;
 use crate::mutant::{Bug, planted};
-use crate::tls;
+use crate::{config, tls};
 
 /// A consumer whose log goes through ours.
 pub type Consumer = BaseConsumer<Log>;

@@ -5,15 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rowmill::batch::Counts;
-use rowmill::ledger::{SpanMove, Standing};
-use rowmill::mutant::{Bug, planted};
-use rowmill::offsets::Anchor;
-use rowmill::offsets::Partition;
 use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;
 use crate::records::Outcome;
+use rowmill::mutant::{Bug, planted};
+use rowmill::offsets::{Anchor, Partition};
+use rowmill::protocol::Standing;
+use rowmill::span::{Counts, Move};
 
 /// Partition and table.
 pub(crate) type Key = (Partition, usize);
@@ -32,32 +31,6 @@ pub(crate) struct Row {
     pub(crate) anchor: Option<Anchor>,
     counts: Counts,
     holes: i64,
-}
-
-/// What a transaction moves, free of borrows: it may arrive long after its sender died.
-#[derive(Clone, Debug)]
-pub(crate) struct Move {
-    pub(crate) key: Key,
-    epoch: i64,
-    first: i64,
-    next: i64,
-    counts: Counts,
-    holes: i64,
-    anchor: Anchor,
-}
-
-impl Move {
-    pub(crate) fn new(topic: usize, table: usize, m: &SpanMove<'_>) -> Move {
-        Move {
-            key: (Partition { topic, id: m.partition }, table),
-            epoch: m.epoch,
-            first: m.first,
-            next: m.next,
-            counts: Counts { rows: m.rows, dead: m.dead, skipped: m.skipped, other: m.other },
-            holes: m.holes,
-            anchor: Anchor { offset: m.anchor_offset, hash: m.anchor_hash },
-        }
-    }
 }
 
 /// One COPYed row or dead letter.
@@ -193,7 +166,7 @@ impl Server {
 
     pub(crate) fn resolve(&mut self, me: &str, table: usize, moves: &[Move]) -> Vec<Option<Standing>> {
         let standing = |m: &Move| {
-            let row = self.database.ledger.get_mut(&(m.key.0, table)).expect("registered");
+            let row = self.database.ledger.get_mut(&(m.partition, table)).expect("registered");
             (row.owner.as_deref() == Some(me) && row.epoch == m.epoch).then(|| {
                 row.epoch += 1;
                 Standing { epoch: row.epoch, next_offset: row.next }
@@ -203,9 +176,16 @@ impl Server {
     }
 
     /// One whole transaction: COPY, advance, COMMIT. False if the advance raised.
-    pub(crate) fn commit(&mut self, me: &str, stored: &[Stored], moves: &[Move], cluster: &Cluster) -> bool {
+    pub(crate) fn commit(
+        &mut self,
+        me: &str,
+        table: usize,
+        stored: &[Stored],
+        moves: &[Move],
+        cluster: &Cluster,
+    ) -> bool {
         let before = self.database.clone();
-        if !self.advance(me, moves) {
+        if !self.advance(me, table, moves) {
             return false;
         }
         self.past.push(before);
@@ -216,14 +196,14 @@ impl Server {
             let before = self.database.stored.entry(*key).or_default().insert(*offset, *outcome);
             assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
         }
-        moves.iter().for_each(|m| self.check(m.key, cluster));
+        moves.iter().for_each(|m| self.check((m.partition, table), cluster));
         true
     }
 
     /// ADVANCE: all spans or none.
-    pub(crate) fn advance(&mut self, me: &str, moves: &[Move]) -> bool {
+    pub(crate) fn advance(&mut self, me: &str, table: usize, moves: &[Move]) -> bool {
         let fits = |m: &Move| {
-            let row = &self.database.ledger[&m.key];
+            let row = &self.database.ledger[&(m.partition, table)];
             let owned = row.owner.as_deref() == Some(me) && row.epoch == m.epoch;
             planted(Bug::BlindAdvance) || owned && (row.next == m.first || planted(Bug::EpochOnly))
         };
@@ -231,7 +211,7 @@ impl Server {
             return false;
         }
         for m in moves {
-            let row = self.database.ledger.get_mut(&m.key).expect("registered");
+            let row = self.database.ledger.get_mut(&(m.partition, table)).expect("registered");
             row.next = m.next;
             row.anchor = Some(m.anchor);
             row.counts += m.counts;

@@ -3,15 +3,15 @@
 
 #![allow(dead_code, reason = "the simulator and the comparison use different parts")]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use rowmill::offsets::Partition;
-use rowmill::protocol;
-use rowmill::topics::Topic;
+use rowmill_faults::random::Random;
 
 use crate::database::Key;
 use crate::records::Shape;
-use rowmill_faults::random::Random;
+use rowmill::offsets::Partition;
+use rowmill::protocol;
+use rowmill::topics::Topic;
 
 pub(crate) const TOPIC_ID: &str = "id";
 
@@ -50,6 +50,10 @@ impl Cluster {
     /// The ledger's keys of a partition, home table first.
     pub(crate) fn keys(&self, partition: Partition) -> Vec<Key> {
         self.tables[partition.topic].iter().map(|table| (partition, *table)).collect()
+    }
+
+    pub(crate) fn partitions(&self, topic: usize) -> Vec<Partition> {
+        self.logs.keys().filter(|p| p.topic == topic).copied().collect()
     }
 
     /// The place of a key's table among those of its topic.
@@ -98,10 +102,6 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn touched(&self) -> BTreeSet<Partition> {
-        self.fetched.keys().copied().collect()
-    }
-
     pub(crate) fn assign(&mut self, partition: Partition, at: i64, random: &mut Random) {
         let stale = match self.fetched.get(&partition) {
             // Consecutive ones, from anywhere below what was fetched.

@@ -50,6 +50,8 @@ pub(crate) struct Seen {
     resolved_committed: u64,
     resolved_not: u64,
     fenced: u64,
+    isolated: u64,
+    halts: u64,
 }
 
 impl Seen {
@@ -68,6 +70,8 @@ impl Seen {
         self.resolved_committed += more.resolved_committed;
         self.resolved_not += more.resolved_not;
         self.fenced += more.fenced;
+        self.isolated += more.isolated;
+        self.halts += more.halts;
     }
 
     fn least(&self) -> u64 {
@@ -85,6 +89,8 @@ impl Seen {
             self.resolved_committed,
             self.resolved_not,
             self.fenced,
+            self.isolated,
+            self.halts,
         ];
         counts.into_iter().min().expect("there are counts")
     }
@@ -232,9 +238,20 @@ impl World {
         }
     }
 
+    /// What a person does about a topic that the guard stopped.
+    fn start_halted_again(&mut self) {
+        for at in (0..self.members.len()).rev() {
+            if self.members[at].is_halted() {
+                self.members.swap_remove(at).finish(&mut self.out);
+                self.start();
+            }
+        }
+    }
+
     /// No more faults, but one process may stay frozen for ever: the others must store everything.
     fn settle(&mut self) {
         self.out.faults = false;
+        self.start_halted_again();
         let frozen = self.out.random.one_in(2) && self.members.len() > 1;
         for (index, member) in self.members.iter_mut().enumerate() {
             member.frozen_until = if frozen && index == 0 { u64::MAX } else { 0 };

@@ -3,29 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use rowmill::batch::{Headers, RawBatch, Record, Segment, TableBatch, spans};
+use rowmill_faults::random::Random;
+
+use crate::database::{Key, Server, Stored};
+use crate::kafka::{Cluster, Handle, Polled, TOPIC_ID};
+use crate::network::{Message, Network, Reply};
+use crate::records::{self, Outcome, Shape};
+use rowmill::batch::{Headers, RawBatch, Record, Segment, TableBatch};
 use rowmill::budget::Budget;
 use rowmill::cpu::Pulse;
 use rowmill::decode::{Decoder, Outlet};
-use rowmill::failure::Class;
-use rowmill::ledger::moves;
+use rowmill::duties::{Entry, Held, Viewer};
+use rowmill::failure::{Class, Refusal};
 use rowmill::lookup::LookupCache;
 use rowmill::metrics::Waits;
 use rowmill::mutant::{Bug, planted};
-use rowmill::offsets::Anchor;
 use rowmill::offsets::Partition;
 use rowmill::ownership::{Claim, Lane, Ownership, Start};
-use rowmill::protocol::{
-    FollowUp, Gate, Holding, Opening, Resolved, Verdict, after_failure, holder, lost, opening, plan, resolve,
-};
+use rowmill::protocol::{FollowUp, Opening, Resolved, Verdict, after_failure, opening};
 use rowmill::row::Limits;
+use rowmill::source::readings::Readings;
+use rowmill::span::{Span, moves};
 use rowmill::topics::Topic;
+use rowmill::write::hand::Hand;
+use rowmill::write::isolate::isolate;
 
-use crate::database::{Key, Move, Server, Stored};
-use crate::kafka::{Cluster, Handle, Polled, TOPIC_ID};
-use crate::network::{Message, Network, Reply};
-use crate::records::{self, Outcome};
-use rowmill_faults::random::Random;
+/// The simulated pipeline's name.
+const PIPELINE: &str = "p";
+
+/// What an encoded row of the simulated tables takes: a field count, a length, a bigint.
+const ROW_BYTES: usize = 14;
 
 /// What surrounds the processes.
 pub(crate) struct Outside {
@@ -56,38 +63,39 @@ pub(crate) struct Member {
     lease: Lease,
     draining: BTreeSet<Partition>,
     handle: Handle,
-    readings: BTreeMap<Partition, Reading>,
+    readings: Readings,
     raw: VecDeque<RawBatch>,
     decoder: Decoder,
     outlets: Vec<Outlet>,
     writers: Vec<Writer>,
     /// Where this process was in a partition that it lost; only the planted bug looks.
     was_at: BTreeMap<Key, i64>,
+    /// Claims that the guard stopped: nothing of them may be sent any more.
+    halted: Vec<Arc<Claim>>,
 }
 
 /// How far a tick is.
 enum Lease {
     Idle,
     /// The heartbeat is committed; what memory held before the ledger is asked.
-    Beaten(Vec<(Arc<Claim>, Vec<i64>)>),
+    Beaten(Held),
     Claiming(Vec<Partition>),
-}
-
-struct Reading {
-    claim: Arc<Claim>,
-    gate: Gate,
-    start: Start,
-    last: Option<Anchor>,
-    aside: bool,
 }
 
 /// One table's writer.
 #[derive(Default)]
 struct Writer {
     inlet: VecDeque<TableBatch>,
-    idle: Vec<Segment>,
-    load: Vec<TableBatch>,
+    hand: Hand,
     state: Sending,
+}
+
+/// How much of the hand a transaction holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Everything,
+    /// The first batch, after the rows that the server refuses were set aside.
+    First,
 }
 
 #[derive(Default)]
@@ -95,9 +103,9 @@ enum Sending {
     #[default]
     Ready,
     /// The message with the COMMIT is on its way.
-    Sent(u64, Vec<Segment>),
+    Sent(u64, Vec<Span>, Holds),
     /// Its outcome is unknown, or it was fenced: the ledger must be asked.
-    Unknown(Vec<Segment>),
+    Unknown(Vec<Span>),
 }
 
 impl Member {
@@ -114,13 +122,14 @@ impl Member {
             lease: Lease::Idle,
             draining: BTreeSet::new(),
             handle: Handle::default(),
-            readings: BTreeMap::new(),
+            readings: Readings::default(),
             raw: VecDeque::new(),
             decoder: Decoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),
             was_at: BTreeMap::new(),
+            halted: Vec::new(),
         }
     }
 
@@ -152,11 +161,15 @@ impl Member {
             Lease::Claiming(partitions) => format!("claiming {partitions:?}"),
         };
         let claims = self.ownership.all();
-        let readings: Vec<_> = self.readings.iter().map(|(p, r)| (p, r.aside, &r.gate, r.last)).collect();
         format!(
-            "{}: frozen {}, lease {lease}\n  claims {claims:#?}\n  readings {readings:?}",
-            self.name, self.frozen_until
+            "{}: frozen {}, lease {lease}\n  claims {claims:#?}\n  readings {:?}",
+            self.name, self.frozen_until, self.readings
         )
+    }
+
+    /// True where only a new start goes on: the guard stopped a topic.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.ownership.all().iter().any(|claim| claim.stop_reason().is_some())
     }
 
     pub(crate) fn stop_reason(&self) -> Option<String> {
@@ -181,8 +194,7 @@ impl Member {
                     self.session = out.server.open_session();
                 }
                 out.server.heartbeat(&self.name, self.session);
-                let committed = |c: &Arc<Claim>| (c.clone(), c.lanes.iter().map(Lane::committed).collect());
-                Lease::Beaten(self.ownership.all().iter().map(committed).collect())
+                Lease::Beaten(Held::note(&self.ownership))
             }
             Lease::Beaten(held) => Lease::Claiming(self.look(&held, out)),
             Lease::Claiming(mut partitions) => {
@@ -196,47 +208,54 @@ impl Member {
         };
     }
 
-    /// Reads the ledger and decides: what was lost, what to give away, what to claim.
-    fn look(&mut self, held: &[(Arc<Claim>, Vec<i64>)], out: &mut Outside) -> Vec<Partition> {
+    /// Reads the ledger, and does what follows: what was lost, what to give away, what to claim.
+    fn look(&mut self, held: &Held, out: &mut Outside) -> Vec<Partition> {
         let members = out.server.living();
-        let entries = out.server.database.ledger.clone();
-        for (claim, committed) in held {
-            let keys = out.cluster.keys(claim.partition);
-            let gone = |(key, committed): (&Key, &i64)| {
-                let row = &entries[key];
-                lost(&self.name, *committed, Some((row.owner.as_deref(), row.next)))
-            };
-            if !claim.is_current() || keys.iter().zip(committed).any(|place| gone(place).is_some()) {
-                self.forget(claim);
-                self.draining.remove(&claim.partition);
-            }
+        let entries = self.entries(&out.server);
+        let topics = self.topics.clone();
+        let viewer = Viewer { me: &self.name.clone(), pipeline: PIPELINE, topics: &topics };
+        let duties = viewer.duties(held, &members, &entries);
+        for (claim, _) in &duties.lost {
+            self.forget(claim);
+            self.draining.remove(&claim.partition);
         }
-        let mut holdings: BTreeMap<Partition, Option<String>> = BTreeMap::new();
-        for ((partition, _), row) in &entries {
-            let alive = row.owner.as_deref().is_some_and(|o| out.server.alive(o));
-            let held = self.ownership.get(*partition).is_some();
-            let known = holdings.entry(*partition).or_default();
-            *known = known.take().or(holder(&self.name, row.owner.as_deref(), alive, held));
+        for entry in duties.give_up {
+            let topic = self.topics.iter().position(|t| *t.name == *entry.topic).expect("one of ours");
+            let place = self.topics[topic].targets.iter().position(|t| *t == entry.target);
+            let table = self.topics[topic].tables[place.expect("one of the topic's")];
+            let key = (Partition { topic, id: entry.partition }, table);
+            out.server.release(&self.name, key, entry.epoch);
         }
-        let holdings: Vec<Holding<Partition>> =
-            holdings.into_iter().map(|(partition, owner)| Holding { partition, owner }).collect();
-        let moves = plan(&self.name, &members, &holdings);
-        for (key, row) in &entries {
-            let ours = row.owner.as_deref() == Some(&self.name);
-            if ours && self.ownership.get(key.0).is_none() && !moves.claim.contains(&key.0) {
-                out.server.release(&self.name, *key, row.epoch);
-            }
+        for claim in duties.give_away {
+            claim.drain();
+            self.draining.insert(claim.partition);
         }
-        for partition in moves.release {
-            if let Some(claim) = self.ownership.get(partition) {
-                claim.drain();
-                self.draining.insert(partition);
-            }
-        }
-        if !moves.claim.is_empty() {
+        if !duties.claim.is_empty() {
             out.server.end_dead_members(&self.name);
         }
-        moves.claim
+        duties.claim
+    }
+
+    /// The ledger as a snapshot shows it.
+    fn entries(&self, server: &Server) -> Vec<Entry> {
+        let entry = |(&(partition, table), row): (&Key, &crate::database::Row)| {
+            let topic = &self.topics[partition.topic];
+            let place = topic.tables.iter().position(|t| *t == table).expect("the topic feeds it");
+            Entry {
+                topic: topic.name.to_string(),
+                partition: partition.id,
+                target: topic.targets[place].clone(),
+                owner: row.owner.clone(),
+                owner_alive: row.owner.as_deref().is_some_and(|owner| server.alive(owner)),
+                epoch: row.epoch,
+                next_offset: row.next,
+                routing_hash: topic.routing_hash,
+                pipeline: PIPELINE.into(),
+                topic_id: TOPIC_ID.into(),
+                cluster_id: String::new(),
+            }
+        };
+        server.database.ledger.iter().map(entry).collect()
     }
 
     fn claim(&mut self, partition: Partition, out: &mut Outside) {
@@ -309,57 +328,40 @@ impl Member {
     }
 
     fn follow_ownership(&mut self, out: &mut Outside) {
-        let gone = |(p, r): (&Partition, &Reading)| {
-            let held = self.ownership.get(*p).is_some_and(|held| Arc::ptr_eq(&held, &r.claim));
-            (!held || !r.claim.is_read()).then_some(*p)
-        };
-        for partition in self.readings.iter().filter_map(gone).collect::<Vec<_>>() {
-            self.handle.unassign(partition);
-            self.readings.remove(&partition);
+        for claim in self.readings.leave(&self.ownership) {
+            self.handle.unassign(claim.partition);
         }
         for claim in self.ownership.all().into_iter().filter(|c| c.is_read()) {
-            let Some(start) = claim.take_start() else { continue };
-            let partition = claim.partition;
-            let reading = Reading { claim, gate: start.gate.clone(), start, last: None, aside: true };
-            self.readings.insert(partition, reading);
-            self.resume(partition, out);
+            if self.readings.enter(&claim) {
+                self.resume(&[claim.partition], out);
+            }
         }
     }
 
-    fn resume(&mut self, partition: Partition, out: &mut Outside) {
-        let reading = &self.readings[&partition];
-        if reading.start.needs_new_client(reading.last, self.handle.touched().contains(&partition)) {
+    fn resume(&mut self, partitions: &[Partition], out: &mut Outside) {
+        let assignment = self.readings.resume(partitions);
+        if assignment.needs_new_client {
             self.handle = Handle::default();
             out.seen.fresh_handles += 1;
-            let all: Vec<Partition> =
-                self.readings.iter().filter(|(_, r)| !r.aside).map(|(p, _)| *p).collect();
-            all.into_iter().for_each(|p| self.assign(p, out));
         }
-        self.assign(partition, out);
-    }
-
-    fn assign(&mut self, partition: Partition, out: &mut Outside) {
-        let reading = self.readings.get_mut(&partition).expect("it is read");
-        let (gate, at) = reading.start.place(&reading.gate, reading.last);
-        reading.gate = gate;
-        reading.aside = false;
-        self.handle.assign(partition, at, &mut out.random);
+        for (claim, at) in assignment.places {
+            self.handle.assign(claim.partition, at, &mut out.random);
+        }
     }
 
     fn poll(&mut self, out: &mut Outside) {
         self.follow_ownership(out);
-        if out.fault(12) {
-            // A topic that is stuck: set aside now, taken back at a later poll.
-            if let Some((partition, reading)) = self.readings.iter_mut().next() {
-                reading.aside = true;
-                self.handle.unassign(*partition);
-            }
-        }
-        let aside: Vec<Partition> = self.readings.iter().filter(|(_, r)| r.aside).map(|(p, _)| *p).collect();
-        if !out.faults || out.random.one_in(3) {
-            aside.into_iter().for_each(|p| self.resume(p, out));
-        }
         for topic in 0..self.topics.len() {
+            if out.fault(20) {
+                // It is stuck: parked now, resumed at a later poll.
+                for claim in self.readings.park(topic) {
+                    self.handle.unassign(claim.partition);
+                }
+            }
+            let parked = self.readings.parked(topic);
+            if !parked.is_empty() && (!out.faults || out.random.one_in(3)) {
+                self.resume(&parked, out);
+            }
             let batch = self.poll_topic(topic, out);
             if !batch.is_empty() {
                 self.raw.push_back(batch);
@@ -369,10 +371,12 @@ impl Member {
 
     fn poll_topic(&mut self, topic: usize, out: &mut Outside) -> RawBatch {
         let mut batch = RawBatch::new(topic, 0, 0);
-        for (partition, reading) in self.readings.iter_mut().filter(|(p, r)| p.topic == topic && !r.aside) {
+        let partitions = out.cluster.partitions(topic);
+        for partition in partitions {
+            let Some(reading) = self.readings.of_record(partition) else { continue };
             for _ in 0..=out.random.below(12) {
-                let log = &out.cluster.logs[partition];
-                let (offset, shape) = match self.handle.poll(*partition, log, &mut out.random, out.faults) {
+                let log = &out.cluster.logs[&partition];
+                let (offset, shape) = match self.handle.poll(partition, log, &mut out.random, out.faults) {
                     Polled::Record(offset, shape) => (offset, shape),
                     Polled::OutOfRange => {
                         self.ownership.remove(&reading.claim);
@@ -398,12 +402,7 @@ impl Member {
             }
         }
         batch.note_anchors();
-        for run in &batch.runs {
-            run.claim.set_polled(run.next, run.times.first_ms);
-            if let Some(reading) = self.readings.get_mut(&run.claim.partition) {
-                reading.last = Some(run.anchor);
-            }
-        }
+        self.readings.passed_on(&batch);
         if !batch.is_empty() {
             batch.set_charge(self.budget.charge(topic, batch.cost_bytes()));
         }
@@ -425,26 +424,25 @@ impl Member {
     fn write(&mut self, table: usize, out: &mut Outside) {
         match std::mem::take(&mut self.writers[table].state) {
             Sending::Ready => self.send(table, out),
-            Sending::Sent(id, spans) => self.await_reply(table, id, spans, out),
+            Sending::Sent(id, spans, holds) => self.await_reply(table, id, spans, holds, out),
             Sending::Unknown(spans) => self.ask(table, spans, out),
         }
     }
 
-    /// Gathers, and sends a whole transaction.
+    /// Gathers, and sends a whole transaction; or, where the server refuses a row, one without the bad rows of a batch.
     fn send(&mut self, table: usize, out: &mut Outside) {
         let writer = &mut self.writers[table];
-        if writer.load.is_empty() {
+        if writer.hand.load().is_empty() {
             writer.gather(&mut out.random);
         }
         let may_move_idle = !out.faults || out.random.one_in(4);
-        writer.idle.retain(|s| s.claim.is_current());
-        writer.load.iter_mut().for_each(|b| b.retain_segments(|s| s.claim.is_current()));
-        writer.load.retain(|b| !b.segments.is_empty());
-        if writer.load.is_empty() && !may_move_idle {
-            return;
+        self.writers[table].hand.drop_void();
+        if out.fault(150) {
+            self.halt(table, out);
+            self.writers[table].hand.drop_void();
         }
-        let spans = spans(&writer.idle, &writer.load);
-        if spans.is_empty() {
+        let hand = &mut self.writers[table].hand;
+        if hand.load().is_empty() && !may_move_idle {
             return;
         }
         if out.fault(20) {
@@ -452,29 +450,52 @@ impl Member {
             assert_eq!(after_failure(Class::World, false), FollowUp::SendAgain);
             return;
         }
-        let id = out.network.send(Message::new(
-            &self.name,
-            writer.load.iter().flat_map(|b| stored(b, table)).collect(),
-            moves(&spans)
-                .iter()
-                .zip(&spans)
-                .map(|(m, s)| Move::new(s.claim.partition.topic, table, m))
-                .collect(),
-        ));
-        writer.state = Sending::Sent(id, spans);
+        let refused =
+            |batch: &TableBatch| (0..batch.rows.len()).any(|row| is_refused(batch, row, &out.cluster));
+        let holds = if hand.load().iter().any(refused) { Holds::First } else { Holds::Everything };
+        let (spans, batches) = match holds {
+            Holds::Everything => (hand.spans(), hand.load()),
+            Holds::First => {
+                set_bad_rows_aside(hand, &out.cluster);
+                out.seen.isolated += 1;
+                (hand.spans_of_first(), &hand.load()[..1])
+            }
+        };
+        if spans.is_empty() {
+            return;
+        }
+        let is_halted = |span: &Span| self.halted.iter().any(|claim| Arc::ptr_eq(claim, &span.claim));
+        assert!(!spans.iter().any(is_halted), "{} sends what the guard stopped", self.name);
+        let stored = batches.iter().flat_map(|b| stored(b, table)).collect();
+        let id = out.network.send(Message::new(&self.name, table, stored, moves(&spans)));
+        self.writers[table].state = Sending::Sent(id, spans, holds);
     }
 
-    fn await_reply(&mut self, table: usize, id: u64, spans: Vec<Segment>, out: &mut Outside) {
+    /// The guard objects to one of the topics in a writer's hand.
+    fn halt(&mut self, table: usize, out: &mut Outside) {
+        let spans = self.writers[table].hand.spans();
+        if let Some(span) = spans.first() {
+            let topic = span.claim.partition.topic;
+            self.ownership.halt(topic, "too many dead letters");
+            let claims = self.ownership.all().into_iter().filter(|c| c.partition.topic == topic);
+            self.halted.extend(claims);
+            out.seen.halts += 1;
+        }
+    }
+
+    fn await_reply(&mut self, table: usize, id: u64, spans: Vec<Span>, holds: Holds, out: &mut Outside) {
         let class = match out.network.reply(id) {
             Reply::NotYet => {
-                self.writers[table].state = Sending::Sent(id, spans);
+                self.writers[table].state = Sending::Sent(id, spans, holds);
                 return;
             }
             Reply::Committed => {
-                committed(&spans, table, &out.server);
-                let writer = &mut self.writers[table];
-                writer.load.clear();
-                writer.idle.clear();
+                must_be_committed(&spans, table, &out.server);
+                let hand = &mut self.writers[table].hand;
+                match holds {
+                    Holds::Everything => hand.committed(&spans),
+                    Holds::First => hand.committed_first(&spans),
+                }
                 return;
             }
             Reply::Fenced => Class::Fenced,
@@ -485,32 +506,24 @@ impl Member {
     }
 
     /// RESOLVE.
-    fn ask(&mut self, table: usize, spans: Vec<Segment>, out: &mut Outside) {
-        let asked: Vec<Move> = moves(&spans)
-            .iter()
-            .zip(&spans)
-            .map(|(m, s)| Move::new(s.claim.partition.topic, table, m))
-            .collect();
+    fn ask(&mut self, table: usize, spans: Vec<Span>, out: &mut Outside) {
         if out.fault(6) {
             self.writers[table].state = Sending::Unknown(spans);
             return;
         }
-        let standings = out.server.resolve(&self.name, table, &asked);
+        let standings = out.server.resolve(&self.name, table, &moves(&spans));
         if out.fault(8) {
             // Answered, but the answer is lost.
             self.writers[table].state = Sending::Unknown(spans);
             return;
         }
-        let mut done: Vec<(Arc<Claim>, i64)> = Vec::new();
-        for (span, standing) in spans.iter().zip(standings) {
-            if let Some(standing) = standing {
-                span.claim.lanes[span.lane].set_epoch(standing.epoch);
-            }
-            match resolve(span.first, span.next, standing.map(|s| s.next_offset)) {
+        let mut done = Vec::new();
+        for (span, resolved) in Hand::judge(spans, standings) {
+            match resolved {
                 Resolved::Committed => {
                     out.seen.resolved_committed += 1;
-                    committed(std::slice::from_ref(span), table, &out.server);
-                    done.push((span.claim.clone(), span.next));
+                    must_be_committed(std::slice::from_ref(&span), table, &out.server);
+                    done.push(span);
                 }
                 Resolved::NotCommitted => out.seen.resolved_not += 1,
                 Resolved::Fenced => {
@@ -519,15 +532,12 @@ impl Member {
                 }
             }
         }
-        let is_done = |s: &Segment| done.iter().any(|(c, next)| Arc::ptr_eq(c, &s.claim) && s.next <= *next);
-        let writer = &mut self.writers[table];
-        writer.idle.retain(|s| !is_done(s));
-        writer.load.iter_mut().for_each(|b| b.retain_segments(|s| !is_done(s)));
+        self.writers[table].hand.settle(&done);
     }
 }
 
 /// What a process takes for committed must be.
-fn committed(spans: &[Segment], table: usize, server: &Server) {
+fn must_be_committed(spans: &[Span], table: usize, server: &Server) {
     for span in spans {
         let next = server.database.ledger[&(span.claim.partition, table)].next;
         assert!(
@@ -536,23 +546,48 @@ fn committed(spans: &[Segment], table: usize, server: &Server) {
             span.claim.topic,
             span.next
         );
-        span.claim.lanes[span.lane].set_committed(span.next);
     }
+}
+
+/// Where a row of a batch came from.
+fn origin(batch: &TableBatch, row: usize) -> (Partition, i64) {
+    let holds = |segment: &&Segment| segment.rows.contains(&row);
+    let segment = batch.segments.iter().find(holds).expect("every row belongs to a segment");
+    let raw = segment.raw.as_ref().expect("kept for rows and letters");
+    (segment.span.claim.partition, raw.offset(batch.rows[row].record as usize))
+}
+
+/// True for a row that the server does not take.
+fn is_refused(batch: &TableBatch, row: usize, cluster: &Cluster) -> bool {
+    let (partition, offset) = origin(batch, row);
+    cluster.logs[&partition].history[&offset] == Shape::Refused
+}
+
+/// The search for the bad rows of the first batch; the server names them sometimes, rightly or not.
+fn set_bad_rows_aside(hand: &mut Hand, cluster: &Cluster) {
+    let batch = &hand.load()[0];
+    let found = isolate(batch.rows.len(), |range| {
+        let first = range.clone().find(|row| is_refused(batch, *row, cluster));
+        let named = |row: usize| (row % 3 > 0).then_some(row - range.start);
+        let refusal = |row| Refusal { row: named(row), code: "refused".into(), message: String::new() };
+        Ok::<_, std::convert::Infallible>(first.map(refusal))
+    });
+    let Ok(found) = found;
+    hand.cut_first(found.judged);
+    let bad = found.bad.into_iter().map(|(row, refusal)| (row, refusal.code, refusal.message));
+    hand.load_mut()[0].set_aside(bad.collect());
 }
 
 /// What a batch's COPY stores: rows and dead letters with the offsets they came from.
 fn stored(batch: &TableBatch, table: usize) -> Vec<Stored> {
-    let offset = |segment: &Segment, record: u32| {
-        segment.raw.as_ref().expect("kept for rows and letters").offset(record as usize)
-    };
-    let rows = batch.segments.iter().flat_map(|segment| {
-        segment.rows.clone().map(move |row| {
-            ((segment.claim.partition, table), offset(segment, batch.rows[row].record), Outcome::Row)
-        })
+    let rows = (0..batch.rows.len()).map(|row| {
+        let (partition, offset) = origin(batch, row);
+        ((partition, table), offset, Outcome::Row)
     });
     let dead = batch.dead.iter().map(|letter| {
         let segment = &batch.segments[letter.segment];
-        ((segment.claim.partition, table), offset(segment, letter.record), Outcome::Dead)
+        let raw = segment.raw.as_ref().expect("kept for rows and letters");
+        ((segment.span.claim.partition, table), raw.offset(letter.record as usize), Outcome::Dead)
     });
     rows.chain(dead).collect()
 }
@@ -560,25 +595,11 @@ fn stored(batch: &TableBatch, table: usize) -> Vec<Stored> {
 impl Writer {
     /// Takes some of what is there; what one transaction has no room for waits for the next.
     fn gather(&mut self, random: &mut Random) {
-        while let Some(mut batch) = self.inlet.pop_front() {
-            let is_last = random.one_in(2);
-            if is_last && batch.rows.len() > 1 && random.one_in(3) {
-                let tail = batch.split_off(1 + random.below(batch.rows.len() - 1));
-                self.inlet.push_front(tail);
-            }
-            self.load.push(batch);
-            if is_last {
-                break;
-            }
-        }
-        self.load.retain(|batch| !batch.segments.is_empty());
-        if self.load.iter().all(TableBatch::is_positions_only) {
-            for segment in self.load.drain(..).flat_map(|b| b.segments) {
-                match self.idle.iter_mut().find(|s| Arc::ptr_eq(&s.claim, &segment.claim)) {
-                    Some(known) => known.join(&segment),
-                    None => self.idle.push(segment),
-                }
-            }
-        }
+        let Some(first) = self.hand.take_rest().or_else(|| self.inlet.pop_front()) else { return };
+        let bytes_max = ROW_BYTES * (1 + random.below(30));
+        self.hand.gather(first, bytes_max, || {
+            let comes = random.one_in(2);
+            comes.then(|| self.inlet.pop_front()).flatten()
+        });
     }
 }

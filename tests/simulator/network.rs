@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::database::{Move, Server, Stored};
+use crate::database::{Server, Stored};
 use crate::kafka::Cluster;
+use rowmill::span::Move;
 
 pub(crate) struct Message {
     from: String,
+    table: usize,
     stored: Vec<Stored>,
     moves: Vec<Move>,
     /// The server's answer, once it has executed the message.
@@ -16,8 +18,8 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    pub(crate) fn new(from: &str, stored: Vec<Stored>, moves: Vec<Move>) -> Message {
-        Message { from: from.to_owned(), stored, moves, outcome: None, is_broken: false }
+    pub(crate) fn new(from: &str, table: usize, stored: Vec<Stored>, moves: Vec<Move>) -> Message {
+        Message { from: from.to_owned(), table, stored, moves, outcome: None, is_broken: false }
     }
 }
 
@@ -51,7 +53,8 @@ impl Network {
         let Some((&id, message)) = self.messages.iter_mut().nth(nth) else { return false };
         let is_new = message.outcome.is_none();
         if is_new {
-            message.outcome = Some(server.commit(&message.from, &message.stored, &message.moves, cluster));
+            let Message { from, table, stored, moves, .. } = &*message;
+            message.outcome = Some(server.commit(from, *table, stored, moves, cluster));
         }
         let committed = is_new && message.outcome == Some(true);
         if message.is_broken {

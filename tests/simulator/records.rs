@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use rowmill_faults::random::Random;
+
 use rowmill::model::{Plan, RawModel, compile};
 use rowmill::setup;
 use rowmill::topics::Topic;
 use rowmill::types::{Column, Kind, Table, Type};
-
-use rowmill_faults::random::Random;
 
 /// Topic `a` feeds two tables by a field, topic `b` one of them.
 const MODELS: &str = r#"
@@ -41,6 +41,8 @@ pub(crate) enum Shape {
     MissingField,
     NoJson,
     Tombstone,
+    /// A row for the decoder, and none for the server.
+    Refused,
 }
 
 /// What a record becomes in one table.
@@ -54,11 +56,12 @@ pub(crate) enum Outcome {
 
 impl Shape {
     pub(crate) fn any(random: &mut Random) -> Shape {
-        match random.below(12) {
+        match random.below(13) {
             0 => Shape::Unroutable,
             1 => Shape::MissingField,
             2 => Shape::NoJson,
             3 => Shape::Tombstone,
+            12 => Shape::Refused,
             4..8 => Shape::ForT,
             _ => Shape::ForU,
         }
@@ -71,6 +74,7 @@ impl Shape {
             Shape::Unroutable => Some(br#"{"kind":"?","n":3}"#),
             Shape::MissingField => Some(br#"{"kind":"u"}"#),
             Shape::NoJson => Some(b"{"),
+            Shape::Refused => Some(br#"{"kind":"t","n":-1}"#),
             Shape::Tombstone => None,
         }
     }
@@ -81,6 +85,7 @@ impl Shape {
         match (self, topic) {
             (Shape::Tombstone, _) => Outcome::Skipped,
             (Shape::NoJson, _) if home => Outcome::Dead,
+            (Shape::Refused, _) if home => Outcome::Dead,
             (Shape::MissingField, 1) => Outcome::Dead,
             (Shape::ForT | Shape::ForU | Shape::Unroutable, 1) => Outcome::Row,
             (Shape::ForT, _) if lane == 0 => Outcome::Row,

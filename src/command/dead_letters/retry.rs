@@ -1,30 +1,30 @@
-//! `rowmill dead-letters retry`: the records once more, through the decoder and the COPY of the pipeline.
+//! `rowmill dead-letters retry`: the records once more, through the decoder and the sink of the pipeline.
 //!
-//! `BEGIN; lock the letters that are still open; COPY rows; compare the table's definition; mark the letters; COMMIT`. A
-//! letter is marked in the transaction that holds its rows, and one that is marked is not taken again: whatever is lost on
-//! the way, running it again is right.
+//! `BEGIN; lock the letters that are still open; COPY rows; compare the table's definition; mark the letters; COMMIT`. Rows go
+//! the writer's way, through its [`Sink`]. A letter is marked in the transaction that holds its rows, and one that is marked
+//! is not taken again: whatever is lost on the way, running it again is right.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use postgres::{Client, Transaction};
+use postgres::Client;
 
 use super::letter::{self, Letter, Part};
 use super::{Decision, Filter, count};
+use crate::batch::{Row, Rows, TableBatch};
 use crate::config::Config;
-use crate::copy::{HEADER, TRAILER};
 use crate::cpu::Pulse;
-use crate::failure::Class;
+use crate::failure::{Class, Failure};
 use crate::lookup::{LookupCache, Wanted};
 use crate::metrics::Waits;
-use crate::model::{Plan, TablePlan, patch_clocks};
-use crate::pg::{self, describe};
-use crate::row::{Encoded, Limits, Message, Parsed, TopicDecoder};
+use crate::model::Plan;
+use crate::pg::Server;
+use crate::row::{self, Limits, Message, Parsed, TopicDecoder};
+use crate::session::{Session, Sessions};
 use crate::setup;
-use crate::writer::micros_since_2000;
+use crate::store::postgres::sink::Sink;
 
 /// Letters of one transaction: a COMMIT's cost is spread, and little is done again when one is refused.
 const LETTERS: i64 = 100;
@@ -35,7 +35,7 @@ const BYTES: i64 = 16 << 20;
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A lock on a table is waited for so long.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reasons that were found before anybody could say whose record it is: all tables of the topic missed it.
 const OF_NO_TABLE: [&str; 3] = ["unroutable", "tombstone", "too_large"];
@@ -50,18 +50,22 @@ enum Outcome {
     Settled,
 }
 
-/// For each table, by its index in the plan: COPY tuples.
-type Tuples = BTreeMap<usize, Vec<Vec<u8>>>;
+/// For each table, by its index in the plan: its rows.
+type Encoded = BTreeMap<usize, TableBatch>;
 
 /// A letter that is rows now.
 struct Ready {
     letter: Letter,
-    tuples: Tuples,
+    encoded: Encoded,
 }
 
 struct Retry<'c> {
     client: &'c mut Client,
+    sessions: Sessions,
+    session: Option<Session>,
     plan: Arc<Plan>,
+    /// One for each of the plan's tables.
+    sinks: Vec<Sink>,
     decoders: Vec<TopicDecoder>,
     lookups: LookupCache,
     dry_run: bool,
@@ -76,7 +80,15 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     let pulse = Arc::new(Pulse::new("retry"));
     let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
     let lookups = LookupCache::new(config.redis.as_ref(), &lookups, pulse, Waits::new("retry"))?;
-    let mut retry = Retry { client, plan, decoders, lookups, dry_run: decision.dry_run };
+    let sessions = Sessions {
+        server: Server::of(&config.postgres)?,
+        me: setup::member(config),
+        lock_timeout: LOCK_TIMEOUT,
+        prepare: config.lease.session_lock,
+    };
+    let sinks = plan.tables.iter().cloned().map(Sink::new).collect();
+    let dry_run = decision.dry_run;
+    let mut retry = Retry { client, sessions, session: None, plan, sinks, decoders, lookups, dry_run };
 
     let filter = &decision.filter;
     let (mut retried, mut refused, mut last) = (0, 0, 0);
@@ -144,7 +156,7 @@ impl Retry<'_> {
         self.lookups.begin_batch();
         for letter in letters {
             match self.decode(&letter)? {
-                Ok(tuples) => ready.push(Ready { letter, tuples }),
+                Ok(encoded) => ready.push(Ready { letter, encoded }),
                 Err(why) => outcomes.push((letter, Outcome::Refused(why))),
             }
         }
@@ -153,8 +165,8 @@ impl Retry<'_> {
         Ok(outcomes)
     }
 
-    /// The letter's tuples for each table that missed it, or why there are none.
-    fn decode(&mut self, letter: &Letter) -> Result<Result<Tuples, String>> {
+    /// The letter's rows for each table that missed it, or why there are none.
+    fn decode(&mut self, letter: &Letter) -> Result<Result<Encoded, String>> {
         let Some(topic) = self.plan.topics.iter().position(|t| t.name == letter.topic) else {
             return Ok(Err(format!("no model reads topic {:?}", letter.topic)));
         };
@@ -173,24 +185,26 @@ impl Retry<'_> {
             return Ok(Err(format!("no model of table {} takes it any more", letter.target)));
         }
         look_up(&mut self.lookups, decoder, message, letter)?;
-        let mut tuples = Tuples::new();
+        let mut encoded = Encoded::new();
         for model in models {
-            let mut tuple = Vec::new();
-            match decoder.encode(model, message, &self.lookups, &mut tuple) {
-                Ok(Encoded::Row) => tuples.entry(self.plan.models[model].table).or_default().push(tuple),
-                Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+            let table = self.plan.models[model].table;
+            let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table));
+            match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
+                Ok(row::Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
+                Ok(row::Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
                 Err(reject) => return Ok(Err(reject.message)),
             }
         }
-        Ok(Ok(tuples))
+        Ok(Ok(encoded))
     }
 
     /// All in one transaction; if the server refuses a row, each in its own.
     fn store_all(&mut self, mut ready: Vec<Ready>) -> Result<Vec<(Letter, Outcome)>> {
         if ready.len() > 1 {
             match self.store(&mut ready) {
-                Err(error) if is_of_a_row(&error) => {}
-                settled => return Ok(with_outcomes(ready, &settled?, &self.plan)),
+                Err(failure) if failure.class == Class::Row => {}
+                Err(failure) => return Err(unsettled(failure)),
+                Ok(stored) => return Ok(with_outcomes(ready, &stored, &self.plan)),
             }
         }
         let mut outcomes = Vec::new();
@@ -198,57 +212,62 @@ impl Retry<'_> {
             let mut one = vec![one];
             match self.store(&mut one) {
                 Ok(stored) => outcomes.extend(with_outcomes(one, &stored, &self.plan)),
-                Err(error) if is_of_a_row(&error) => {
-                    let why = error.downcast_ref().map_or_else(|| error.to_string(), describe);
-                    outcomes.extend(one.into_iter().map(|r| (r.letter, Outcome::Refused(why.clone()))));
+                Err(Failure { class: Class::Row, words, .. }) => {
+                    outcomes.extend(one.into_iter().map(|r| (r.letter, Outcome::Refused(words.clone()))));
                 }
-                Err(error) => return Err(error),
+                Err(failure) => return Err(unsettled(failure)),
             }
         }
         Ok(outcomes)
     }
 
-    /// One transaction; the ids of the letters that were still open, and are stored now.
-    fn store(&mut self, ready: &mut [Ready]) -> Result<Vec<i64>> {
-        let mut transaction = self.client.transaction().context("cannot begin a transaction")?;
-        transaction.batch_execute(LOCK_TIMEOUT)?;
+    /// One transaction; the ids of the letters that were still open, and are stored now. After an error the session is gone,
+    /// and with it what the transaction did.
+    fn store(&mut self, ready: &mut [Ready]) -> Result<Vec<i64>, Failure> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.sessions.open()?,
+        };
+        session.begin()?;
         let ids: Vec<i64> = ready.iter().map(|r| r.letter.id).collect();
         let open = "SELECT id FROM rowmill.dead_letter WHERE id = ANY ($1) AND settled_at IS NULL ORDER BY id FOR UPDATE";
-        let open: Vec<i64> = transaction
-            .query(open, &[&ids])
-            .context("cannot lock the dead letters")?
-            .iter()
-            .map(|row| row.get(0))
-            .collect();
-        for (index, table) in self.plan.tables.iter().enumerate() {
+        let open: Vec<i64> = session.client().query(open, &[&ids])?.iter().map(|row| row.get(0)).collect();
+        for (index, sink) in self.sinks.iter().enumerate() {
             let taken = ready.iter_mut().filter(|r| open.contains(&r.letter.id));
-            let tuples = taken.filter_map(|r| r.tuples.get_mut(&index)).flatten();
-            copy(&mut transaction, table, tuples)?;
+            let mut rows = Rows::of(taken.filter_map(|r| r.encoded.get_mut(&index)));
+            if !rows.is_empty() {
+                sink.send(&mut session, &mut rows)?;
+                sink.check_definition(&mut session)?;
+            }
         }
         for one in ready.iter().filter(|r| open.contains(&r.letter.id)) {
             let tables = tables_of(one, &self.plan);
-            transaction
-                .execute(
-                    "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'retried', settled_tables = $2
-                     WHERE id = $1",
-                    &[&one.letter.id, &tables],
-                )
-                .context("cannot mark a dead letter as retried")?;
+            session.client().execute(
+                "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'retried', settled_tables = $2
+                 WHERE id = $1",
+                &[&one.letter.id, &tables],
+            )?;
         }
         if self.dry_run {
             // What is checked at the end of a transaction is checked now.
-            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
-            transaction.rollback().context("cannot roll back")?;
+            session.execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")?;
         } else {
-            transaction.commit().map_err(|error| match pg::classify(&error) {
-                Class::Lost => anyhow!(
-                    "the connection broke during COMMIT ({}): run the same command again, what was stored is not taken twice",
-                    describe(&error)
-                ),
-                _ => error.into(),
-            })?;
+            session.commit_with("COMMIT")?;
         }
+        self.session = Some(session);
         Ok(open)
+    }
+}
+
+/// Why nothing of a transaction can be said to be stored, where no row is at fault.
+fn unsettled(failure: Failure) -> anyhow::Error {
+    let words = failure.words;
+    match failure.class {
+        Class::Lost if failure.at_commit => anyhow!(
+            "the connection broke during COMMIT ({words}): run the same command again, what was stored is not taken twice"
+        ),
+        Class::TableChanged => anyhow!("{words}; nothing was stored, run it again"),
+        _ => anyhow!("cannot store dead letters: {words}"),
     }
 }
 
@@ -273,50 +292,8 @@ fn look_up(
     Ok(())
 }
 
-/// Sends tuples as one COPY, and compares the definition that they were made for with the table's own.
-fn copy<'a>(
-    transaction: &mut Transaction<'_>,
-    table: &TablePlan,
-    tuples: impl Iterator<Item = &'a mut Vec<u8>>,
-) -> Result<()> {
-    let mut tuples = tuples.peekable();
-    if tuples.peek().is_none() {
-        return Ok(());
-    }
-    let mut writer = transaction.copy_in(&table.copy_statement())?;
-    let mut sent = 0u64;
-    writer.write_all(&HEADER).map_err(of_the_server)?;
-    for tuple in tuples {
-        patch_clocks(tuple, table.clock_columns, micros_since_2000());
-        writer.write_all(tuple).map_err(of_the_server)?;
-        sent += 1;
-    }
-    writer.write_all(&TRAILER).map_err(of_the_server)?;
-    let stored = writer.finish()?;
-    if stored != sent {
-        bail!("table {} stored {stored} of {sent} rows: a trigger or a rule on it drops rows", table.name);
-    }
-    let fingerprint: String = transaction
-        .query_one("SELECT rowmill.fingerprint($1)", &[&table.oid])
-        .with_context(|| format!("cannot read the definition of table {}", table.name))?
-        .get(0);
-    if fingerprint != table.fingerprint {
-        bail!("the definition of table {} changed meanwhile; nothing was stored, run it again", table.name);
-    }
-    Ok(())
-}
-
-/// The COPY writer hides the server's own error in an I/O error.
-fn of_the_server(error: std::io::Error) -> anyhow::Error {
-    error.downcast::<postgres::Error>().map_or_else(anyhow::Error::from, anyhow::Error::from)
-}
-
-fn is_of_a_row(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<postgres::Error>().is_some_and(|error| pg::classify(error) == Class::Row)
-}
-
 fn tables_of(ready: &Ready, plan: &Plan) -> Vec<String> {
-    ready.tuples.keys().map(|table| plan.tables[*table].name.clone()).collect()
+    ready.encoded.keys().map(|table| plan.tables[*table].name.clone()).collect()
 }
 
 fn with_outcomes(ready: Vec<Ready>, stored: &[i64], plan: &Plan) -> Vec<(Letter, Outcome)> {

@@ -1,0 +1,3 @@
+//! How each server is reached, and how bytes lie on the way to it.
+
+pub mod binary;

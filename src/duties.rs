@@ -1,0 +1,256 @@
+//! What a look at the ledger calls for: which claims are lost, and what to claim, give away and give up. Pure; the simulator
+//! drives it as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::offsets::Partition;
+use crate::ownership::{Claim, Lane, Ownership};
+use crate::protocol::{Holding, holder, lost, plan};
+use crate::topics::Topic;
+
+/// One ledger row, as a snapshot shows it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub topic: String,
+    pub partition: i32,
+    pub target: String,
+    pub owner: Option<String>,
+    /// False where the owner's lease ran out, or its session is gone.
+    pub owner_alive: bool,
+    pub epoch: i64,
+    pub next_offset: i64,
+    pub routing_hash: i64,
+    pub pipeline: String,
+    pub topic_id: String,
+    pub cluster_id: String,
+}
+
+/// What memory holds, and how far each table was committed. Noted before the ledger is asked: one that is behind it then was
+/// taken back by a failover.
+#[derive(Debug)]
+pub struct Held(Vec<(Arc<Claim>, Vec<i64>)>);
+
+impl Held {
+    pub fn note(ownership: &Ownership) -> Held {
+        let committed = |claim: Arc<Claim>| {
+            let committed = claim.lanes.iter().map(Lane::committed).collect();
+            (claim, committed)
+        };
+        Held(ownership.all().into_iter().map(committed).collect())
+    }
+}
+
+/// Who looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewer<'a> {
+    pub me: &'a str,
+    pub pipeline: &'a str,
+    pub topics: &'a [Topic],
+}
+
+/// What follows from a look, in this order.
+#[derive(Debug, Default)]
+pub struct Duties<'e> {
+    /// Claims that are not ours any more, each with the reason.
+    pub lost: Vec<(Arc<Claim>, String)>,
+    /// Rows that the ledger says are ours, memory does not hold, and nobody will claim now: the reply to a claim was lost,
+    /// or a release failed. Nobody else could take them while we live.
+    pub give_up: Vec<&'e Entry>,
+    /// Claims that another member should have.
+    pub give_away: Vec<Arc<Claim>>,
+    pub claim: Vec<Partition>,
+}
+
+impl Viewer<'_> {
+    /// Compares what memory held with the ledger's rows of all our topics, whoever owns them.
+    pub fn duties<'e>(&self, held: &Held, members: &[String], entries: &'e [Entry]) -> Duties<'e> {
+        let rows = self.by_partition(entries);
+        let lost: Vec<(Arc<Claim>, String)> = held
+            .0
+            .iter()
+            .filter_map(|(claim, committed)| Some((claim.clone(), self.lost(claim, committed, &rows)?)))
+            .collect();
+        let gone: BTreeSet<Partition> = lost.iter().map(|(claim, _)| claim.partition).collect();
+        let kept: BTreeMap<Partition, &Arc<Claim>> = held
+            .0
+            .iter()
+            .map(|(claim, _)| (claim.partition, claim))
+            .filter(|(partition, _)| !gone.contains(partition))
+            .collect();
+        let holdings = self.holdings(&rows, |partition| kept.contains_key(&partition));
+        let moves = plan(self.me, members, &holdings);
+        let claim: BTreeSet<Partition> = moves.claim.iter().copied().collect();
+        let is_forgotten = |partition: &Partition, entry: &Entry| {
+            entry.owner.as_deref() == Some(self.me)
+                && !kept.contains_key(partition)
+                && !claim.contains(partition)
+        };
+        let give_up = rows
+            .iter()
+            .flat_map(|(partition, rows)| rows.iter().map(move |entry| (partition, *entry)))
+            .filter(|(partition, entry)| is_forgotten(partition, entry))
+            .map(|(_, entry)| entry)
+            .collect();
+        let give_away = moves.release.iter().filter_map(|partition| kept.get(partition));
+        let give_away =
+            give_away.filter(|claim| !claim.is_draining()).map(|claim| (*claim).clone()).collect();
+        Duties { lost, give_up, give_away, claim: moves.claim }
+    }
+
+    fn by_partition<'e>(&self, entries: &'e [Entry]) -> BTreeMap<Partition, Vec<&'e Entry>> {
+        let topics: BTreeMap<&str, usize> =
+            self.topics.iter().enumerate().map(|(index, topic)| (&*topic.name, index)).collect();
+        let mut rows: BTreeMap<Partition, Vec<&Entry>> = BTreeMap::new();
+        for entry in entries {
+            if let Some(topic) = topics.get(entry.topic.as_str()) {
+                rows.entry(Partition { topic: *topic, id: entry.partition }).or_default().push(entry);
+            }
+        }
+        rows
+    }
+
+    /// Why a claim that memory held is not ours any more, if so.
+    fn lost(
+        &self,
+        claim: &Claim,
+        committed: &[i64],
+        rows: &BTreeMap<Partition, Vec<&Entry>>,
+    ) -> Option<String> {
+        if !claim.is_current() {
+            return Some("a writer was fenced".to_owned());
+        }
+        let rows = rows.get(&claim.partition).map_or(&[][..], Vec::as_slice);
+        self.topics[claim.partition.topic].targets.iter().zip(committed).find_map(|(target, committed)| {
+            let row = rows.iter().find(|entry| entry.target == *target);
+            lost(self.me, *committed, row.map(|entry| (entry.owner.as_deref(), entry.next_offset)))
+        })
+    }
+
+    /// The partitions that may be shared out, and who has them now.
+    fn holdings(
+        &self,
+        rows: &BTreeMap<Partition, Vec<&Entry>>,
+        is_held: impl Fn(Partition) -> bool,
+    ) -> Vec<Holding<Partition>> {
+        let mut holdings = Vec::new();
+        for (partition, rows) in rows {
+            let is_shared = |entry: &&&Entry| {
+                entry.pipeline == self.pipeline
+                    && entry.routing_hash == self.topics[partition.topic].routing_hash
+            };
+            let mut rows = rows.iter().filter(is_shared).peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            let held = is_held(*partition);
+            let owner =
+                rows.find_map(|entry| holder(self.me, entry.owner.as_deref(), entry.owner_alive, held));
+            holdings.push(Holding { partition: *partition, owner });
+        }
+        holdings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIEWER: &str = "a";
+
+    fn topics() -> Vec<Topic> {
+        vec![Topic::new("t", vec![0, 1], vec!["s.x".into(), "s.y".into()], "routing")]
+    }
+
+    fn entry(id: i32, target: &str, owner: &str, next: i64) -> Entry {
+        Entry {
+            topic: "t".into(),
+            partition: id,
+            target: target.into(),
+            owner: (!owner.is_empty()).then(|| owner.trim_end_matches('!').to_owned()),
+            owner_alive: !owner.ends_with('!'),
+            epoch: 1,
+            next_offset: next,
+            routing_hash: topics()[0].routing_hash,
+            pipeline: "p".into(),
+            topic_id: "id".into(),
+            cluster_id: "c".into(),
+        }
+    }
+
+    /// Both tables of each partition, with one owner; `!` behind a name is a dead one.
+    fn entries(owners: &[&str]) -> Vec<Entry> {
+        let both =
+            |(id, owner): (usize, &&str)| ["s.x", "s.y"].map(|target| entry(id as i32, target, owner, 10));
+        owners.iter().enumerate().flat_map(both).collect()
+    }
+
+    fn ownership(ids: &[i32]) -> Ownership {
+        let ownership = Ownership::default();
+        for id in ids {
+            let lanes = [0, 1].map(|table| Lane::new(table, 1, 10, None, Arc::default()));
+            let claim = Claim::new(Partition { topic: 0, id: *id }, "t".into(), "id".into(), lanes.into());
+            ownership.insert(Arc::new(claim));
+        }
+        ownership
+    }
+
+    /// Duties as partitions: lost, given up, given away, claimed.
+    fn look(ownership: &Ownership, members: &[&str], entries: &[Entry]) -> [Vec<i32>; 4] {
+        let topics = topics();
+        let viewer = Viewer { me: VIEWER, pipeline: "p", topics: &topics };
+        let members: Vec<String> = members.iter().map(|name| (*name).to_owned()).collect();
+        let duties = viewer.duties(&Held::note(ownership), &members, entries);
+        let mut claimed: Vec<i32> = duties.claim.iter().map(|p| p.id).collect();
+        claimed.sort_unstable();
+        [
+            duties.lost.iter().map(|(claim, _)| claim.partition.id).collect(),
+            duties.give_up.iter().map(|entry| entry.partition).collect(),
+            duties.give_away.iter().map(|claim| claim.partition.id).collect(),
+            claimed,
+        ]
+    }
+
+    #[test]
+    fn a_look_says_what_is_lost_and_what_to_do() {
+        #[track_caller]
+        fn check(held: &[i32], members: &[&str], owners: &[&str], expected: [&[i32]; 4]) {
+            assert_eq!(look(&ownership(held), members, &entries(owners)), expected.map(<[i32]>::to_vec));
+        }
+        check(&[], &["a"], &["", "b!"], [&[], &[], &[], &[0, 1]]);
+        check(&[0], &["a"], &["a", ""], [&[], &[], &[], &[1]]);
+        check(&[0], &["a", "b"], &["b", "a"], [&[0], &[], &[], &[1]]);
+        // The reply to a claim was lost, and it is not ours to claim again: both rows are given up.
+        check(&[0], &["a", "b"], &["a", "a"], [&[], &[1, 1], &[], &[]]);
+        check(&[0, 1], &["a", "b"], &["a", "a"], [&[], &[], &[1], &[]]);
+        // The row is gone.
+        check(&[0, 1], &["a"], &["a"], [&[1], &[], &[], &[]]);
+    }
+
+    #[test]
+    fn one_table_behind_what_memory_knows_loses_the_partition() {
+        let ownership = ownership(&[0]);
+        let mut rows = entries(&["a"]);
+        rows[1].next_offset = 9;
+        assert_eq!(look(&ownership, &["a"], &rows)[0], [0]);
+        ownership.get(Partition { topic: 0, id: 0 }).expect("held").lanes[1].set_committed(9);
+        assert!(look(&ownership, &["a"], &rows)[0].is_empty());
+    }
+
+    #[test]
+    fn what_has_another_routing_or_pipeline_is_not_shared_out() {
+        let mut rows = entries(&["", "", ""]);
+        rows[0].routing_hash += 1;
+        rows[1].routing_hash += 1;
+        rows[2].pipeline = "q".into();
+        rows[3].pipeline = "q".into();
+        assert_eq!(look(&ownership(&[]), &["a"], &rows)[3], [2]);
+    }
+
+    #[test]
+    fn what_is_drained_already_is_not_given_away_again() {
+        let ownership = ownership(&[0, 1]);
+        ownership.all().iter().for_each(|claim| claim.drain());
+        assert!(look(&ownership, &["a", "b"], &entries(&["a", "a"]))[2].is_empty());
+    }
+}

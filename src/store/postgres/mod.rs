@@ -1,0 +1,3 @@
+//! PostgreSQL as a store: rows by COPY BINARY, in the transaction that also moves the ledger.
+
+pub mod sink;

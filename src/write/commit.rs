@@ -1,0 +1,335 @@
+//! The transaction: `BEGIN; COPY rows; COPY dead letters; SELECT advance; COMMIT`, the last two in one message. Tried until
+//! everything in hand is committed, or dropped because it is not ours any more.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::hand::Hand;
+use super::isolate::isolate;
+use super::{State, Writer, account};
+use crate::base::retry::{BackOff, Episode};
+use crate::batch::{Rows, TableBatch};
+use crate::dead_letter::About;
+use crate::failure::{Class, Failure};
+use crate::fault::fault;
+use crate::guard::Tally;
+use crate::ledger;
+use crate::metrics::Wait;
+use crate::mutant::{Bug, planted};
+use crate::ownership::Wake;
+use crate::protocol::{FollowUp, Resolved, after_failure};
+use crate::session::Session;
+use crate::span::{Span, moves};
+use crate::store::postgres::sink::stored_all;
+
+/// Between two tries while PostgreSQL is away: from the first to the last value, doubling.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How a try to write everything ended.
+enum Attempt {
+    Done,
+    /// The server refuses one of the rows.
+    Refused,
+    Failed(Failure),
+}
+
+impl Writer {
+    /// Writes until everything in hand is committed, or dropped because it is not ours any more.
+    ///
+    /// # Errors
+    /// What only a person can mend.
+    pub(super) fn commit(&self, state: &mut State) -> Result<()> {
+        let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
+        let mut trouble = Episode::default();
+        loop {
+            state.hand.drop_void();
+            if self.guard_stops(state.hand.load()) {
+                continue;
+            }
+            let spans = state.hand.spans();
+            if spans.is_empty() {
+                return Ok(());
+            }
+            let result = match self.transaction(state, &spans) {
+                Attempt::Done => {
+                    state.took = state.began_at.elapsed();
+                    self.metrics.transaction_seconds.observe(state.took.as_secs_f64());
+                    self.account(&spans, state.hand.load());
+                    state.hand.committed(&spans);
+                    Ok(())
+                }
+                Attempt::Refused => {
+                    // Not the server's words: they quote the row.
+                    log::debug!("table {} refuses a row; looking for it", self.target.name);
+                    state.session = None;
+                    self.without_bad_rows(state)
+                }
+                Attempt::Failed(failure) => Err((failure, spans)),
+            };
+            let Err((failure, attempted)) = result else {
+                if trouble.ends() {
+                    log::info!("table {} takes rows again", self.target.name);
+                }
+                return Ok(());
+            };
+            // Read before the spans are used up: a person needs to know which.
+            let place = place(&attempted);
+            self.after(state, &failure, attempted)?;
+            if failure.class != Class::Fenced {
+                self.metrics.retried(failure.class);
+                if trouble.begins() {
+                    log::warn!(
+                        "cannot write to table {} ({place}): {}; trying again until it works",
+                        self.target.name,
+                        failure.words
+                    );
+                }
+                self.pause(&mut back_off);
+            }
+        }
+    }
+
+    fn pause(&self, back_off: &mut BackOff) {
+        self.waits.during(Wait::Retry, || std::thread::sleep(back_off.pause()));
+    }
+
+    /// Asks the guard about the letters in a load that is about to be committed. True if it stopped a topic: nothing of that
+    /// one may be.
+    fn guard_stops(&self, load: &[TableBatch]) -> bool {
+        let Some(guard) = self.guard.as_ref().filter(|_| load.iter().any(|b| !b.dead.is_empty())) else {
+            return false;
+        };
+        let mut topics: BTreeMap<usize, Tally> = BTreeMap::new();
+        for segment in load.iter().flat_map(|b| &b.segments) {
+            *topics.entry(segment.span.claim.partition.topic).or_default() += account::tally(&segment.span);
+        }
+        let mut any = false;
+        for (topic, now) in topics {
+            if let Some(why) = guard.objection(topic, now, || account::most_common_reason(load, topic)) {
+                self.ownership.halt(topic, &why);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// BEGIN to COMMIT of everything in hand, once.
+    fn transaction(&self, state: &mut State, spans: &[Span]) -> Attempt {
+        match self.try_all(state, spans) {
+            Ok(()) => Attempt::Done,
+            Err(Failure { class: Class::Row, .. }) => Attempt::Refused,
+            Err(failure) => Attempt::Failed(failure),
+        }
+    }
+
+    fn try_all(&self, state: &mut State, spans: &[Span]) -> Result<(), Failure> {
+        self.begin(state)?;
+        let session = state.session.as_mut().expect("begin has connected");
+        if planted(Bug::AdvanceFirst) {
+            let advance = ledger::advance_and_commit(&self.sessions.me.name, &self.target, &moves(spans));
+            session.execute(&format!("{advance}; BEGIN"))?;
+        }
+        fault("before-copy");
+        let mut rows = Rows::of(state.hand.load_mut());
+        let no_rows = rows.is_empty();
+        if !no_rows {
+            self.pulse.during("COPY of rows", || self.sink.send(session, &mut rows))?;
+        }
+        fault("after-copy");
+        let result = self.finish(session, state.hand.load(), spans);
+        // Without rows, none of them can be at fault: our schema is.
+        result.map_err(|failure| if no_rows { failure.not_of_a_row() } else { failure })
+    }
+
+    fn begin(&self, state: &mut State) -> Result<(), Failure> {
+        state.began_at = Instant::now();
+        self.pulse.during("BEGIN", || {
+            if state.session.is_none() {
+                state.session = Some(self.sessions.open()?);
+            }
+            state.session.as_mut().expect("just opened").begin()
+        })
+    }
+
+    /// Dead letters, then the move of the ledger and the COMMIT in one message.
+    fn finish(&self, session: &mut Session, load: &[TableBatch], spans: &[Span]) -> Result<(), Failure> {
+        if load.iter().any(|batch| !batch.dead.is_empty()) {
+            self.pulse
+                .during("COPY of dead letters", || self.letters(session, load))
+                // Nothing that a record holds can be wrong for this table: our schema is.
+                .map_err(|failure| Failure {
+                    words: format!("the dead-letter table refused: {}", failure.words),
+                    ..failure.not_of_a_row()
+                })?;
+        }
+        if planted(Bug::AdvanceLater) {
+            session.execute("COMMIT; BEGIN")?;
+        }
+        fault("before-commit");
+        let sent_at = Instant::now();
+        let result = self.pulse.during("COMMIT", || match planted(Bug::AdvanceFirst) {
+            true => session.commit_with("COMMIT"),
+            false => session.advance_and_commit(&self.target, spans),
+        });
+        if result.is_ok() {
+            self.metrics.commit_seconds.observe(sent_at.elapsed().as_secs_f64());
+        }
+        fault("after-commit");
+        result
+    }
+
+    fn letters(&self, session: &mut Session, load: &[TableBatch]) -> Result<(), Failure> {
+        let letters = load.iter().flat_map(|batch| batch.dead.iter().map(move |dead| (batch, dead))).map(
+            |(batch, dead)| {
+                let segment = &batch.segments[dead.segment];
+                let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
+                let about = About {
+                    pipeline: &self.sessions.me.pipeline,
+                    target: &self.target.name,
+                    reason: &dead.reason,
+                    message: &dead.message,
+                };
+                (about, raw.record(&segment.span.claim, dead.record as usize))
+            },
+        );
+        let sent = load.iter().map(|batch| batch.dead.len()).sum();
+        let stored = match planted(Bug::LettersOutside) {
+            true => self.sessions.open()?.letters(letters)?,
+            false => session.letters(letters)?,
+        };
+        stored_all(stored, sent, "rowmill.dead_letter")
+    }
+
+    /// Finds the rows that the server refuses, sets them aside, and commits everything else, a batch at a time. After an
+    /// error the hand holds what is not committed, and the spans of the commit that failed come with it.
+    fn without_bad_rows(&self, state: &mut State) -> Result<(), (Failure, Vec<Span>)> {
+        while !state.hand.load().is_empty() {
+            if let Err(failure) = self.set_bad_rows_aside(state) {
+                return Err((failure, state.hand.spans()));
+            }
+            if self.guard_stops(&state.hand.load()[..1]) {
+                // The transaction ends with its connection. What other topics had in it is tried again.
+                state.session = None;
+                state.hand.drop_void();
+                continue;
+            }
+            let spans = state.hand.spans_of_first();
+            let session = state.session.as_mut().expect("begin has connected");
+            let first = &state.hand.load()[..1];
+            if let Err(failure) = self.finish(session, first, &spans) {
+                // Each row was tried, deferred constraints included.
+                return Err((failure.not_of_a_row(), spans));
+            }
+            self.account(&spans, first);
+            state.hand.committed_first(&spans);
+        }
+        Ok(())
+    }
+
+    /// Sends the first batch's rows within a transaction that stays open, as far as one transaction should go; the batch ends
+    /// there, and its bad rows are dead letters.
+    fn set_bad_rows_aside(&self, state: &mut State) -> Result<(), Failure> {
+        self.begin(state)?;
+        let session = state.session.as_mut().expect("begin has connected");
+        let batch = &mut state.hand.load_mut()[0];
+        let found = isolate(batch.rows.len(), |range| {
+            let mut rows = Rows::part(batch, range);
+            self.pulse.during("COPY of a chunk", || self.sink.try_send(session, &mut rows))
+        })?;
+        state.hand.cut_first(found.judged);
+        let bad = found.bad.into_iter().map(|(row, refusal)| (row, refusal.code, refusal.message));
+        state.hand.load_mut()[0].set_aside(bad.collect());
+        Ok(())
+    }
+
+    /// Makes the hand fit what became true: asks about a commit whose outcome is unknown, drops what is fenced.
+    fn after(&self, state: &mut State, failure: &Failure, spans: Vec<Span>) -> Result<()> {
+        state.session = None;
+        match after_failure(failure.class, failure.at_commit) {
+            FollowUp::SendAgain => Ok(()),
+            FollowUp::Stop => Err(self.stopped(failure, &spans)),
+            FollowUp::Ask => {
+                self.resolve(state, spans);
+                Ok(())
+            }
+        }
+    }
+
+    /// RESOLVE: asks the ledger until it answers. What turned out to be committed leaves the hand; claims that are not ours
+    /// any more are ended.
+    fn resolve(&self, state: &mut State, spans: Vec<Span>) {
+        self.metrics.resolved.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
+        let standings = loop {
+            let asked = self.pulse.during("asking what became of a COMMIT", || {
+                state.session.insert(self.sessions.open()?).resolve(&self.target, &spans)
+            });
+            match asked {
+                Ok(standings) => break standings,
+                Err(failure) => {
+                    log::debug!("cannot ask the ledger yet: {}", failure.words);
+                    state.session = None;
+                    self.metrics.retried(failure.class);
+                    self.pause(&mut back_off);
+                }
+            }
+        };
+        let mut done = Vec::new();
+        for (span, resolved) in Hand::judge(spans, standings) {
+            match resolved {
+                Resolved::Committed => {
+                    self.account(std::slice::from_ref(&span), state.hand.load());
+                    done.push(span);
+                }
+                Resolved::NotCommitted => {}
+                Resolved::Fenced => self.fenced(&span),
+            }
+        }
+        state.hand.settle(&done);
+    }
+
+    fn fenced(&self, Span { claim, .. }: &Span) {
+        self.metrics.fenced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if claim.is_current() {
+            log::warn!(
+                "fenced: partition {}/{} has another owner; its data in hand is dropped",
+                claim.topic,
+                claim.partition.id
+            );
+        }
+        self.ownership.remove(claim);
+        // A full channel already holds a wake-up.
+        self.wake.try_send(Wake::Look).ok();
+    }
+
+    /// What only a person can mend, in words.
+    fn stopped(&self, failure: &Failure, spans: &[Span]) -> anyhow::Error {
+        if failure.class == Class::TableChanged {
+            return anyhow!(
+                "the definition of table {} changed while rows for the old one were on their way ({}); nothing of them was \
+                 stored; start again to go on with the new definition",
+                self.target.name,
+                failure.words
+            );
+        }
+        anyhow!(
+            "cannot write to table {} ({}): {}; run `rowmill check` for what is missing",
+            self.target.name,
+            place(spans),
+            failure.words
+        )
+    }
+}
+
+/// A transaction in words, for errors: which offsets of which partitions.
+fn place(spans: &[Span]) -> String {
+    let shown: Vec<String> = spans
+        .iter()
+        .take(3)
+        .map(|s| format!("{}/{} offsets [{}, {})", s.claim.topic, s.claim.partition.id, s.first, s.next))
+        .collect();
+    let more = spans.len().saturating_sub(3);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}

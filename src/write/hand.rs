@@ -1,0 +1,147 @@
+//! What a writer has in hand: rows that no transaction took yet, and positions that wait without rows. Pure; the simulator
+//! drives it as well.
+
+use std::sync::Arc;
+
+use crate::batch::{TableBatch, spans};
+use crate::protocol::{Resolved, Standing, resolve};
+use crate::span::Span;
+
+/// What is in hand of one table.
+#[derive(Debug, Default)]
+pub struct Hand {
+    /// Spans without rows, one for each claim, waiting to be committed with the next rows.
+    idle: Vec<Span>,
+    /// The transaction's batches, in order.
+    load: Vec<TableBatch>,
+    /// What one transaction had no room for; it comes before anything else.
+    rest: Option<TableBatch>,
+}
+
+impl Hand {
+    /// What the transaction before had no room for.
+    pub fn take_rest(&mut self) -> Option<TableBatch> {
+        self.rest.take()
+    }
+
+    /// Takes `first` and what `more` gives, up to `bytes_max` of rows: what a batch has beyond that is the rest. Behind a
+    /// table that was stuck, one batch may have grown to the whole budget. A load of positions alone waits for rows.
+    pub fn gather(
+        &mut self,
+        first: TableBatch,
+        bytes_max: usize,
+        mut more: impl FnMut() -> Option<TableBatch>,
+    ) {
+        let mut room = bytes_max;
+        let mut next = Some(first);
+        while let Some(mut batch) = next {
+            let fits = batch.rows.partition_point(|row| row.end as usize <= room);
+            if fits < batch.rows.len() {
+                // One row at least goes, however large.
+                self.rest = Some(batch.split_off(fits.max(usize::from(self.load.is_empty()))));
+                self.load.push(batch);
+                break;
+            }
+            room -= batch.bytes.len();
+            self.load.push(batch);
+            next = more();
+        }
+        self.load.retain(|batch| !batch.segments.is_empty());
+        if self.load.iter().all(TableBatch::is_positions_only) {
+            for segment in self.load.drain(..).flat_map(|batch| batch.segments) {
+                keep_idle(&mut self.idle, segment.span);
+            }
+        }
+    }
+
+    pub fn load(&self) -> &[TableBatch] {
+        &self.load
+    }
+
+    pub fn load_mut(&mut self) -> &mut [TableBatch] {
+        &mut self.load
+    }
+
+    /// The spans that wait without rows.
+    pub fn idle(&self) -> &[Span] {
+        &self.idle
+    }
+
+    /// Drops what must not be written: fenced, released, or stopped by the guard.
+    pub fn drop_void(&mut self) {
+        self.keep(|span| span.claim.may_write());
+    }
+
+    /// What a transaction of everything moves.
+    pub fn spans(&self) -> Vec<Span> {
+        spans(&self.idle, &self.load)
+    }
+
+    /// What a transaction of the first batch moves, with the positions that wait.
+    pub fn spans_of_first(&self) -> Vec<Span> {
+        spans(&self.idle, &self.load[..1])
+    }
+
+    /// Cuts the first batch at a row: what comes after it is a batch of its own.
+    pub fn cut_first(&mut self, at: usize) {
+        let tail = self.load[0].split_off(at);
+        if !tail.segments.is_empty() {
+            self.load.insert(1, tail);
+        }
+    }
+
+    /// The transaction of all spans is committed.
+    pub fn committed(&mut self, spans: &[Span]) {
+        note_committed(spans);
+        self.load.clear();
+        self.idle.clear();
+    }
+
+    /// The transaction of the first batch is committed.
+    pub fn committed_first(&mut self, spans: &[Span]) {
+        note_committed(spans);
+        self.load.remove(0);
+        self.idle.clear();
+    }
+
+    /// What became of spans whose COMMIT had no answer, by what the ledger says of each. From now on each lane shows the
+    /// epoch that the ledger gave it.
+    pub fn judge(spans: Vec<Span>, standings: Vec<Option<Standing>>) -> Vec<(Span, Resolved)> {
+        let judge = |(span, standing): (Span, Option<Standing>)| {
+            if let Some(standing) = standing {
+                span.lane().set_epoch(standing.epoch);
+            }
+            let resolved = resolve(span.first, span.next, standing.map(|s| s.next_offset));
+            (span, resolved)
+        };
+        spans.into_iter().zip(standings).map(judge).collect()
+    }
+
+    /// Drops what turned out to be committed.
+    pub fn settle(&mut self, done: &[Span]) {
+        note_committed(done);
+        self.keep(|span| !done.iter().any(|d| covers(d, span)));
+    }
+
+    fn keep(&mut self, keep: impl Fn(&Span) -> bool) {
+        self.idle.retain(&keep);
+        self.load.iter_mut().for_each(|batch| batch.retain_spans(&keep));
+        self.load.retain(|batch| !batch.segments.is_empty());
+    }
+}
+
+/// True if a transaction with `span` wrote what `part` stands for.
+pub fn covers(span: &Span, part: &Span) -> bool {
+    Arc::ptr_eq(&span.claim, &part.claim) && part.next <= span.next
+}
+
+fn keep_idle(idle: &mut Vec<Span>, span: Span) {
+    match idle.iter_mut().find(|s| Arc::ptr_eq(&s.claim, &span.claim)) {
+        Some(known) => known.join(&span),
+        None => idle.push(span),
+    }
+}
+
+fn note_committed(spans: &[Span]) {
+    spans.iter().for_each(|span| span.lane().set_committed(span.next));
+}
