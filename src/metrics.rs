@@ -340,6 +340,7 @@ pub struct Gauges {
     pub table_batches: usize,
     pub bytes_in_hand: i64,
 }
+
 /// One line for people: what happened between two totals, `seconds` apart.
 pub fn report_line(before: Totals, now: Totals, seconds: f64, gauges: Gauges) -> String {
     let rate = |from: u64, to: u64| (to - from) as f64 / seconds;

@@ -1,6 +1,5 @@
 //! Signals, the order of ending, the report line and the watchdog: what keeps a running pipeline honest.
 
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
-use crate::cpu::{Exit, Threads};
+use crate::cpu::{Exit, Kind, Name, Threads};
 use crate::gather::Gatherer;
 use crate::health::Board;
 use crate::lease::Wake;
@@ -56,12 +55,12 @@ pub fn run(config: &Config) -> Result<()> {
     board.set_pipeline(pipeline.clone());
     report(&threads, &pipeline)?;
 
-    let mut ended = BTreeSet::new();
+    let mut ended: Vec<Name> = Vec::new();
     loop {
         crossbeam_channel::select! {
             recv(signals) -> _ => break,
             recv(exits) -> exit => match exit.expect("threads hold the other end") {
-                Exit { thread, result: Ok(()) } if thread == SETUP => {}
+                Exit { thread, result: Ok(()) } if thread.kind().may_end() => {}
                 exit => failed(exit)?,
             },
         }
@@ -72,11 +71,11 @@ pub fn run(config: &Config) -> Result<()> {
     let deadline = Instant::now() + STOP_MAX;
     while pipeline.stages.iter().any(|name| !ended.contains(name)) {
         match exits.recv_deadline(deadline) {
-            Ok(Exit { thread, result: Ok(()) }) => drop(ended.insert(thread)),
+            Ok(Exit { thread, result: Ok(()) }) => ended.push(thread),
             Ok(exit) => failed(exit)?,
             Err(_) => {
-                let late: Vec<&String> =
-                    pipeline.stages.iter().filter(|name| !ended.contains(*name)).collect();
+                let late: Vec<&str> =
+                    pipeline.stages.iter().filter(|name| !ended.contains(name)).map(|n| &**n).collect();
                 log::warn!(
                     "{late:?} did not finish in {} s: what they hold is rolled back and read again",
                     STOP_MAX.as_secs()
@@ -90,7 +89,7 @@ pub fn run(config: &Config) -> Result<()> {
     pipeline.wake.send_deadline(Wake::Finish, deadline).ok();
     while !ended.contains(&pipeline.lease_thread) {
         match exits.recv_deadline(deadline) {
-            Ok(exit) => drop(ended.insert(exit.thread)),
+            Ok(exit) => ended.push(exit.thread),
             Err(_) => break,
         }
     }
@@ -108,18 +107,15 @@ fn failed(exit: Exit) -> Result<()> {
     Err(error.context(format!("thread {} failed", exit.thread)))
 }
 
-/// The thread that reads the catalog; it ends before the others begin.
-const SETUP: &str = "setup";
-
 /// The catalog is needed before anything can run, so a database that is not there yet is waited for. `None`: a signal came.
 fn wait_for_setup(config: &Config, threads: &Threads, signals: &Receiver<Signal>) -> Result<Option<Setup>> {
     let mut waiting = false;
-    let pulse = threads.pulse(SETUP);
+    let pulse = threads.pulse(&Kind::Setup.only());
     loop {
         let (sender, result) = queue::bounded(1);
         let (config, pulse) = (config.clone(), pulse.clone());
         threads.spawn(
-            SETUP,
+            Kind::Setup.only(),
             None,
             || Ok(()),
             move |()| {
@@ -159,7 +155,7 @@ fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
     set.add(Signal::SIGINT);
     set.thread_block().context("cannot block signals")?;
     threads.spawn(
-        "signals",
+        Kind::Signals.only(),
         None,
         || Ok(()),
         move |()| {
@@ -176,7 +172,7 @@ fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
 /// that all is well, and so ends a process in which even this thread hangs.
 fn watch_health(threads: &Threads, board: &Arc<Board>, manager: Option<Manager>) -> Result<()> {
     let board = board.clone();
-    threads.spawn("watchdog", None, || Ok(()), move |()| watch(&board, manager))
+    threads.spawn(Kind::Watchdog.only(), None, || Ok(()), move |()| watch(&board, manager))
 }
 
 fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
@@ -209,14 +205,14 @@ fn tell(config: &Config, threads: &Threads, board: &Arc<Board>) -> Result<()> {
     }
     let Some(statsd) = config.metrics.statsd.clone() else { return Ok(()) };
     let board = board.clone();
-    threads.spawn("statsd", None, || Ok(()), move |()| statsd::run(&statsd, &board, &gatherer))
+    threads.spawn(Kind::Statsd.only(), None, || Ok(()), move |()| statsd::run(&statsd, &board, &gatherer))
 }
 
 fn report(threads: &Threads, pipeline: &Arc<Pipeline>) -> Result<()> {
     let pipeline = pipeline.clone();
     let interval = if std::io::stderr().is_terminal() { REPORT_TERMINAL } else { REPORT_LOG };
     threads.spawn(
-        "report",
+        Kind::Report.only(),
         None,
         || Ok(()),
         move |()| {
