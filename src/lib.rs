@@ -52,14 +52,14 @@ pub mod setup;
 pub mod pipeline;
 
 // What people and machines are told of a running process.
-pub mod health;
 pub mod exposition;
-pub mod gather;
 pub mod process;
+pub mod board;
 pub mod http;
 pub mod statsd;
 pub mod notify;
 
 // The verbs.
+pub mod run_figures;
 pub mod supervisor;
 pub mod command;

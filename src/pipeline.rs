@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::batch::{RawBatch, TableBatch};
+use crate::board::Work;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::cpu::{self, Kind, Name, Threads};
 use crate::decode::{self, Decode};
 use crate::guard::Guard;
-use crate::health::Work;
 use crate::lease::{self, Lease, Wake};
 use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
-use crate::metrics::{
-    Gauges, Heartbeat, LaneRegister, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits,
-};
+use crate::metrics::{Heartbeat, LaneRegister, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::ownership::Ownership;
 use crate::queue;
+use crate::reject::Reason;
 use crate::row::Limits;
 use crate::setup::Setup;
 use crate::source::{self, kafka, watch};
@@ -36,12 +36,26 @@ pub struct Pipeline {
     pub lease_thread: Name,
     pub topics: Arc<[Topic]>,
     pub instruments: Instruments,
+    /// Without a heartbeat for this long, others take the partitions.
+    pub lease: Duration,
     budget: Arc<Budget>,
     // Receivers only show how much waits, each with its reader's name. They keep a channel open for its senders, so a stage
     // that ends empties its own.
     raw: Vec<(Name, Receiver<RawBatch>)>,
     /// With the table's index in the plan.
     loads: Vec<(Name, usize, Receiver<TableBatch>)>,
+}
+
+/// What it holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Records between the tables and the logs' ends; `None` until it is known for all partitions.
+    pub lag: Option<i64>,
+    pub partitions: usize,
+    pub stopped: usize,
+    pub raw_batches: usize,
+    pub table_batches: usize,
+    pub bytes_in_hand: i64,
 }
 
 /// What the threads count, by the names that people know.
@@ -146,7 +160,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let guard = config.guard.map(|limit| Arc::new(Guard::new(limit, topics.len())));
     let (mut outlets, mut loads) = (Vec::new(), Vec::new());
     for (index, table) in plan.tables.iter().enumerate() {
-        let metrics = Arc::new(TableMetrics::default());
+        let metrics = Arc::new(TableMetrics::new(Reason::ALL.iter().map(|reason| reason.code())));
         let mut senders = Vec::new();
         for number in 0..counts.writers {
             let (sender, inlet) = queue::bounded(queue::TABLE_BATCHES);
@@ -249,7 +263,8 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     )?;
 
     let topics = topics.clone();
-    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, budget, raw, loads })
+    let lease = config.lease.duration;
+    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, lease, budget, raw, loads })
 }
 
 fn describe(cores: &[Option<usize>]) -> String {

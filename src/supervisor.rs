@@ -8,14 +8,13 @@ use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::board::{Board, Service};
 use crate::config::Config;
 use crate::cpu::{Exit, Kind, Name, Threads};
-use crate::gather::Gatherer;
-use crate::health::Board;
 use crate::lease::Wake;
-use crate::metrics::{Totals, report_line};
+use crate::metrics::Totals;
 use crate::notify::Manager;
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline;
 use crate::queue;
 use crate::setup::{self, Setup};
 use crate::{http, statsd};
@@ -26,6 +25,10 @@ const STOP_MAX: Duration = Duration::from_secs(7);
 
 /// For the lease thread to release everything, after the writers.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
+
+/// What readiness says while there is no pipeline, and what is done when it ends.
+const BEFORE: &str = "waiting for PostgreSQL: the catalog was not read yet";
+const ENDING: &str = "committing what is in hand";
 
 /// Between two report lines, for a person who watches and for a log file.
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);
@@ -45,15 +48,15 @@ pub fn run(config: &Config) -> Result<()> {
     watch_signals(&threads, signal_sender)?;
 
     let threads = Arc::new(threads);
-    let board = Arc::new(Board::new(threads.clone(), config.threads.watchdog, config.lease.duration));
+    let board = Arc::new(Board::new(threads.clone(), config.threads.watchdog, BEFORE));
     watch_health(&threads, &board, Manager::from_environment()?)?;
     tell(config, &threads, &board)?;
     let Some(setup) = wait_for_setup(config, &threads, &signals)? else { return Ok(()) };
     let me = setup::member(config);
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &threads)?);
-    board.set_pipeline(pipeline.clone());
-    report(&threads, &pipeline)?;
+    board.show(pipeline.clone());
+    report(&threads, pipeline.clone())?;
 
     let mut ended: Vec<Name> = Vec::new();
     loop {
@@ -65,8 +68,8 @@ pub fn run(config: &Config) -> Result<()> {
             },
         }
     }
-    board.set_stopping();
-    log::info!("stopping: committing what is in hand");
+    board.set_stopping(ENDING);
+    log::info!("stopping: {ENDING}");
     pipeline.ownership.close();
     let deadline = Instant::now() + STOP_MAX;
     while pipeline.stages.iter().any(|name| !ended.contains(name)) {
@@ -184,8 +187,10 @@ fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
         }
         if let Some(manager) = &mut manager {
             manager.alive(board);
-            if board.is_stopping() && !std::mem::replace(&mut told_stopping, true) {
-                manager.stopping();
+            if let Some(doing) = board.stopping()
+                && !std::mem::replace(&mut told_stopping, true)
+            {
+                manager.stopping(doing);
             }
         }
         board.wait(WATCH);
@@ -194,9 +199,8 @@ fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
 
 /// Serves the figures as configured. A process whose default address is taken goes on without.
 fn tell(config: &Config, threads: &Threads, board: &Arc<Board>) -> Result<()> {
-    let gatherer = Arc::new(Gatherer::default());
     if let Some(address) = config.metrics.listen {
-        match http::serve(address, board.clone(), gatherer.clone()) {
+        match http::serve(address, board.clone()) {
             Err(error) if !config.metrics.listen_is_wanted => {
                 log::warn!("{error:#}; going on without metrics")
             }
@@ -205,23 +209,20 @@ fn tell(config: &Config, threads: &Threads, board: &Arc<Board>) -> Result<()> {
     }
     let Some(statsd) = config.metrics.statsd.clone() else { return Ok(()) };
     let board = board.clone();
-    threads.spawn(Kind::Statsd.only(), None, || Ok(()), move |()| statsd::run(&statsd, &board, &gatherer))
+    threads.spawn(Kind::Statsd.only(), None, || Ok(()), move |()| statsd::run(&statsd, &board))
 }
 
-fn report(threads: &Threads, pipeline: &Arc<Pipeline>) -> Result<()> {
-    let pipeline = pipeline.clone();
+fn report(threads: &Threads, service: Arc<dyn Service>) -> Result<()> {
     let interval = if std::io::stderr().is_terminal() { REPORT_TERMINAL } else { REPORT_LOG };
     threads.spawn(
         Kind::Report.only(),
         None,
         || Ok(()),
         move |()| {
-            let mut before = pipeline.totals();
+            let mut tell = service.teller();
             loop {
                 std::thread::sleep(interval);
-                let now = pipeline.totals();
-                log::info!("{}", report_line(before, now, interval.as_secs_f64(), pipeline.gauges()));
-                before = now;
+                log::info!("{}", tell(interval));
             }
         },
     )
