@@ -1,5 +1,5 @@
 //! The core plan, and the one place where threads start: each is of a known kind and has a name, a core where pinning is
-//! on, and a guard that tells the supervisor how it ended.
+//! on, and a guard that tells the main thread how it ended.
 
 use std::fmt::{self, Display};
 use std::ops::Deref;
@@ -193,7 +193,7 @@ impl Threads {
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts a thread. However it ends, by return, error or panic, the supervisor is told its name and why. Pinning is
+    /// Starts a thread. However it ends, by return, error or panic, the main thread is told its name and why. Pinning is
     /// the first thing that the thread does after `prepare`, because threads that librdkafka starts inherit the affinity.
     pub fn spawn<P: Send + 'static>(
         &self,
@@ -216,7 +216,7 @@ impl Threads {
                 run(prepared)
             }))
             .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
-            // The supervisor may be gone already when the process ends; then nobody needs to know.
+            // The main thread may be gone already when the process ends; then nobody needs to know.
             drop(exits.send(Exit { thread, result }));
         };
         // Linux shows 15 characters of a thread's name.

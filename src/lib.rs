@@ -58,8 +58,9 @@ pub mod board;
 pub mod http;
 pub mod statsd;
 pub mod notify;
+pub mod service;
 
 // The verbs.
+pub mod run;
 pub mod run_figures;
-pub mod supervisor;
 pub mod command;

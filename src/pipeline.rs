@@ -27,7 +27,7 @@ use crate::source::{self, kafka, watch};
 use crate::topics::Topic;
 use crate::writer::{self, Writer};
 
-/// A running pipeline, as the supervisor sees it.
+/// A running pipeline, as `run` sees it.
 pub struct Pipeline {
     pub ownership: Arc<Ownership>,
     pub wake: Sender<Wake>,
