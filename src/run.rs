@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use nix::sys::signal::Signal;
 
 use crate::config::Config;
-use crate::cpu::{Kind, Threads};
+use crate::cpu::Kind;
 use crate::lease::Wake;
 use crate::metrics::Totals;
 use crate::pg::{Class, classify};
@@ -25,6 +23,9 @@ const STOP_MAX: Duration = Duration::from_secs(7);
 /// For the lease thread to release everything, after the writers.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
+/// Between two tries to read the catalog.
+const SETUP_RETRY: Duration = Duration::from_secs(1);
+
 /// What readiness says while there is no pipeline, and what is done when it ends.
 const BEFORE: &str = "waiting for PostgreSQL: the catalog was not read yet";
 const ENDING: &str = "committing what is in hand";
@@ -35,7 +36,7 @@ const ENDING: &str = "committing what is in hand";
 /// What ended a thread; the ledger makes it safe to start again.
 pub fn run(config: &Config) -> Result<()> {
     let process = Process::start(config.threads.watchdog, &config.metrics, BEFORE)?;
-    let Some(setup) = wait_for_setup(config, &process.threads, &process.signals)? else { return Ok(()) };
+    let Some(setup) = wait_for_setup(config, &process)? else { return Ok(()) };
     let me = setup::member(config);
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &process.threads)?);
@@ -68,40 +69,46 @@ fn end(mut process: Process, pipeline: &Pipeline) -> Result<()> {
 }
 
 /// The catalog is needed before anything can run, so a database that is not there yet is waited for. `None`: a signal came.
-fn wait_for_setup(config: &Config, threads: &Threads, signals: &Receiver<Signal>) -> Result<Option<Setup>> {
-    let mut waiting = false;
-    let pulse = threads.pulse(&Kind::Setup.only());
-    loop {
-        let (sender, result) = queue::bounded(1);
-        let (config, pulse) = (config.clone(), pulse.clone());
-        threads.spawn(
-            Kind::Setup.only(),
-            None,
-            || Ok(()),
-            move |()| {
+fn wait_for_setup(config: &Config, process: &Process) -> Result<Option<Setup>> {
+    let name = Kind::Setup.only();
+    let (sender, result) = queue::bounded(1);
+    let (config, pulse) = (config.clone(), process.threads.pulse(&name));
+    // One thread tries again and again: each that ends leaves a notice, and an outage may last.
+    process.threads.spawn(
+        name,
+        None,
+        || Ok(()),
+        move |()| {
+            loop {
+                let read = pulse.during("reading the catalog", || setup::read(&config));
+                let done = read.is_ok();
                 // Nobody waits for it after a signal.
-                sender.send(pulse.during("reading the catalog", || setup::read(&config))).ok();
-                Ok(())
-            },
-        )?;
+                if sender.send(read).is_err() || done {
+                    return Ok(());
+                }
+                std::thread::sleep(SETUP_RETRY);
+            }
+        },
+    )?;
+    let mut waiting = false;
+    loop {
         let read = crossbeam_channel::select! {
-            recv(signals) -> _ => return Ok(None),
+            recv(process.signals) -> _ => return Ok(None),
             recv(result) -> read => read.context("reading the catalog failed")?,
         };
-        let error = match read {
+        match read {
             Ok(setup) => return Ok(Some(setup)),
-            Err(error) => error,
-        };
-        let class = error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify);
-        if !matches!(class, Class::World | Class::Lost) {
-            return Err(error);
-        }
-        if !std::mem::replace(&mut waiting, true) {
-            log::warn!("{error:#}; trying again every second");
-        }
-        match signals.recv_timeout(Duration::from_secs(1)) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => return Ok(None),
+            Err(error) if !is_away(&error) => return Err(error),
+            Err(error) if !std::mem::replace(&mut waiting, true) => {
+                log::warn!("{error:#}; trying again every second");
+            }
+            Err(_) => {}
         }
     }
+}
+
+/// The server will be back, so waiting helps.
+fn is_away(error: &anyhow::Error) -> bool {
+    let class = error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify);
+    matches!(class, Class::World | Class::Lost)
 }
