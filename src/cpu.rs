@@ -1,10 +1,12 @@
-//! The core plan, and the one place where threads start: each has a name, a core where pinning is on, and a guard that
-//! tells the supervisor how it ended.
+//! The core plan, and the one place where threads start: each is of a known kind and has a name, a core where pinning is
+//! on, and a guard that tells the main thread how it ended.
 
+use std::fmt::{self, Display};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -38,10 +40,94 @@ pub fn cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect()
 }
 
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $word:literal,)*) => {
+        /// What a thread of ours is for. Nothing else starts, so whoever shows threads can name all of them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            const ALL: &[Kind] = &[$(Kind::$kind,)*];
+
+            /// How the names of its threads begin.
+            fn word(self) -> &'static str {
+                match self {
+                    $(Kind::$kind => $word,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Poll = "poll",
+    Decode = "decode",
+    Write = "write",
+    Lease = "lease",
+    Watch = "watch",
+    Setup = "setup",
+    Report = "report",
+    Watchdog = "watchdog",
+    Statsd = "statsd",
+    Signals = "signals",
+}
+
+impl Kind {
+    /// The name where there is one of it.
+    pub fn only(self) -> Name {
+        Name { kind: self, text: self.word().to_owned() }
+    }
+
+    /// The name where there are several.
+    pub fn of(self, which: impl Display) -> Name {
+        Name { kind: self, text: format!("{}-{which}", self.word()) }
+    }
+
+    /// Whose thread Linux shows under this name; `None` where the thread was started by a library.
+    pub fn named(thread: &str) -> Option<Kind> {
+        let word = thread.split('-').next();
+        Kind::ALL.iter().copied().find(|kind| word == Some(kind.word()))
+    }
+
+    /// Its work is done at some time, and what comes after it goes on.
+    pub fn may_end(self) -> bool {
+        self == Kind::Setup
+    }
+}
+
+/// The name of a thread, in the log, in figures and in /proc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    kind: Kind,
+    text: String,
+}
+
+impl Name {
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// How a thread ended.
 #[derive(Debug)]
 pub struct Exit {
-    pub thread: String,
+    pub thread: Name,
     pub result: Result<()>,
 }
 
@@ -89,12 +175,11 @@ impl Pulse {
 pub struct Threads {
     exits: Sender<Exit>,
     pulses: Mutex<Vec<Arc<Pulse>>>,
-    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Threads {
     pub fn new(exits: Sender<Exit>) -> Threads {
-        Threads { exits, pulses: Mutex::default(), handles: Mutex::default() }
+        Threads { exits, pulses: Mutex::default() }
     }
 
     /// A pulse for a thread that is about to start.
@@ -108,16 +193,15 @@ impl Threads {
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts a thread. However it ends, by return, error or panic, the supervisor is told its name and why. Pinning is
+    /// Starts a thread. However it ends, by return, error or panic, the main thread is told its name and why. Pinning is
     /// the first thing that the thread does after `prepare`, because threads that librdkafka starts inherit the affinity.
     pub fn spawn<P: Send + 'static>(
         &self,
-        name: impl Into<String>,
+        name: Name,
         core: Option<usize>,
         prepare: impl FnOnce() -> Result<P> + Send + 'static,
         run: impl FnOnce(P) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let name = name.into();
         let (exits, thread) = (self.exits.clone(), name.clone());
         let body = move || {
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -132,14 +216,13 @@ impl Threads {
                 run(prepared)
             }))
             .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
-            // The supervisor may be gone already when the process ends; then nobody needs to know.
+            // The main thread may be gone already when the process ends; then nobody needs to know.
             drop(exits.send(Exit { thread, result }));
         };
         // Linux shows 15 characters of a thread's name.
-        let handle = Builder::new().name(name.chars().take(15).collect()).spawn(body);
-        let handle = handle.with_context(|| format!("cannot start thread {name}"))?;
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        Ok(())
+        let started = Builder::new().name(name.chars().take(15).collect()).spawn(body);
+        // Nobody joins it: its exit says more than a handle would.
+        started.map(drop).with_context(|| format!("cannot start thread {name}"))
     }
 }
 
@@ -169,12 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_is_known_by_its_name() {
+        for kind in Kind::ALL {
+            for name in [kind.only(), kind.of(0), kind.of("a table-0")] {
+                assert_eq!(Kind::named(&name), Some(*kind), "{name}");
+            }
+        }
+        for foreign in ["", "rdk:broker12", "127.0.0.1:41234", "watchdogs", "-lease"] {
+            assert_eq!(Kind::named(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
     fn a_thread_that_panics_says_so() {
         let (sender, receiver) = crate::queue::bounded(1);
         let threads = Threads::new(sender);
-        threads.spawn("unlucky", None, || Ok(()), |()| panic!("out of luck")).unwrap();
+        threads.spawn(Kind::Decode.of(7), None, || Ok(()), |()| panic!("out of luck")).unwrap();
         let exit = receiver.recv().unwrap();
-        assert_eq!(exit.thread, "unlucky");
+        assert_eq!(&*exit.thread, "decode-7");
         assert!(exit.result.unwrap_err().to_string().contains("out of luck"));
     }
 }

@@ -11,9 +11,8 @@ use oxhttp::Server;
 use oxhttp::model::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use oxhttp::model::{Body, Method, Response, StatusCode};
 
+use crate::board::Board;
 use crate::exposition::{Format, page};
-use crate::gather::Gatherer;
-use crate::health::Board;
 
 /// A scraper, a load balancer and a few people; more wait.
 const CONNECTIONS_MAX: usize = 16;
@@ -25,10 +24,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// Where the address cannot be had.
-pub fn serve(address: SocketAddr, board: Arc<Board>, gatherer: Arc<Gatherer>) -> Result<()> {
+pub fn serve(address: SocketAddr, board: Arc<Board>) -> Result<()> {
     let server = Server::new(move |request| {
         let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        answer(request.method(), request.uri().path(), accept, &board, &gatherer)
+        answer(request.method(), request.uri().path(), accept, &board)
     });
     // The handle only serves to wait for the threads, which nobody does.
     drop(
@@ -47,14 +46,14 @@ pub fn serve(address: SocketAddr, board: Arc<Board>, gatherer: Arc<Gatherer>) ->
     Ok(())
 }
 
-fn answer(method: &Method, path: &str, accept: &str, board: &Board, gatherer: &Gatherer) -> Response<Body> {
+fn answer(method: &Method, path: &str, accept: &str, board: &Board) -> Response<Body> {
     if *method != Method::GET {
         return response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
     }
     match path {
         "/metrics" => {
             let format = Format::accepted(accept);
-            response(StatusCode::OK, format.content_type(), page(&gatherer.gather(board), format))
+            response(StatusCode::OK, format.content_type(), page(&board.families(), format))
         }
         "/healthz" => verdict(board.healthy()),
         "/readyz" => verdict(board.ready()),

@@ -63,14 +63,15 @@ pub mod setup;
 pub mod pipeline;
 
 // What people and machines are told of a running process.
-pub mod health;
 pub mod exposition;
-pub mod gather;
 pub mod process;
+pub mod board;
 pub mod http;
 pub mod statsd;
 pub mod notify;
+pub mod service;
 
 // The verbs.
-pub mod supervisor;
+pub mod run;
+pub mod run_figures;
 pub mod command;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use rowmill::{command, config, logging, secret, supervisor};
+use rowmill::config::Config;
+use rowmill::{command, config, logging, run, secret};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///
@@ -89,30 +90,36 @@ fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> Result<bool> {
     // Every verb reads secrets.
     secret::refuse_core_dumps()?;
-    let Verb::Run(file) = verb else {
-        logging::start(logging::Format::Text, log::LevelFilter::Info);
-        return at_once(verb);
-    };
+    match verb {
+        Verb::Run(file) => as_configured(&file, run::run),
+        Verb::Init(init) => for_people(|| command::init::run(&init).map(|()| true)),
+        Verb::Check(file) => for_people(|| command::check::run(&file.config)),
+        Verb::Propose(propose) => for_people(|| command::propose::run(&propose).map(|()| true)),
+        Verb::Generate(generate) => {
+            for_people(|| command::generate::run(Arguments::command(), &generate).map(|()| true))
+        }
+        Verb::Status(file) => {
+            for_people(|| command::status::run(&config::read(&file.config)?).map(|()| true))
+        }
+        Verb::DeadLetters { file, action } => {
+            for_people(|| command::dead_letters::run(&config::read(&file.config)?, &action))
+        }
+        Verb::Verify(file) => for_people(|| command::verify::run(&config::read(&file.config)?)),
+    }
+}
+
+/// A verb that runs until it is told to end logs as it is configured.
+fn as_configured(file: &ConfigFile, verb: fn(&Config) -> Result<()>) -> Result<bool> {
     let config = config::read(&file.config);
     match &config {
         Ok(config) => logging::start(config.log.format, config.log.level),
         Err(_) => logging::start(logging::Format::Auto, log::LevelFilter::Info),
     }
-    supervisor::run(&config?).map(|()| true)
+    verb(&config?).map(|()| true)
 }
 
-/// The verbs that do their work and end.
-fn at_once(verb: Verb) -> Result<bool> {
-    match verb {
-        Verb::Run(_) => unreachable!("it was taken before"),
-        Verb::Init(init) => command::init::run(&init).map(|()| true),
-        Verb::Check(file) => command::check::run(&file.config),
-        Verb::Propose(propose) => command::propose::run(&propose).map(|()| true),
-        Verb::Generate(generate) => command::generate::run(Arguments::command(), &generate).map(|()| true),
-        Verb::Status(file) => command::status::run(&config::read(&file.config)?).map(|()| true),
-        Verb::DeadLetters { file, action } => {
-            command::dead_letters::run(&config::read(&file.config)?, &action)
-        }
-        Verb::Verify(file) => command::verify::run(&config::read(&file.config)?),
-    }
+/// A verb that does its work and ends speaks to whoever called it.
+fn for_people(verb: impl FnOnce() -> Result<bool>) -> Result<bool> {
+    logging::start(logging::Format::Text, log::LevelFilter::Info);
+    verb()
 }

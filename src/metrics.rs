@@ -1,5 +1,5 @@
 //! Instruments: counters, histograms and clocks that the stages move, once a batch and never once a record. Nobody waits
-//! for a reader: everything is a relaxed atomic, and [`crate::gather`] reads it when somebody asks.
+//! for a reader: everything is a relaxed atomic, and whoever asks reads it as it is.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::failure::Class;
-use crate::reject::Reason;
 
 /// What one poller did.
 #[derive(Debug, Default)]
@@ -110,8 +109,17 @@ const REASONS_MAX: usize = 64;
 /// Stands for all reasons beyond the bound.
 const OTHER_REASON: &str = "other";
 
-impl Default for TableMetrics {
-    fn default() -> TableMetrics {
+/// A sum of tables at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub rows: u64,
+    pub dead: u64,
+    pub transactions: u64,
+}
+
+impl TableMetrics {
+    /// `reasons` are the codes of those dead letters that are known beforehand.
+    pub fn new(reasons: impl IntoIterator<Item = &'static str>) -> TableMetrics {
         TableMetrics {
             rows: AtomicU64::new(0),
             dead: AtomicU64::new(0),
@@ -125,20 +133,10 @@ impl Default for TableMetrics {
             transaction_seconds: Histogram::new(SECONDS),
             age_seconds: Histogram::new(AGES),
             // A series that appears with its first event hides that event from rate().
-            dead_reasons: Mutex::new(Reason::ALL.iter().map(|r| (r.code().into(), 0)).collect()),
+            dead_reasons: Mutex::new(reasons.into_iter().map(|code| (code.into(), 0)).collect()),
         }
     }
-}
 
-/// A sum of tables at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub rows: u64,
-    pub dead: u64,
-    pub transactions: u64,
-}
-
-impl TableMetrics {
     pub fn totals<'a>(tables: impl IntoIterator<Item = &'a TableMetrics>) -> Totals {
         tables.into_iter().fold(Totals::default(), |sum, table| Totals {
             rows: sum.rows + table.rows.load(Relaxed),
@@ -297,63 +295,9 @@ impl Heartbeat {
     }
 }
 
-/// What the report line shows beside the totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauges {
-    /// Records between the tables and the logs' ends; `None` until it is known for all partitions.
-    pub lag: Option<i64>,
-    pub partitions: usize,
-    pub stopped: usize,
-    pub raw_batches: usize,
-    pub table_batches: usize,
-    pub bytes_in_hand: i64,
-}
-/// One line for people: what happened between two totals, `seconds` apart.
-pub fn report_line(before: Totals, now: Totals, seconds: f64, gauges: Gauges) -> String {
-    let rate = |from: u64, to: u64| (to - from) as f64 / seconds;
-    let transactions = now.transactions - before.transactions;
-    let batch = (now.rows - before.rows).checked_div(transactions).unwrap_or(0);
-    let lag = gauges.lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
-    let mut line = format!(
-        "{:.0} rows/s, lag {lag}, {} rows and {} dead letters, {:.0} commits/s of {batch} rows, {} partitions, queues {}+{}, \
-         {:.1} MB in hand",
-        rate(before.rows, now.rows),
-        now.rows,
-        now.dead,
-        rate(before.transactions, now.transactions),
-        gauges.partitions,
-        gauges.raw_batches,
-        gauges.table_batches,
-        gauges.bytes_in_hand as f64 / 1e6,
-    );
-    if gauges.stopped > 0 {
-        line.push_str(&format!(", {} partitions STOPPED (see rowmill status)", gauges.stopped));
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_line_says_what_happened() {
-        let before = Totals { rows: 100, dead: 1, transactions: 1 };
-        let now = Totals { rows: 2100, dead: 3, transactions: 11 };
-        let gauges = Gauges {
-            lag: Some(5),
-            partitions: 6,
-            stopped: 1,
-            raw_batches: 1,
-            table_batches: 2,
-            bytes_in_hand: 1_500_000,
-        };
-        assert_eq!(
-            report_line(before, now, 2.0, gauges),
-            "1000 rows/s, lag 5, 2100 rows and 3 dead letters, 5 commits/s of 200 rows, 6 partitions, queues 1+2, 1.5 MB in \
-             hand, 1 partitions STOPPED (see rowmill status)"
-        );
-    }
 
     #[test]
     fn a_histogram_counts_each_value_once_in_the_first_bucket_that_holds_it() {
@@ -368,8 +312,8 @@ mod tests {
 
     #[test]
     fn reasons_exist_before_their_first_letter_and_are_bounded() {
-        let table = TableMetrics::default();
-        assert_eq!(table.dead_letters().len(), Reason::ALL.len());
+        let table = TableMetrics::new(["invalid_json", "too_long"]);
+        assert_eq!(table.dead_letters(), [("invalid_json".to_owned(), 0), ("too_long".to_owned(), 0)]);
         for number in 0..1000 {
             table.dead_letter(&format!("sqlstate_{number:05}"));
         }

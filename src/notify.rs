@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::health::Board;
-use crate::metrics::Totals;
+use crate::board::{Board, Teller};
 
 /// Between two status lines; `systemctl status` is for people.
 const STATUS: Duration = Duration::from_secs(5);
@@ -17,7 +16,7 @@ const STATUS: Duration = Duration::from_secs(5);
 pub struct Manager {
     socket: UnixDatagram,
     is_ready: bool,
-    status: Totals,
+    teller: Option<Teller>,
     status_at: Option<Instant>,
 }
 
@@ -44,7 +43,7 @@ impl Manager {
         socket.connect_addr(&address)?;
         // A manager that reads nothing must not hold the watchdog up.
         socket.set_nonblocking(true)?;
-        Ok(Manager { socket, is_ready: false, status: Totals::default(), status_at: None })
+        Ok(Manager { socket, is_ready: false, teller: None, status_at: None })
     }
 
     /// Called about once a second, while the process is healthy: that is what the manager's watchdog waits for.
@@ -56,19 +55,26 @@ impl Manager {
         }
         let since = self.status_at.map(|at| at.elapsed());
         if since.is_none_or(|since| since >= STATUS) {
-            words.push_str(&format!(
-                "STATUS={}\n",
-                one_line(&board.status(self.status, since.unwrap_or(STATUS)))
-            ));
-            self.status = board.pipeline().map(|p| p.totals()).unwrap_or_default();
+            let status = self.status(board, since.unwrap_or(STATUS));
+            words.push_str(&format!("STATUS={}\n", one_line(&status)));
             self.status_at = Some(Instant::now());
         }
         self.tell(&words);
     }
 
-    /// The orderly end has begun.
-    pub fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=stopping: committing what is in hand\n");
+    /// What happened lately, or why nothing can. The line is asked for even where it is not shown: each tells of the time
+    /// since the last.
+    fn status(&mut self, board: &Board, since: Duration) -> String {
+        if let (None, Some(service)) = (&self.teller, board.service()) {
+            self.teller = Some(service.clone().teller());
+        }
+        let line = self.teller.as_mut().map(|tell| tell(since)).unwrap_or_default();
+        board.ready().err().unwrap_or(line)
+    }
+
+    /// The orderly end has begun; `doing` says what is done in it.
+    pub fn stopping(&self, doing: &str) {
+        self.tell(&format!("STOPPING=1\nSTATUS=stopping: {doing}\n"));
     }
 
     fn tell(&self, words: &str) {
@@ -96,7 +102,7 @@ mod tests {
         let name = format!("rowmill-test-{}", std::process::id());
         let hidden = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         for (socket, name) in [(file, path.to_str().unwrap().to_owned()), (hidden, format!("@{name}"))] {
-            Manager::connect(&name).unwrap().stopping();
+            Manager::connect(&name).unwrap().stopping("going");
             let mut buffer = [0; 100];
             let length = socket.recv(&mut buffer).unwrap();
             assert!(buffer[..length].starts_with(b"STOPPING=1\n"));

@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::batch::{RawBatch, TableBatch};
+use crate::board::Work;
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::cpu::{self, Threads};
+use crate::cpu::{self, Kind, Name, Threads};
 use crate::decode::{self, Decode};
 use crate::guard::Guard;
-use crate::health::Work;
 use crate::lane::LaneRegister;
 use crate::lease::Lease;
 use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
-use crate::metrics::{Gauges, Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
+use crate::metrics::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::ownership::{Ownership, Wake};
 use crate::queue;
+use crate::reject::Reason;
 use crate::row::Limits;
 use crate::session::Sessions;
 use crate::setup::Setup;
@@ -28,21 +30,35 @@ use crate::store::postgres::sink::Sink;
 use crate::topics::Topic;
 use crate::write::Writer;
 
-/// A running pipeline, as the supervisor sees it.
+/// A running pipeline, as `run` sees it.
 pub struct Pipeline {
     pub ownership: Arc<Ownership>,
     pub wake: Sender<Wake>,
     /// Names of the threads that hold data; when all have ended, nothing is in hand.
-    pub stages: Vec<String>,
-    pub lease_thread: String,
+    pub stages: Vec<Name>,
+    pub lease_thread: Name,
     pub topics: Arc<[Topic]>,
     pub instruments: Instruments,
+    /// Without a heartbeat for this long, others take the partitions.
+    pub lease: Duration,
     budget: Arc<Budget>,
     // Receivers only show how much waits, each with its reader's name. They keep a channel open for its senders, so a stage
     // that ends empties its own.
-    raw: Vec<(String, Receiver<RawBatch>)>,
+    raw: Vec<(Name, Receiver<RawBatch>)>,
     /// With the table's index in the plan.
-    loads: Vec<(String, usize, Receiver<TableBatch>)>,
+    loads: Vec<(Name, usize, Receiver<TableBatch>)>,
+}
+
+/// What it holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Records between the tables and the logs' ends; `None` until it is known for all partitions.
+    pub lag: Option<i64>,
+    pub partitions: usize,
+    pub stopped: usize,
+    pub raw_batches: usize,
+    pub table_batches: usize,
+    pub bytes_in_hand: i64,
 }
 
 /// What the threads count, by the names that people know.
@@ -50,7 +66,7 @@ pub struct Pipeline {
 pub struct Instruments {
     /// In the plan's order.
     pub tables: Vec<(String, Arc<TableMetrics>)>,
-    pub pollers: Vec<(String, Arc<PollMetrics>)>,
+    pub pollers: Vec<(Name, Arc<PollMetrics>)>,
     pub lookups: Vec<(String, Arc<LookupMetrics>)>,
     /// One for each poller, decoder and writer.
     pub waits: Vec<Arc<Waits>>,
@@ -85,8 +101,8 @@ impl Pipeline {
 
     /// Each queue by the thread that reads it: batches in it, and its bound.
     pub fn queues(&self) -> impl Iterator<Item = (&str, usize, usize)> {
-        let raw = self.raw.iter().map(|(name, r)| (name.as_str(), r.len(), r.capacity()));
-        let loads = self.loads.iter().map(|(name, _, r)| (name.as_str(), r.len(), r.capacity()));
+        let raw = self.raw.iter().map(|(name, r)| (&**name, r.len(), r.capacity()));
+        let loads = self.loads.iter().map(|(name, _, r)| (&**name, r.len(), r.capacity()));
         raw.chain(loads).map(|(name, length, most)| (name, length, most.unwrap_or_default()))
     }
 
@@ -130,7 +146,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let poll_cores: Vec<_> = (0..counts.pollers).map(|_| next_core()).collect();
     let decode_cores: Vec<_> = (0..counts.decoders).map(|_| next_core()).collect();
 
-    let lease_thread = "lease".to_owned();
+    let lease_thread = Kind::Lease.only();
     let lease = Lease {
         server: server.clone(),
         me: me.clone(),
@@ -142,7 +158,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         lanes: instruments.lanes.clone(),
         heartbeat: instruments.heartbeat.clone(),
     };
-    threads.spawn(&lease_thread, None, || Ok(()), |()| lease.run())?;
+    threads.spawn(lease_thread.clone(), None, || Ok(()), |()| lease.run())?;
 
     let sessions = Sessions {
         server: server.clone(),
@@ -153,11 +169,11 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let guard = config.guard.map(|limit| Arc::new(Guard::new(limit, topics.len())));
     let (mut outlets, mut loads) = (Vec::new(), Vec::new());
     for (index, table) in plan.tables.iter().enumerate() {
-        let metrics = Arc::new(TableMetrics::default());
+        let metrics = Arc::new(TableMetrics::new(Reason::ALL.iter().map(|reason| reason.code())));
         let mut senders = Vec::new();
         for number in 0..counts.writers {
             let (sender, inlet) = queue::bounded(queue::TABLE_BATCHES);
-            let name = format!("write-{}-{number}", table.short_name());
+            let name = Kind::Write.of(format_args!("{}-{number}", table.short_name()));
             let writer = Writer {
                 sessions: sessions.clone(),
                 target: Target {
@@ -174,7 +190,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
             };
-            threads.spawn(&name, next_core(), || Ok(()), move |()| writer.run())?;
+            threads.spawn(name.clone(), next_core(), || Ok(()), move |()| writer.run())?;
             stages.push(name.clone());
             senders.push(sender);
             loads.push((name, index, inlet));
@@ -189,7 +205,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let (mut decoders, mut raw) = (Vec::new(), Vec::new());
     for (number, core) in decode_cores.into_iter().enumerate() {
         let (sender, inlet) = queue::bounded(queue::RAW_BATCHES);
-        let name = format!("decode-{number}");
+        let name = Kind::Decode.of(number);
         let waits = instruments.waits(&name);
         let lookups = LookupCache::new(config.redis.as_ref(), &lookups, threads.pulse(&name), waits.clone())?;
         let decode = Decode {
@@ -202,7 +218,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             outlets: outlets.clone(),
             waits,
         };
-        threads.spawn(&name, core, || Ok(()), |()| decode::run(decode, lookups))?;
+        threads.spawn(name.clone(), core, || Ok(()), |()| decode::run(decode, lookups))?;
         stages.push(name.clone());
         decoders.push(sender);
         raw.push((name, inlet));
@@ -210,7 +226,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     drop(outlets);
 
     for (number, core) in poll_cores.into_iter().enumerate() {
-        let name = format!("poll-{number}");
+        let name = Kind::Poll.of(number);
         let metrics = Arc::<PollMetrics>::default();
         instruments.pollers.push((name.clone(), metrics.clone()));
         let poller = kafka::Poller {
@@ -227,22 +243,29 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         };
         // The client's own threads inherit the affinity of the thread that makes it: made first, pinned after.
         let kafka = config.kafka.clone();
-        threads.spawn(&name, core, move || kafka::prepare(&kafka), move |queue| poller.run(queue))?;
+        threads.spawn(name.clone(), core, move || kafka::prepare(&kafka), move |queue| poller.run(queue))?;
         stages.push(name);
     }
 
+    let watch_thread = Kind::Watch.only();
     let watch = watch::Watch {
         kafka: config.kafka.clone(),
         topics: topics.clone(),
         ownership: ownership.clone(),
         wake: wake.clone(),
-        pulse: threads.pulse("watch"),
+        pulse: threads.pulse(&watch_thread),
     };
     let kafka = config.kafka.clone();
-    threads.spawn("watch", None, move || source::consumer(&kafka), |consumer| watch::run(watch, consumer))?;
+    threads.spawn(
+        watch_thread,
+        None,
+        move || source::consumer(&kafka),
+        |consumer| watch::run(watch, consumer),
+    )?;
 
     let topics = topics.clone();
-    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, budget, raw, loads })
+    let lease = config.lease.duration;
+    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, lease, budget, raw, loads })
 }
 
 fn describe(cores: &[Option<usize>]) -> String {

@@ -5,7 +5,11 @@ use std::path::Path;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::cpu::Kind;
 use crate::exposition::Family;
+
+/// The thread that was there before all others has the program's name.
+const MAIN: &str = env!("CARGO_PKG_NAME");
 
 /// Remembers the CPU time of threads that have ended, so that no counter goes back.
 #[derive(Debug)]
@@ -115,9 +119,7 @@ impl Stat {
 
 /// Our threads by their names, others by what they are for: their names hold addresses and numbers without end.
 fn kind_of(name: &str) -> String {
-    const OURS: [&str; 8] = ["lease", "watch", "report", "watchdog", "signals", "setup", "statsd", "rowmill"];
-    let stages = ["poll-", "decode-", "write-"];
-    if OURS.contains(&name) || stages.iter().any(|stage| name.starts_with(stage)) {
+    if name == MAIN || Kind::named(name).is_some() {
         name.to_owned()
     } else if name.starts_with("rdk:") {
         "kafka-client".to_owned()
@@ -145,6 +147,8 @@ mod tests {
         check("127.0.0.1:41234", "http");
         check("[::1]:41234: re", "http");
         check("anything", "other");
+        check("rowmill", "rowmill");
+        check("watchdog", "watchdog");
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub const RAW_BATCHES: usize = 2;
 /// that finds no room goes on filling the open batch, so more would only hide memory.
 pub const TABLE_BATCHES: usize = 4;
 
-/// Notices from threads to the supervisor: each thread sends at most one.
+/// Notices from threads to the main one: each thread sends at most one.
 pub const EXITS: usize = 1024;
 
 /// Wake-ups of the lease thread: one that is waiting serves everybody who would send another.

@@ -8,10 +8,9 @@ use std::os::unix::net::UnixDatagram;
 
 use anyhow::Result;
 
+use crate::board::Board;
 use crate::config::{Statsd, StatsdAddress, StatsdTags};
 use crate::exposition::{Family, Kind, Labels, Value};
-use crate::gather::Gatherer;
-use crate::health::Board;
 use crate::metrics::Buckets;
 
 /// An Ethernet frame's payload, and what agents read from a Unix socket.
@@ -19,13 +18,13 @@ const UDP_BYTES_MAX: usize = 1432;
 const UNIX_BYTES_MAX: usize = 8192;
 
 /// Sends everything once an interval, for ever. A server that is not there is tried again each time.
-pub fn run(config: &Statsd, board: &Board, gatherer: &Gatherer) -> Result<()> {
+pub fn run(config: &Statsd, board: &Board) -> Result<()> {
     let mut lines = Lines { tags: config.tags, last: HashMap::new() };
     let mut way = Way { socket: None, turn: 0 };
     let mut failing = false;
     loop {
         std::thread::sleep(config.interval);
-        let text = lines.of(&gatherer.gather(board));
+        let text = lines.of(&board.families());
         match way.deliver(|| places(&config.address), &text) {
             Ok(()) if std::mem::take(&mut failing) => log::info!("StatsD takes figures again"),
             Ok(()) => {}

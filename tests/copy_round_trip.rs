@@ -1,13 +1,6 @@
 //! Rows that the decoder made, sent by a real COPY and read back: the server must see what the message said.
 //! The server judges by its own reading of the same JSON (`json_populate_record`) or of a literal.
 
-use rowmill::batch::{Headers, Record};
-use rowmill::client::binary::{HEADER, TRAILER};
-use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
-use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
-use rowmill::schema::{FINGERPRINT_SQL, read_table};
-use rowmill::types::{Kind, Table, Type};
-
 #![allow(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in tests, but does not see that their helpers are"
@@ -21,6 +14,12 @@ use postgres::{Client, NoTls};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use rowmill::batch::{Headers, Record};
+use rowmill::client::binary::{HEADER, TRAILER};
+use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
+use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
+use rowmill::schema::{FINGERPRINT_SQL, read_table};
+use rowmill::types::{Kind, Table, Type};
 
 /// A connection whose search_path is a schema of its own, dropped at the end.
 struct Server {

@@ -1,40 +1,68 @@
-//! Reads every instrument into families, when somebody asks. The list of all names stands here, and in
-//! `docs/operations.md`. Labels come from the configuration, the catalog and closed sets, so their number is bounded.
+//! What `run` shows of itself: the pipeline as a service. The list of its figures stands here, that of every process in
+//! `board.rs` and `process.rs`, and all of them in `docs/operations.md`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::board::{Service, Teller, Work};
 use crate::exposition::Family;
-use crate::health::Board;
-use crate::metrics::{Histogram, TableMetrics, Wait};
-use crate::pipeline::Pipeline;
-use crate::process;
+use crate::metrics::{Histogram, TableMetrics, Totals, Wait};
+use crate::pipeline::{Gauges, Pipeline};
 
-/// Reads a whole process.
-#[derive(Debug, Default)]
-pub struct Gatherer {
-    threads: Mutex<process::Threads>,
+impl Service for Pipeline {
+    /// False before the first heartbeat, and without a fresh one.
+    fn ready(&self) -> Result<(), String> {
+        match self.instruments.heartbeat.age() {
+            None => Err("waiting for the first heartbeat in the ledger".to_owned()),
+            Some(age) if age > self.lease => {
+                Err(format!("no heartbeat in the ledger for {} s: PostgreSQL is away", age.as_secs()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn works(&self) -> Vec<Work> {
+        Pipeline::works(self)
+    }
+
+    fn families(&self) -> Vec<Family> {
+        partitions(self).into_iter().chain(tables(self)).chain(stages(self)).collect()
+    }
+
+    fn teller(self: Arc<Self>) -> Teller {
+        let mut before = self.totals();
+        Box::new(move |since| {
+            let now = self.totals();
+            let before = std::mem::replace(&mut before, now);
+            report_line(before, now, since, self.gauges())
+        })
+    }
 }
 
-impl Gatherer {
-    pub fn gather(&self, board: &Board) -> Vec<Family> {
-        let is = |result: Result<(), String>| f64::from(u8::from(result.is_ok()));
-        let mut build = Family::gauge("rowmill_build_info", "The program's version; always 1.");
-        build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-        let mut families = vec![
-            build,
-            Family::gauge("rowmill_healthy", "1 unless a thread hangs.").with(is(board.healthy())),
-            Family::gauge("rowmill_ready", "1 while the lease is kept and records may flow.")
-                .with(is(board.ready())),
-        ];
-        if let Some(pipeline) = board.pipeline() {
-            families.extend(partitions(pipeline));
-            families.extend(tables(pipeline));
-            families.extend(stages(pipeline));
-        }
-        families.extend(self.threads.lock().unwrap_or_else(PoisonError::into_inner).families());
-        families
+/// One line for people: what happened between two totals.
+fn report_line(before: Totals, now: Totals, apart: Duration, gauges: Gauges) -> String {
+    let seconds = apart.as_secs_f64().max(0.001);
+    let rate = |from: u64, to: u64| (to - from) as f64 / seconds;
+    let transactions = now.transactions - before.transactions;
+    let batch = (now.rows - before.rows).checked_div(transactions).unwrap_or(0);
+    let lag = gauges.lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
+    let mut line = format!(
+        "{:.0} rows/s, lag {lag}, {} rows and {} dead letters, {:.0} commits/s of {batch} rows, {} partitions, queues {}+{}, \
+         {:.1} MB in hand",
+        rate(before.rows, now.rows),
+        now.rows,
+        now.dead,
+        rate(before.transactions, now.transactions),
+        gauges.partitions,
+        gauges.raw_batches,
+        gauges.table_batches,
+        gauges.bytes_in_hand as f64 / 1e6,
+    );
+    if gauges.stopped > 0 {
+        line.push_str(&format!(", {} partitions STOPPED (see rowmill status)", gauges.stopped));
     }
+    line
 }
 
 fn number(counter: &AtomicU64) -> f64 {
@@ -230,6 +258,27 @@ fn stages(pipeline: &Pipeline) -> Vec<Family> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_happened() {
+        let before = Totals { rows: 100, dead: 1, transactions: 1 };
+        let now = Totals { rows: 2100, dead: 3, transactions: 11 };
+        let gauges = Gauges {
+            lag: Some(5),
+            partitions: 6,
+            stopped: 1,
+            raw_batches: 1,
+            table_batches: 2,
+            bytes_in_hand: 1_500_000,
+        };
+        assert_eq!(
+            report_line(before, now, Duration::from_secs(2), gauges),
+            "1000 rows/s, lag 5, 2100 rows and 3 dead letters, 5 commits/s of 200 rows, 6 partitions, queues 1+2, 1.5 MB in \
+             hand, 1 partitions STOPPED (see rowmill status)"
+        );
+    }
+
     /// Names of figures in a text, without what a histogram adds to them.
     fn names(text: &str) -> BTreeSet<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -244,12 +293,13 @@ mod tests {
 
     #[test]
     fn documents_and_dashboards_name_what_exists_and_the_documents_name_all_of_it() {
-        let code: BTreeSet<String> = [include_str!("gather.rs"), include_str!("process.rs")]
-            .iter()
-            .flat_map(|text| text.split('"').skip(1).step_by(2))
-            .flat_map(names)
-            .filter(|name| name.len() > "process_".len())
-            .collect();
+        let code: BTreeSet<String> =
+            [include_str!("run_figures.rs"), include_str!("board.rs"), include_str!("process.rs")]
+                .iter()
+                .flat_map(|text| text.split('"').skip(1).step_by(2))
+                .flat_map(names)
+                .filter(|name| name.len() > "process_".len())
+                .collect();
         // Roles have names of the same form.
         let roles = names(include_str!("../sql/roles.sql"));
         for (file, text) in [
