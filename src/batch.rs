@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::budget::Charge;
+use crate::base::budget::Charge;
+use crate::base::hash::StableHash;
 use crate::offsets::Anchor;
 use crate::ownership::Claim;
 use crate::span::{Counts, Span, Times};
-use crate::stable_hash::StableHash;
 
 /// One Kafka record, borrowed from the arena of the batch it was polled with.
 #[derive(Clone, Copy, Debug)]

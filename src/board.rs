@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cpu::Threads;
+use crate::base::thread::Threads;
 use crate::exposition::Family;
 use crate::process;
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
-use crate::cpu::Pin;
-use crate::logging;
+use crate::base::logging;
+use crate::base::spelling::did_you_mean;
+use crate::base::thread::Pin;
 use crate::model::RawModel;
 use crate::secret::{self, Environment};
-use crate::spelling::did_you_mean;
 
 /// The whole file as written.
 #[derive(Debug, Deserialize)]
@@ -986,7 +986,8 @@ mod tests {
 
     /// The example with every default written out, and its files in a directory that exists.
     fn example(directory: &str) -> String {
-        let text = include_str!("../models/rowmill.example.toml").replace("/etc/rowmill", directory);
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/rowmill.example.toml"))
+            .replace("/etc/rowmill", directory);
         let is_setting = |line: &str| {
             line.strip_prefix('#').is_some_and(|rest| {
                 rest.starts_with('[')

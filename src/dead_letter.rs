@@ -5,10 +5,10 @@ use std::io::Write as _;
 use anyhow::{Context, bail};
 use postgres::Client;
 
+use crate::base::failure::Failure;
+use crate::base::fault::fault;
 use crate::batch::Record;
 use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
-use crate::failure::Failure;
-use crate::fault::fault;
 use crate::pg;
 
 /// The COPY that [`append`] writes tuples for.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
+use crate::base::budget::Budget;
+use crate::base::mutant::{Bug, planted};
 use crate::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
-use crate::budget::Budget;
 use crate::lookup::{LookupCache, Wanted};
 use crate::metrics::{Wait, Waits};
 use crate::model::Plan;
-use crate::mutant::{Bug, planted};
 use crate::ownership::{Claim, Ownership};
 use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::span::{Counts, Span};

@@ -11,11 +11,11 @@ use anyhow::{Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::Client;
 
+use crate::base::failure::Class;
+use crate::base::fault::fault;
 use crate::base::retry::Episode;
-use crate::cpu::Pulse;
+use crate::base::thread::Pulse;
 use crate::duties::{Entry, Held, Viewer};
-use crate::failure::Class;
-use crate::fault::fault;
 use crate::lane::LaneRegister;
 use crate::ledger::{self, Member, Registration};
 use crate::metrics::Heartbeat;

@@ -17,7 +17,7 @@ use crate::span::Move;
 use crate::topics::NewPartition;
 
 /// The schema as `rowmill init` creates it, safe to apply again.
-pub const SCHEMA_SQL: &str = include_str!("../sql/rowmill.sql");
+pub const SCHEMA_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/rowmill.sql"));
 
 /// Raised whenever the schema changes in a way that an older program must not run on.
 pub const SCHEMA_VERSION: i32 = 1;

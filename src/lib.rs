@@ -11,7 +11,6 @@
 //! the lease thread writes and everybody reads. The modules below stand in reading order.
 
 // What is configured, and what the catalog makes of it.
-pub mod spelling;
 pub mod secret;
 pub mod config;
 pub mod types;
@@ -32,17 +31,9 @@ pub mod guard;
 // The plumbing.
 pub mod base;
 pub mod client;
-pub mod stable_hash;
-pub mod failure;
-pub mod logging;
 pub mod metrics;
-pub mod queue;
-pub mod budget;
-pub mod cpu;
 pub mod tls;
 pub mod pg;
-pub mod fault;
-pub mod mutant;
 
 // The stages, as data passes, and what they use.
 pub mod source;

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 
-use crate::config;
-use crate::cpu::Pulse;
+use crate::base::thread::Pulse;
 use crate::metrics::{LookupMetrics, Wait, Waits};
 use crate::row::{Found, Lookups};
-use crate::tls;
+use crate::{config, tls};
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);

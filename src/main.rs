@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use rowmill::config::Config;
-use rowmill::{command, config, logging, run, secret};
+use rowmill::base::logging;
+use rowmill::config::{self, Config};
+use rowmill::{command, run, secret};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///

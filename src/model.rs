@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::spelling::did_you_mean;
+use crate::base::spelling::did_you_mean;
 use crate::types::{Column, Encoding, Table, Type, Unit};
 
 /// One `[[model]]` as written.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::base::mutant::{Bug, planted};
 use crate::lane::LaneMetrics;
-use crate::mutant::{Bug, planted};
 use crate::offsets::{Anchor, Partition, Place};
 use crate::protocol::Gate;
 

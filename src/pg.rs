@@ -9,8 +9,8 @@ use postgres::error::{Severity, SqlState};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
+use crate::base::failure::{Class, Failure};
 use crate::config::{self, is_loopback};
-use crate::failure::{Class, Failure};
 use crate::tls;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.

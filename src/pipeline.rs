@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::base::budget::Budget;
+use crate::base::queue;
+use crate::base::thread::{self, Kind, Name, Threads};
 use crate::batch::{RawBatch, TableBatch};
 use crate::board::Work;
-use crate::budget::Budget;
 use crate::config::Config;
-use crate::cpu::{self, Kind, Name, Threads};
 use crate::decode::{self, Decode};
 use crate::guard::Guard;
 use crate::lane::LaneRegister;
@@ -20,7 +21,6 @@ use crate::ledger::{Member, Target};
 use crate::lookup::LookupCache;
 use crate::metrics::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::ownership::{Ownership, Wake};
-use crate::queue;
 use crate::reject::Reason;
 use crate::row::Limits;
 use crate::session::Sessions;
@@ -139,7 +139,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let mut instruments = Instruments::default();
 
     let busy = counts.pollers + counts.decoders + plan.tables.len() * counts.writers;
-    let cores = cpu::plan(&counts.pin, busy, &cpu::cores());
+    let cores = thread::plan(&counts.pin, busy, &thread::cores());
     log::info!("{busy} busy threads on cores {}", describe(&cores));
     let mut cores = cores.into_iter();
     let mut next_core = || cores.next().flatten();

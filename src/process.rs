@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::cpu::Kind;
+use crate::base::thread::Kind;
 use crate::exposition::Family;
 
 /// The thread that was there before all others has the program's name.

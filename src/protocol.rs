@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::failure::Class;
-use crate::mutant::{Bug, planted};
+use crate::base::failure::Class;
+use crate::base::mutant::{Bug, planted};
 use crate::offsets::{Anchor, Place};
 
 // ---- plan: who should own what ------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_code_is_documented() {
-        let document = include_str!("../docs/message-format.md");
+        let document = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/message-format.md"));
         for reason in Reason::ALL {
             assert!(document.contains(&format!("\n| `{reason}` | ")), "{reason}");
         }

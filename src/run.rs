@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::base::failure::Class;
+use crate::base::queue;
+use crate::base::thread::Kind;
 use crate::config::Config;
-use crate::cpu::Kind;
-use crate::failure::Class;
 use crate::metrics::Totals;
 use crate::ownership::Wake;
 use crate::pg;
 use crate::pipeline::{self, Pipeline};
-use crate::queue;
 use crate::service::Process;
 use crate::setup::{self, Setup};
 

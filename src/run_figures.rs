@@ -301,11 +301,17 @@ mod tests {
                 .filter(|name| name.len() > "process_".len())
                 .collect();
         // Roles have names of the same form.
-        let roles = names(include_str!("../sql/roles.sql"));
+        let roles = names(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql")));
         for (file, text) in [
-            ("operations.md", include_str!("../docs/operations.md")),
-            ("rowmill.rules.yml", include_str!("../docs/monitoring/rowmill.rules.yml")),
-            ("rowmill.grafana.json", include_str!("../docs/monitoring/rowmill.grafana.json")),
+            ("operations.md", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"))),
+            (
+                "rowmill.rules.yml",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/rowmill.rules.yml")),
+            ),
+            (
+                "rowmill.grafana.json",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/rowmill.grafana.json")),
+            ),
         ] {
             let unknown: Vec<String> = names(text)
                 .into_iter()
@@ -313,15 +319,17 @@ mod tests {
                 .collect();
             assert!(unknown.is_empty(), "{file} names {unknown:?}, which nobody measures");
         }
-        let documented = names(include_str!("../docs/operations.md"));
+        let documented = names(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")));
         let missing: Vec<&String> = code.difference(&documented).collect();
         assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
     }
 
     #[test]
     fn each_alert_has_its_paragraph() {
-        let document = include_str!("../docs/operations.md");
-        for line in include_str!("../docs/monitoring/rowmill.rules.yml").lines() {
+        let document = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
+        for line in
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/rowmill.rules.yml")).lines()
+        {
             if let Some((_, alert)) = line.split_once("alert: ") {
                 assert!(document.contains(&format!("**{alert}**")), "{alert}");
             }

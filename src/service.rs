@@ -10,11 +10,12 @@ use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::base::queue;
+use crate::base::thread::{Exit, Kind, Name, Threads};
 use crate::board::{Board, Service};
 use crate::config::Metrics;
-use crate::cpu::{Exit, Kind, Name, Threads};
 use crate::notify::Manager;
-use crate::{http, queue, statsd};
+use crate::{http, statsd};
 
 /// Between two report lines, for a person who watches and for a log file.
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);

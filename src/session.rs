@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use postgres::{Client, CopyInWriter, Statement};
 
+use crate::base::failure::Failure;
 use crate::batch::Record;
 use crate::dead_letter::{self, About};
-use crate::failure::Failure;
 use crate::ledger::{self, Member, Target};
 use crate::pg::{self, Server};
 use crate::protocol::Standing;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::mutant::{Bug, planted};
+use crate::base::mutant::{Bug, planted};
 use crate::offsets::{Anchor, Partition};
 use crate::ownership::{Claim, Lane};
 

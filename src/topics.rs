@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::stable_hash;
+use crate::base::hash;
 
 /// One topic and the tables that it feeds.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Topic {
             name: name.into(),
             tables,
             targets,
-            routing_hash: stable_hash::of(routing),
+            routing_hash: hash::of(routing),
             seen: Mutex::default(),
             registered: Mutex::default(),
         }

@@ -10,8 +10,9 @@ use crate::ledger::{SCHEMA_SQL, SCHEMA_VERSION};
 use crate::pg::{Server, describe};
 
 /// The five built-in tables, and the same as TimescaleDB hypertables.
-const TABLES_SQL: &str = include_str!("../../sql/tables.sql");
-const TIMESCALEDB_SQL: &str = include_str!("../../sql/tables.timescaledb.sql");
+const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.sql"));
+const TIMESCALEDB_SQL: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.timescaledb.sql"));
 
 #[derive(Args)]
 pub struct Init {

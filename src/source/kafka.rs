@@ -14,13 +14,13 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
 use super::native::{Message, Queue};
 use super::readings::{Reading, Readings};
+use crate::base::budget::Budget;
+use crate::base::fault::fault;
+use crate::base::mutant::{Bug, planted};
+use crate::base::thread::Pulse;
 use crate::batch::{Headers, RawBatch, Record};
-use crate::budget::Budget;
 use crate::config;
-use crate::cpu::Pulse;
-use crate::fault::fault;
 use crate::metrics::{PollMetrics, Wait, Waits};
-use crate::mutant::{Bug, planted};
 use crate::offsets::Partition;
 use crate::ownership::{Claim, Ownership};
 use crate::protocol::Verdict;

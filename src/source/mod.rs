@@ -17,7 +17,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
-use crate::mutant::{Bug, planted};
+use crate::base::mutant::{Bug, planted};
 use crate::{config, tls};
 
 /// A consumer whose log goes through ours.

@@ -13,8 +13,8 @@ use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Consumer, native};
+use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
-use crate::cpu::Pulse;
 use crate::ownership::{Claim, Ownership, Start, Wake};
 use crate::protocol::{Log, Opening, opening};
 use crate::topics::{NewPartition, Seen, Topic};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::failure::Refusal;
+use crate::base::failure::Refusal;
 
 /// The search begins with this many rows at once and doubles while they are good.
 const CHUNK_ROWS: usize = 64;

@@ -20,8 +20,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use hand::Hand;
 
+use crate::base::thread::Pulse;
 use crate::batch::TableBatch;
-use crate::cpu::Pulse;
 use crate::guard::Guard;
 use crate::ledger::Target;
 use crate::metrics::{TableMetrics, Wait, Waits};

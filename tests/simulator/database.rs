@@ -9,7 +9,7 @@ use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;
 use crate::records::Outcome;
-use rowmill::mutant::{Bug, planted};
+use rowmill::base::mutant::{Bug, planted};
 use rowmill::offsets::{Anchor, Partition};
 use rowmill::protocol::Standing;
 use rowmill::span::{Counts, Move};

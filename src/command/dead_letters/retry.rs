@@ -13,10 +13,10 @@ use postgres::Client;
 
 use super::letter::{self, Letter, Part};
 use super::{Decision, Filter, count};
+use crate::base::failure::{Class, Failure};
+use crate::base::thread::Pulse;
 use crate::batch::{Row, Rows, TableBatch};
 use crate::config::Config;
-use crate::cpu::Pulse;
-use crate::failure::{Class, Failure};
 use crate::lookup::{LookupCache, Wanted};
 use crate::metrics::Waits;
 use crate::model::Plan;

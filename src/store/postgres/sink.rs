@@ -5,12 +5,12 @@ use std::io::Write as _;
 
 use postgres::error::DbError;
 
+use crate::base::failure::{Class, Failure, Refusal};
+use crate::base::fault::fault;
+use crate::base::mutant::{Bug, planted};
 use crate::batch::Rows;
 use crate::client::binary::{self, HEADER, TRAILER};
-use crate::failure::{Class, Failure, Refusal};
-use crate::fault::fault;
 use crate::model::{TablePlan, patch_clocks};
-use crate::mutant::{Bug, planted};
 use crate::pg;
 use crate::session::Session;
 

@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_says_so() {
-        let (sender, receiver) = crate::queue::bounded(1);
+        let (sender, receiver) = crate::base::queue::bounded(1);
         let threads = Threads::new(sender);
         threads.spawn(Kind::Decode.of(7), None, || Ok(()), |()| panic!("out of luck")).unwrap();
         let exit = receiver.recv().unwrap();
