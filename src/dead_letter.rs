@@ -9,7 +9,7 @@ use crate::base::failure::Failure;
 use crate::base::fault::fault;
 use crate::batch::Record;
 use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
-use crate::pg;
+use crate::client::pg;
 
 /// The COPY that [`append`] writes tuples for.
 const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \

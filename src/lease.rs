@@ -15,13 +15,13 @@ use crate::base::failure::Class;
 use crate::base::fault::fault;
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
+use crate::client::pg::{self, Server};
 use crate::duties::{Entry, Held, Viewer};
 use crate::lane::LaneRegister;
 use crate::ledger::{self, Member, Registration};
 use crate::metrics::Heartbeat;
 use crate::offsets::Partition;
 use crate::ownership::{Claim, Lane, Ownership, Wake};
-use crate::pg::{self, Server};
 use crate::topics::Topic;
 
 /// Between two heartbeats. A lease lasts several of them.

@@ -9,9 +9,9 @@ use postgres::Client;
 use postgres::types::Type;
 use postgres_protocol::escape::escape_literal;
 
+use crate::client::pg::describe;
 use crate::duties::Entry;
 use crate::offsets::Anchor;
-use crate::pg::describe;
 use crate::protocol::Standing;
 use crate::span::Move;
 use crate::topics::NewPartition;

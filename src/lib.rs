@@ -11,11 +11,7 @@
 //! the lease thread writes and everybody reads. The modules below stand in reading order.
 
 // What is configured, and what the catalog makes of it.
-pub mod secret;
-pub mod config;
-pub mod types;
 pub mod schema;
-pub mod model;
 
 // The nouns.
 pub mod offsets;
@@ -32,8 +28,6 @@ pub mod guard;
 pub mod base;
 pub mod client;
 pub mod metrics;
-pub mod tls;
-pub mod pg;
 
 // The stages, as data passes, and what they use.
 pub mod source;
@@ -66,3 +60,5 @@ pub mod service;
 pub mod run;
 pub mod run_figures;
 pub mod command;
+pub mod model;
+pub mod config;

@@ -13,9 +13,10 @@ use anyhow::{Context, Result};
 use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 
 use crate::base::thread::Pulse;
+use crate::client::tls;
+use crate::config;
 use crate::metrics::{LookupMetrics, Wait, Waits};
 use crate::row::{Found, Lookups};
-use crate::{config, tls};
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use rowmill::base::logging;
-use rowmill::config::{self, Config};
-use rowmill::{command, run, secret};
+use rowmill::config::{self, Config, secret};
+use rowmill::{command, run};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///

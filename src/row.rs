@@ -19,9 +19,9 @@ use scan::{NotJson, Scan};
 use crate::batch::{Headers, Record};
 use crate::client::binary;
 use crate::copy::{self, Json, Reading, Value, Wrong};
+use crate::model::types::Type;
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
 use crate::reject::{excerpt, excerpt_bytes};
-use crate::types::Type;
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -743,8 +743,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::types::{Column, Kind, Table};
     use crate::model::{RawModel, compile, patch_clocks};
-    use crate::types::{Column, Kind, Table};
 
     #[derive(serde::Deserialize)]
     struct Models {
@@ -1250,7 +1250,7 @@ mod tests {
     /// A table that has everything, for whatever bytes come.
     fn everything() -> TopicDecoder {
         let array = |element, element_oid| Type::Array { element: Box::new(element), element_oid };
-        let limit = crate::types::NumericLimit { precision: 5, scale: 2 };
+        let limit = crate::model::types::NumericLimit { precision: 5, scale: 2 };
         let columns = [
             ("a", Type::Text, false),
             ("b", Type::Varchar(Some(3)), false),

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use postgres::GenericClient;
 
-use crate::types::{Column, Kind, NumericLimit, Table, Type};
+use crate::model::types::{Column, Kind, NumericLimit, Table, Type};
 
 /// One line for each live column; the ledger compares the same expression inside the transaction, so that a row is
 /// never encoded for one shape of the table and stored in another. `$1` is the table's oid or regclass.

@@ -7,9 +7,9 @@ use postgres::{Client, CopyInWriter, Statement};
 
 use crate::base::failure::Failure;
 use crate::batch::Record;
+use crate::client::pg::{self, Server};
 use crate::dead_letter::{self, About};
 use crate::ledger::{self, Member, Target};
-use crate::pg::{self, Server};
 use crate::protocol::Standing;
 use crate::span::{Span, moves};
 

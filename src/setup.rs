@@ -6,14 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use postgres::Client;
 
+use crate::client::pg::Server;
 use crate::config::Config;
 use crate::duties::Entry;
 use crate::ledger::{self, Member};
+use crate::model::types::Table;
 use crate::model::{self, Plan, Problem};
-use crate::pg::Server;
 use crate::schema;
 use crate::topics::Topic;
-use crate::types::Table;
 
 /// What every verb that works on a pipeline needs.
 pub struct Setup {

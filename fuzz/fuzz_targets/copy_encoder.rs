@@ -4,11 +4,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rowmill::copy::{Json, Reading, from_json};
-use rowmill::types::Encoding;
-use rowmill::types::{NumericLimit, Type};
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+use rowmill::copy::{Json, Reading, from_json};
+use rowmill::model::types::{Encoding, NumericLimit, Type};
 
 fn types() -> Vec<Type> {
     let array = |element, element_oid| Type::Array { element: Box::new(element), element_oid };

@@ -1,3 +1,5 @@
 //! How each server is reached, and how bytes lie on the way to it.
 
 pub mod binary;
+pub mod tls;
+pub mod pg;

@@ -7,13 +7,14 @@ use anyhow::Result;
 use postgres::Client;
 use rdkafka::consumer::Consumer as _;
 
+use crate::client::pg::{self, Server};
+use crate::client::tls;
 use crate::config::{self, Config};
 use crate::model::Plan;
 use crate::offsets::{Anchor, Place};
-use crate::pg::{self, Server};
 use crate::protocol::{Log, Opening, opening};
 use crate::source::{self, native};
-use crate::{ledger, lookup, setup, tls};
+use crate::{ledger, lookup, setup};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -11,10 +11,9 @@ use jiff::{Span, Timestamp, Zoned};
 use postgres::Client;
 use postgres::types::ToSql;
 
+use crate::client::pg::Server;
 use crate::config::Config;
-use crate::dead_letter;
-use crate::ledger;
-use crate::pg::Server;
+use crate::{dead_letter, ledger};
 
 #[derive(clap::Subcommand)]
 pub enum Action {

@@ -7,11 +7,10 @@ use anyhow::{Context, Result};
 use postgres::Client;
 use rdkafka::consumer::Consumer as _;
 
+use crate::client::pg::Server;
 use crate::config::Config;
-use crate::ledger;
-use crate::pg::Server;
 use crate::reject::printable;
-use crate::source;
+use crate::{ledger, source};
 
 /// Kafka need not answer for a status; then lag is unknown.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);

@@ -17,9 +17,10 @@ use rdkafka::consumer::Consumer as _;
 
 use self::database::{Counted, Letters, Place, Places, Traced};
 use self::judge::{Partition, Seen, Served, Sum, WIDTH};
+
+use crate::client::pg::Server;
 use crate::config::{self, Config};
 use crate::model::Plan;
-use crate::pg::Server;
 use crate::source::{self, native, reread};
 use crate::{dead_letter, ledger, setup};
 

@@ -1,7 +1,7 @@
 //! Numbers by their exact text: numeric without a detour through a double, and integers from any way of writing them.
 
 use super::{Value, Written, out_of_range, wrong_type};
-use crate::types::NumericLimit;
+use crate::model::types::NumericLimit;
 
 /// PostgreSQL's own bounds of numeric.
 const DIGITS_BEFORE_POINT_MAX: i64 = 131_072;

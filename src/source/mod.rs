@@ -18,7 +18,8 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use crate::base::mutant::{Bug, planted};
-use crate::{config, tls};
+use crate::client::tls;
+use crate::config;
 
 /// A consumer whose log goes through ours.
 pub type Consumer = BaseConsumer<Log>;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use rowmill::batch::{Headers, Record};
+use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::model::{RawModel, compile};
 use rowmill::row::{Found, Limits, Lookups, TopicDecoder};
-use rowmill::types::{Column, Kind, Table, Type};
 
 /// The five models' topics, and their tables, which have the same names.
 pub(crate) const TOPICS: [&str; 5] = ["state", "metric", "log", "network_trace", "network_ping"];

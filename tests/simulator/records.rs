@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use rowmill_faults::random::Random;
 
+use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::model::{Plan, RawModel, compile};
 use rowmill::setup;
 use rowmill::topics::Topic;
-use rowmill::types::{Column, Kind, Table, Type};
 
 /// Topic `a` feeds two tables by a field, topic `b` one of them.
 const MODELS: &str = r#"

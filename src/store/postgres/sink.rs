@@ -10,8 +10,8 @@ use crate::base::fault::fault;
 use crate::base::mutant::{Bug, planted};
 use crate::batch::Rows;
 use crate::client::binary::{self, HEADER, TRAILER};
+use crate::client::pg;
 use crate::model::{TablePlan, patch_clocks};
-use crate::pg;
 use crate::session::Session;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.

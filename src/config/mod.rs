@@ -1,6 +1,8 @@
 //! Configuration in two steps: raw as written (TOML, unknown keys refused) and resolved as used (checked and typed).
 //! Every default stands here, with its reason.
 
+pub mod secret;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,11 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 
+use secret::Environment;
+
 use crate::base::logging;
 use crate::base::spelling::did_you_mean;
 use crate::base::thread::Pin;
 use crate::model::RawModel;
-use crate::secret::{self, Environment};
 
 /// The whole file as written.
 #[derive(Debug, Deserialize)]

@@ -9,13 +9,15 @@
 //! A column with an ordinary default is filled like any other: whether an absent field means the default or an error is
 //! for the model's author to say, with `{ default = true }`.
 
+pub mod types;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::Deserialize;
 
 use crate::base::spelling::did_you_mean;
-use crate::types::{Column, Encoding, Table, Type, Unit};
+use crate::model::types::{Column, Encoding, Table, Type, Unit};
 
 /// One `[[model]]` as written.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -693,7 +695,7 @@ pub fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Kind;
+    use crate::model::types::Kind;
 
     #[derive(Debug, Deserialize)]
     struct Models {
