@@ -27,7 +27,6 @@ pub mod guard;
 // The plumbing.
 pub mod base;
 pub mod client;
-pub mod metrics;
 
 // The stages, as data passes, and what they use.
 pub mod source;
@@ -48,12 +47,6 @@ pub mod setup;
 pub mod pipeline;
 
 // What people and machines are told of a running process.
-pub mod exposition;
-pub mod process;
-pub mod board;
-pub mod http;
-pub mod statsd;
-pub mod notify;
 pub mod service;
 
 // The verbs.
@@ -62,3 +55,4 @@ pub mod run_figures;
 pub mod command;
 pub mod model;
 pub mod config;
+pub mod figures;

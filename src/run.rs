@@ -11,7 +11,7 @@ use crate::base::queue;
 use crate::base::thread::Kind;
 use crate::client::pg;
 use crate::config::Config;
-use crate::metrics::Totals;
+use crate::figures::instruments::Totals;
 use crate::ownership::Wake;
 use crate::pipeline::{self, Pipeline};
 use crate::service::Process;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::board::{Service, Teller, Work};
-use crate::exposition::Family;
-use crate::metrics::{Histogram, TableMetrics, Totals, Wait};
+use crate::figures::board::{Service, Teller, Work};
+use crate::figures::family::Family;
+use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
 use crate::pipeline::{Gauges, Pipeline};
 
 impl Service for Pipeline {
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn documents_and_dashboards_name_what_exists_and_the_documents_name_all_of_it() {
         let code: BTreeSet<String> =
-            [include_str!("run_figures.rs"), include_str!("board.rs"), include_str!("process.rs")]
+            [include_str!("run_figures.rs"), include_str!("figures/board.rs"), include_str!("figures/process.rs")]
                 .iter()
                 .flat_map(|text| text.split('"').skip(1).step_by(2))
                 .flat_map(names)

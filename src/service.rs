@@ -12,10 +12,10 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::base::queue;
 use crate::base::thread::{Exit, Kind, Name, Threads};
-use crate::board::{Board, Service};
 use crate::config::Metrics;
-use crate::notify::Manager;
-use crate::{http, statsd};
+use crate::figures::board::{Board, Service};
+use crate::figures::notify::Manager;
+use crate::figures::{page, statsd};
 
 /// Between two report lines, for a person who watches and for a log file.
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);
@@ -159,7 +159,7 @@ fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
 /// Serves the figures as configured. A process whose default address is taken goes on without.
 fn tell(metrics: &Metrics, threads: &Threads, board: &Arc<Board>) -> Result<()> {
     if let Some(address) = metrics.listen {
-        match http::serve(address, board.clone()) {
+        match page::serve(address, board.clone()) {
             Err(error) if !metrics.listen_is_wanted => {
                 log::warn!("{error:#}; going on without metrics")
             }

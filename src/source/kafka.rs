@@ -20,7 +20,7 @@ use crate::base::mutant::{Bug, planted};
 use crate::base::thread::Pulse;
 use crate::batch::{Headers, RawBatch, Record};
 use crate::config;
-use crate::metrics::{PollMetrics, Wait, Waits};
+use crate::figures::instruments::{PollMetrics, Wait, Waits};
 use crate::offsets::Partition;
 use crate::ownership::{Claim, Ownership};
 use crate::protocol::Verdict;

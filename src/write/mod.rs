@@ -22,9 +22,9 @@ use hand::Hand;
 
 use crate::base::thread::Pulse;
 use crate::batch::TableBatch;
+use crate::figures::instruments::{TableMetrics, Wait, Waits};
 use crate::guard::Guard;
 use crate::ledger::Target;
-use crate::metrics::{TableMetrics, Wait, Waits};
 use crate::ownership::{Ownership, Wake};
 use crate::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;

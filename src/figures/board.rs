@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::base::thread::Threads;
-use crate::exposition::Family;
-use crate::process;
+use crate::figures::family::Family;
+use crate::figures::process;
 
 /// What a verb shows while it runs.
 pub trait Service: Send + Sync {

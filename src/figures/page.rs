@@ -11,8 +11,8 @@ use oxhttp::Server;
 use oxhttp::model::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use oxhttp::model::{Body, Method, Response, StatusCode};
 
-use crate::board::Board;
-use crate::exposition::{Format, page};
+use crate::figures::board::Board;
+use crate::figures::family::{Format, page};
 
 /// A scraper, a load balancer and a few people; more wait.
 const CONNECTIONS_MAX: usize = 16;

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixDatagram;
 
 use anyhow::Result;
 
-use crate::board::Board;
 use crate::config::{Statsd, StatsdAddress, StatsdTags};
-use crate::exposition::{Family, Kind, Labels, Value};
-use crate::metrics::Buckets;
+use crate::figures::board::Board;
+use crate::figures::family::{Family, Kind, Labels, Value};
+use crate::figures::instruments::Buckets;
 
 /// An Ethernet frame's payload, and what agents read from a Unix socket.
 const UDP_BYTES_MAX: usize = 1432;

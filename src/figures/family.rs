@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::metrics::Buckets;
+use crate::figures::instruments::Buckets;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::base::thread::Kind;
-use crate::exposition::Family;
+use crate::figures::family::Family;
 
 /// The thread that was there before all others has the program's name.
 const MAIN: &str = env!("CARGO_PKG_NAME");

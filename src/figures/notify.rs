@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::board::{Board, Teller};
+use crate::figures::board::{Board, Teller};
 
 /// Between two status lines; `systemctl status` is for people.
 const STATUS: Duration = Duration::from_secs(5);

@@ -1,0 +1,9 @@
+//! What people and machines are told of a running service. Knows no pipeline.
+
+pub mod instruments;
+pub mod family;
+pub mod board;
+pub mod page;
+pub mod statsd;
+pub mod notify;
+pub mod process;
