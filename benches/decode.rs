@@ -9,10 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use rowmill::batch::{Headers, Record};
+use rowmill::decode::row::{Encoded, Found, Limits, Lookups, TopicDecoder};
 use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::model::{RawModel, compile};
-use rowmill::row::{Encoded, Found, Limits, Lookups, TopicDecoder};
+use rowmill::promise::batch::{Headers, Record};
 
 /// As many as a batch of Kafka's has.
 const RECORDS: u64 = 10_000;

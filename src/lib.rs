@@ -11,36 +11,16 @@
 //! the lease thread writes and everybody reads. The modules below stand in reading order.
 
 // What is configured, and what the catalog makes of it.
-pub mod schema;
 
 // The nouns.
-pub mod offsets;
-pub mod topics;
-pub mod span;
-pub mod batch;
-pub mod lane;
-pub mod ownership;
-pub mod protocol;
-pub mod duties;
-pub mod guard;
 
 // The plumbing.
 pub mod base;
 pub mod client;
 
 // The stages, as data passes, and what they use.
-pub mod source;
-pub mod decode;
-pub mod row;
-pub mod copy;
-pub mod reject;
-pub mod lookup;
 pub mod write;
 pub mod store;
-pub mod session;
-pub mod dead_letter;
-pub mod ledger;
-pub mod lease;
 
 // Holding it together.
 pub mod setup;
@@ -56,3 +36,6 @@ pub mod command;
 pub mod model;
 pub mod config;
 pub mod figures;
+pub mod promise;
+pub mod kafka;
+pub mod decode;

@@ -10,24 +10,24 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::base::budget::Budget;
 use crate::base::queue;
 use crate::base::thread::{self, Kind, Name, Threads};
-use crate::batch::{RawBatch, TableBatch};
 use crate::config::Config;
+use crate::decode::lookup::LookupCache;
+use crate::decode::reject::Reason;
+use crate::decode::row::Limits;
 use crate::decode::{self, Decode};
 use crate::figures::board::Work;
 use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
-use crate::guard::Guard;
-use crate::lane::LaneRegister;
-use crate::lease::Lease;
-use crate::ledger::{Member, Target};
-use crate::lookup::LookupCache;
-use crate::ownership::{Ownership, Wake};
-use crate::reject::Reason;
-use crate::row::Limits;
-use crate::session::Sessions;
+use crate::kafka::{self, poll, watch};
+use crate::promise::batch::{RawBatch, TableBatch};
+use crate::promise::claim::{Ownership, Wake};
+use crate::promise::guard::Guard;
+use crate::promise::lane::LaneRegister;
+use crate::promise::lease::Lease;
+use crate::promise::ledger::{Member, Target};
+use crate::promise::session::Sessions;
+use crate::promise::topics::Topic;
 use crate::setup::Setup;
-use crate::source::{self, kafka, watch};
 use crate::store::postgres::sink::Sink;
-use crate::topics::Topic;
 use crate::write::Writer;
 
 /// A running pipeline, as `run` sees it.
@@ -229,7 +229,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         let name = Kind::Poll.of(number);
         let metrics = Arc::<PollMetrics>::default();
         instruments.pollers.push((name.clone(), metrics.clone()));
-        let poller = kafka::Poller {
+        let poller = poll::Poller {
             kafka: config.kafka.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
@@ -243,7 +243,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         };
         // The client's own threads inherit the affinity of the thread that makes it: made first, pinned after.
         let kafka = config.kafka.clone();
-        threads.spawn(name.clone(), core, move || kafka::prepare(&kafka), move |queue| poller.run(queue))?;
+        threads.spawn(name.clone(), core, move || poll::prepare(&kafka), move |queue| poller.run(queue))?;
         stages.push(name);
     }
 
@@ -259,7 +259,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     threads.spawn(
         watch_thread,
         None,
-        move || source::consumer(&kafka),
+        move || kafka::consumer(&kafka),
         |consumer| watch::run(watch, consumer),
     )?;
 

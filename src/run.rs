@@ -12,8 +12,8 @@ use crate::base::thread::Kind;
 use crate::client::pg;
 use crate::config::Config;
 use crate::figures::instruments::Totals;
-use crate::ownership::Wake;
 use crate::pipeline::{self, Pipeline};
+use crate::promise::claim::Wake;
 use crate::service::Process;
 use crate::setup::{self, Setup};
 

@@ -293,13 +293,16 @@ mod tests {
 
     #[test]
     fn documents_and_dashboards_name_what_exists_and_the_documents_name_all_of_it() {
-        let code: BTreeSet<String> =
-            [include_str!("run_figures.rs"), include_str!("figures/board.rs"), include_str!("figures/process.rs")]
-                .iter()
-                .flat_map(|text| text.split('"').skip(1).step_by(2))
-                .flat_map(names)
-                .filter(|name| name.len() > "process_".len())
-                .collect();
+        let code: BTreeSet<String> = [
+            include_str!("run_figures.rs"),
+            include_str!("figures/board.rs"),
+            include_str!("figures/process.rs"),
+        ]
+        .iter()
+        .flat_map(|text| text.split('"').skip(1).step_by(2))
+        .flat_map(names)
+        .filter(|name| name.len() > "process_".len())
+        .collect();
         // Roles have names of the same form.
         let roles = names(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql")));
         for (file, text) in [

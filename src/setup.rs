@@ -8,12 +8,12 @@ use postgres::Client;
 
 use crate::client::pg::Server;
 use crate::config::Config;
-use crate::duties::Entry;
-use crate::ledger::{self, Member};
 use crate::model::types::Table;
 use crate::model::{self, Plan, Problem};
-use crate::schema;
-use crate::topics::Topic;
+use crate::promise::duties::Entry;
+use crate::promise::ledger::{self, Member};
+use crate::promise::topics::Topic;
+use crate::store::postgres::catalog;
 
 /// What every verb that works on a pipeline needs.
 pub struct Setup {
@@ -44,7 +44,7 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
         if tables.contains_key(name) {
             continue;
         }
-        match schema::read_table(client, name) {
+        match catalog::read_table(client, name) {
             Ok(table) if table.schema == "rowmill" => problems.push(Problem(format!(
                 "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
             ))),

@@ -14,12 +14,12 @@ use postgres::{Client, NoTls};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use rowmill::batch::{Headers, Record};
 use rowmill::client::binary::{HEADER, TRAILER};
+use rowmill::decode::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
 use rowmill::model::types::{Kind, Table, Type};
 use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
-use rowmill::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
-use rowmill::schema::{FINGERPRINT_SQL, read_table};
+use rowmill::promise::batch::{Headers, Record};
+use rowmill::store::postgres::catalog::{FINGERPRINT_SQL, read_table};
 
 /// A connection whose search_path is a schema of its own, dropped at the end.
 struct Server {

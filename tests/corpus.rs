@@ -1,10 +1,10 @@
 //! Every input of the corpus, decoded alone for each of the five tables, without a server. tests/pipeline/corpus.rs sends
 //! the same ones through the whole engine.
 
+use rowmill::decode::row::{Encoded, Reject, TopicDecoder};
+
 #[path = "corpus/load.rs"]
 mod load;
-
-use rowmill::row::{Encoded, Reject, TopicDecoder};
 
 /// Why the decoder refuses a record, if it does. Whatever it says must be safe to print.
 fn decode(decoder: &mut TopicDecoder, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Reject> {

@@ -15,10 +15,10 @@ use rowmill_faults::random::Random;
 
 use database::{Key, Server};
 
-use rowmill::ledger::{self, Member, Registration, Target};
-use rowmill::offsets::{Anchor, Partition};
-use rowmill::span::{Counts, Move};
-use rowmill::topics::NewPartition;
+use rowmill::promise::ledger::{self, Member, Registration, Target};
+use rowmill::promise::offsets::{Anchor, Partition};
+use rowmill::promise::span::{Counts, Move};
+use rowmill::promise::topics::NewPartition;
 
 const MEMBERS: [&str; 3] = ["a", "b", "c"];
 const PARTITIONS: i32 = 3;

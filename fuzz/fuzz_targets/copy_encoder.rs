@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use rowmill::copy::{Json, Reading, from_json};
+use rowmill::decode::value::{Json, Reading, from_json};
 use rowmill::model::types::{Encoding, NumericLimit, Type};
 
 fn types() -> Vec<Type> {

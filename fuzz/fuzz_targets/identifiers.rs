@@ -3,8 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rowmill::ledger::{Target, advance_and_commit};
+
 use rowmill::model::quoted;
+use rowmill::promise::ledger::{Target, advance_and_commit};
 
 fuzz_target!(|names: (&str, &str)| {
     let (identifier, text) = names;

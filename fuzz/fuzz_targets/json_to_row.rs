@@ -10,7 +10,8 @@ mod load;
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use rowmill::row::{Encoded, TopicDecoder};
+
+use rowmill::decode::row::{Encoded, TopicDecoder};
 
 thread_local! {
     static DECODERS: RefCell<Vec<TopicDecoder>> =

@@ -5,8 +5,9 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use rowmill::offsets::Anchor;
-use rowmill::protocol::{Gate, Holding, Verdict, plan};
+
+use rowmill::promise::decide::{Gate, Holding, Verdict, plan};
+use rowmill::promise::offsets::Anchor;
 
 #[derive(Arbitrary, Debug)]
 struct Input {

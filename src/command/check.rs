@@ -10,11 +10,13 @@ use rdkafka::consumer::Consumer as _;
 use crate::client::pg::{self, Server};
 use crate::client::tls;
 use crate::config::{self, Config};
+use crate::decode::lookup;
+use crate::kafka::{self, native};
 use crate::model::Plan;
-use crate::offsets::{Anchor, Place};
-use crate::protocol::{Log, Opening, opening};
-use crate::source::{self, native};
-use crate::{ledger, lookup, setup};
+use crate::promise::decide::{Log, Opening, opening};
+use crate::promise::ledger;
+use crate::promise::offsets::{Anchor, Place};
+use crate::setup;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -210,7 +212,7 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
         names.dedup();
         names
     };
-    let described = source::consumer(&config.kafka).and_then(|consumer| {
+    let described = kafka::consumer(&config.kafka).and_then(|consumer| {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         match native::describe_topics(&consumer, &names, KAFKA_TIMEOUT) {
             Ok(described) => Ok((described, consumer)),
@@ -258,7 +260,7 @@ fn check_rights(topic: &native::Description, findings: &mut Findings) {
 }
 
 /// A request without an answer says nothing; a handshake of our own, or the connection's last error, says why.
-fn why(config: &Config, consumer: &source::Consumer, error: anyhow::Error) -> anyhow::Error {
+fn why(config: &Config, consumer: &kafka::Consumer, error: anyhow::Error) -> anyhow::Error {
     if let Some(tls) = &config.kafka.tls {
         // A key with a password is for the client only; a server's certificate can be judged without one.
         let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
@@ -283,7 +285,7 @@ fn check_ledger(
     config: &Config,
     plan: &Plan,
     client: &mut Client,
-    consumer: &source::Consumer,
+    consumer: &kafka::Consumer,
     described: &[native::Description],
     cluster: &str,
     findings: &mut Findings,

@@ -13,7 +13,7 @@ use postgres::types::ToSql;
 
 use crate::client::pg::Server;
 use crate::config::Config;
-use crate::{dead_letter, ledger};
+use crate::promise::{dead_letter, ledger};
 
 #[derive(clap::Subcommand)]
 pub enum Action {

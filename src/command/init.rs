@@ -7,7 +7,7 @@ use clap::Args;
 use postgres::Transaction;
 
 use crate::client::pg::{Server, describe};
-use crate::ledger::{SCHEMA_SQL, SCHEMA_VERSION};
+use crate::promise::ledger::{SCHEMA_SQL, SCHEMA_VERSION};
 
 /// The five built-in tables, and the same as TimescaleDB hypertables.
 const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.sql"));

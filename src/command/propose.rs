@@ -12,7 +12,7 @@ use rdkafka::consumer::Consumer as _;
 use serde_json::Value;
 
 use crate::config;
-use crate::source::{self, reread};
+use crate::kafka::{self, reread};
 
 #[derive(Args)]
 pub struct Propose {
@@ -68,7 +68,7 @@ type Ranges = Vec<(i32, std::ops::Range<i64>)>;
 
 /// The last offsets of each partition, `count` in all.
 fn newest(kafka: &config::Kafka, topic: &str, count: i64) -> Result<Ranges> {
-    let consumer = source::consumer(kafka)?;
+    let consumer = kafka::consumer(kafka)?;
     let metadata = consumer
         .fetch_metadata(Some(topic), KAFKA_TIMEOUT)
         .with_context(|| format!("cannot ask {} about topic {topic:?}", kafka.brokers))?;

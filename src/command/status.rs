@@ -9,8 +9,9 @@ use rdkafka::consumer::Consumer as _;
 
 use crate::client::pg::Server;
 use crate::config::Config;
-use crate::reject::printable;
-use crate::{ledger, source};
+use crate::decode::reject::printable;
+use crate::kafka;
+use crate::promise::ledger;
 
 /// Kafka need not answer for a status; then lag is unknown.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,7 +89,7 @@ fn log_ends(
     config: &Config,
     partitions: impl Iterator<Item = (String, i32)>,
 ) -> BTreeMap<(String, i32), i64> {
-    let Ok(consumer) = source::consumer(&config.kafka) else { return BTreeMap::new() };
+    let Ok(consumer) = kafka::consumer(&config.kafka) else { return BTreeMap::new() };
     let mut ends = BTreeMap::new();
     for (topic, partition) in partitions {
         match consumer.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT) {

@@ -20,9 +20,10 @@ use self::judge::{Partition, Seen, Served, Sum, WIDTH};
 
 use crate::client::pg::Server;
 use crate::config::{self, Config};
+use crate::kafka::{self, native, reread};
 use crate::model::Plan;
-use crate::source::{self, native, reread};
-use crate::{dead_letter, ledger, setup};
+use crate::promise::{dead_letter, ledger};
+use crate::setup;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -122,7 +123,7 @@ fn ask_kafka(
     partitions: &mut [Partition],
     findings: &mut Findings,
 ) -> Result<()> {
-    let consumer = source::consumer(&config.kafka)?;
+    let consumer = kafka::consumer(&config.kafka)?;
     let names: Vec<&str> = ids.keys().map(String::as_str).collect();
     let described = native::describe_topics(&consumer, &names, KAFKA_TIMEOUT)?;
     for topic in names {

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Writer;
 use super::hand::covers;
-use crate::batch::TableBatch;
-use crate::guard::Tally;
-use crate::span::Span;
+use crate::promise::batch::TableBatch;
+use crate::promise::guard::Tally;
+use crate::promise::span::Span;
 
 impl Writer {
     /// Counts committed spans. `load` is what they were written from; it may hold more.

@@ -13,15 +13,15 @@ use crate::base::failure::{Class, Failure};
 use crate::base::fault::fault;
 use crate::base::mutant::{Bug, planted};
 use crate::base::retry::{BackOff, Episode};
-use crate::batch::{Rows, TableBatch};
-use crate::dead_letter::About;
 use crate::figures::instruments::Wait;
-use crate::guard::Tally;
-use crate::ledger;
-use crate::ownership::Wake;
-use crate::protocol::{FollowUp, Resolved, after_failure};
-use crate::session::Session;
-use crate::span::{Span, moves};
+use crate::promise::batch::{Rows, TableBatch};
+use crate::promise::claim::Wake;
+use crate::promise::dead_letter::About;
+use crate::promise::decide::{FollowUp, Resolved, after_failure};
+use crate::promise::guard::Tally;
+use crate::promise::ledger;
+use crate::promise::session::Session;
+use crate::promise::span::{Span, moves};
 use crate::store::postgres::sink::stored_all;
 
 /// Between two tries while PostgreSQL is away: from the first to the last value, doubling.

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::batch::{TableBatch, spans};
-use crate::protocol::{Resolved, Standing, resolve};
-use crate::span::Span;
+use crate::promise::batch::{TableBatch, spans};
+use crate::promise::decide::{Resolved, Standing, resolve};
+use crate::promise::span::Span;
 
 /// What is in hand of one table.
 #[derive(Debug, Default)]

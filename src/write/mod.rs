@@ -21,12 +21,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hand::Hand;
 
 use crate::base::thread::Pulse;
-use crate::batch::TableBatch;
 use crate::figures::instruments::{TableMetrics, Wait, Waits};
-use crate::guard::Guard;
-use crate::ledger::Target;
-use crate::ownership::{Ownership, Wake};
-use crate::session::{Session, Sessions};
+use crate::promise::batch::TableBatch;
+use crate::promise::claim::{Ownership, Wake};
+use crate::promise::guard::Guard;
+use crate::promise::ledger::Target;
+use crate::promise::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;
 
 /// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use rowmill::batch::{Headers, Record};
+use rowmill::decode::row::{Found, Limits, Lookups, TopicDecoder};
 use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::model::{RawModel, compile};
-use rowmill::row::{Found, Limits, Lookups, TopicDecoder};
+use rowmill::promise::batch::{Headers, Record};
 
 /// The five models' topics, and their tables, which have the same names.
 pub(crate) const TOPICS: [&str; 5] = ["state", "metric", "log", "network_trace", "network_ping"];

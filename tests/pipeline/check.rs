@@ -1,6 +1,6 @@
 //! `rowmill check` on ten planted mistakes, each named in a sentence with its remedy; and a proposal that holds.
 
-use crate::figures::instruments::free_port;
+use crate::metrics::free_port;
 use crate::world::{World, record, rowmill, rowmill_as};
 
 #[test]

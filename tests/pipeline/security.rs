@@ -15,7 +15,7 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
-use crate::figures::instruments::{free_port, get};
+use crate::metrics::{free_port, get};
 use crate::world::{World, all_rows, env, record, rowmill, stack, wait_for};
 
 /// Where this configuration's servers are, and whom it trusts.

@@ -10,9 +10,9 @@ use rowmill_faults::random::Random;
 use crate::kafka::Cluster;
 use crate::records::Outcome;
 use rowmill::base::mutant::{Bug, planted};
-use rowmill::offsets::{Anchor, Partition};
-use rowmill::protocol::Standing;
-use rowmill::span::{Counts, Move};
+use rowmill::promise::decide::Standing;
+use rowmill::promise::offsets::{Anchor, Partition};
+use rowmill::promise::span::{Counts, Move};
 
 /// Partition and table.
 pub(crate) type Key = (Partition, usize);

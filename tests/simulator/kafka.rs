@@ -9,9 +9,9 @@ use rowmill_faults::random::Random;
 
 use crate::database::Key;
 use crate::records::Shape;
-use rowmill::offsets::Partition;
-use rowmill::protocol;
-use rowmill::topics::Topic;
+use rowmill::promise::decide;
+use rowmill::promise::offsets::Partition;
+use rowmill::promise::topics::Topic;
 
 pub(crate) const TOPIC_ID: &str = "id";
 
@@ -79,9 +79,9 @@ impl Cluster {
         log.start = log.start.max(up_to.min(log.end));
     }
 
-    pub(crate) fn look(&self, partition: Partition) -> protocol::Log {
+    pub(crate) fn look(&self, partition: Partition) -> decide::Log {
         let log = &self.logs[&partition];
-        protocol::Log { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
+        decide::Log { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
     }
 }
 

@@ -99,7 +99,7 @@ impl Seen {
 struct World {
     members: Vec<Member>,
     out: Outside,
-    topics: std::sync::Arc<[rowmill::topics::Topic]>,
+    topics: std::sync::Arc<[rowmill::promise::topics::Topic]>,
     born: usize,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::database::{Server, Stored};
 use crate::kafka::Cluster;
-use rowmill::span::Move;
+use rowmill::promise::span::Move;
 
 pub(crate) struct Message {
     from: String,

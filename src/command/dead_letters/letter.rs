@@ -5,9 +5,9 @@ use postgres::types::ToSql;
 use postgres::{GenericClient, Row};
 use serde_json::{Value, json};
 
-use crate::batch::{Headers, Record};
-use crate::copy::base64_text;
-use crate::reject::{excerpt_bytes, printable};
+use crate::decode::reject::{excerpt_bytes, printable};
+use crate::decode::value::base64_text;
+use crate::promise::batch::{Headers, Record};
 
 /// How much of a letter is read.
 #[derive(Clone, Copy, PartialEq, Eq)]

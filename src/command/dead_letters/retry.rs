@@ -15,14 +15,14 @@ use super::letter::{self, Letter, Part};
 use super::{Decision, Filter, count};
 use crate::base::failure::{Class, Failure};
 use crate::base::thread::Pulse;
-use crate::batch::{Row, Rows, TableBatch};
 use crate::client::pg::Server;
 use crate::config::Config;
+use crate::decode::lookup::{LookupCache, Wanted};
+use crate::decode::row::{self, Limits, Message, Parsed, TopicDecoder};
 use crate::figures::instruments::Waits;
-use crate::lookup::{LookupCache, Wanted};
 use crate::model::Plan;
-use crate::row::{self, Limits, Message, Parsed, TopicDecoder};
-use crate::session::{Session, Sessions};
+use crate::promise::batch::{Row, Rows, TableBatch};
+use crate::promise::session::{Session, Sessions};
 use crate::setup;
 use crate::store::postgres::sink::Sink;
 

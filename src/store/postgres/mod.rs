@@ -1,3 +1,4 @@
 //! PostgreSQL as a store: rows by COPY BINARY, in the transaction that also moves the ledger.
 
 pub mod sink;
+pub mod catalog;

@@ -8,11 +8,11 @@ use postgres::error::DbError;
 use crate::base::failure::{Class, Failure, Refusal};
 use crate::base::fault::fault;
 use crate::base::mutant::{Bug, planted};
-use crate::batch::Rows;
 use crate::client::binary::{self, HEADER, TRAILER};
 use crate::client::pg;
 use crate::model::{TablePlan, patch_clocks};
-use crate::session::Session;
+use crate::promise::batch::Rows;
+use crate::promise::session::Session;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.
 const WRITE_BYTES: usize = 64 << 10;

@@ -18,13 +18,13 @@ use crate::base::budget::Budget;
 use crate::base::fault::fault;
 use crate::base::mutant::{Bug, planted};
 use crate::base::thread::Pulse;
-use crate::batch::{Headers, RawBatch, Record};
 use crate::config;
 use crate::figures::instruments::{PollMetrics, Wait, Waits};
-use crate::offsets::Partition;
-use crate::ownership::{Claim, Ownership};
-use crate::protocol::Verdict;
-use crate::topics::Topic;
+use crate::promise::batch::{Headers, RawBatch, Record};
+use crate::promise::claim::{Claim, Ownership};
+use crate::promise::decide::Verdict;
+use crate::promise::offsets::Partition;
+use crate::promise::topics::Topic;
 
 /// Records taken at once. At 200 bytes each this is a 2 MB batch: large enough that its cost per record is gone, small
 /// enough that the stages overlap.

@@ -7,9 +7,9 @@ use postgres::Client;
 
 use crate::base::failure::Failure;
 use crate::base::fault::fault;
-use crate::batch::Record;
 use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
 use crate::client::pg;
+use crate::promise::batch::Record;
 
 /// The COPY that [`append`] writes tuples for.
 const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
@@ -115,7 +115,7 @@ fn bytea_array<'a>(elements: impl Iterator<Item = Option<&'a [u8]>> + Clone, out
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Headers;
+    use crate::promise::batch::Headers;
 
     fn tuple(about: &About<'_>, record: &Record<'_>) -> Vec<Option<Vec<u8>>> {
         let mut out = Vec::new();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::failure::Class;
 use crate::base::mutant::{Bug, planted};
-use crate::offsets::{Anchor, Place};
+use crate::promise::offsets::{Anchor, Place};
 
 // ---- plan: who should own what ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::offsets::Partition;
+use crate::promise::offsets::Partition;
 
 /// What became of the records of one partition in one table, in this process, through all its claims.
 #[derive(Debug, Default)]

@@ -240,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reject::Reason;
+    use crate::decode::reject::Reason;
 
     fn encode(text: &str, limit: Option<NumericLimit>) -> Result<Vec<u8>, Reason> {
         let mut out = Vec::new();

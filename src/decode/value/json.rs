@@ -2,7 +2,7 @@
 //! Everything here is given text that serde_json has already accepted as JSON.
 
 use super::{Decimal, Wrong, nul, out_of_range};
-use crate::reject::Reason;
+use crate::decode::reject::Reason;
 
 /// The content of a JSON string (quotes included in `raw`); without escapes it is borrowed as it stands.
 pub(crate) fn unescape<'a>(raw: &'a str, scratch: &'a mut String) -> Result<&'a str, Wrong> {

@@ -3,8 +3,8 @@
 
 use super::{Decimal, Wrong, out_of_range};
 use crate::client::binary::micros_since_2000;
+use crate::decode::reject::Reason;
 use crate::model::types::Unit;
-use crate::reject::Reason;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;

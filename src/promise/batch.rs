@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::base::budget::Charge;
 use crate::base::hash::StableHash;
-use crate::offsets::Anchor;
-use crate::ownership::Claim;
-use crate::span::{Counts, Span, Times};
+use crate::promise::claim::Claim;
+use crate::promise::offsets::Anchor;
+use crate::promise::span::{Counts, Span, Times};
 
 /// One Kafka record, borrowed from the arena of the batch it was polled with.
 #[derive(Clone, Copy, Debug)]
@@ -495,8 +495,8 @@ mod tests {
         assert_eq!(Headers::default().iter().count(), 0);
     }
 
-    use crate::offsets::Partition;
-    use crate::ownership::Lane;
+    use crate::promise::claim::Lane;
+    use crate::promise::offsets::Partition;
 
     fn claim(id: i32) -> Arc<Claim> {
         Arc::new(Claim::new(

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::batch::RawBatch;
-use crate::offsets::{Anchor, Partition};
-use crate::ownership::{Claim, Ownership, Start};
-use crate::protocol::Gate;
+use crate::promise::batch::RawBatch;
+use crate::promise::claim::{Claim, Ownership, Start};
+use crate::promise::decide::Gate;
+use crate::promise::offsets::{Anchor, Partition};
 
 /// One partition that is read, or that is parked for a while.
 #[derive(Debug)]
@@ -156,9 +156,9 @@ impl Readings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Headers, Record};
-    use crate::ownership::Lane;
-    use crate::protocol::{Log, Opening, Verdict, opening};
+    use crate::promise::batch::{Headers, Record};
+    use crate::promise::claim::Lane;
+    use crate::promise::decide::{Log, Opening, Verdict, opening};
 
     fn claim(id: i32, next: i64, anchor: Option<Anchor>) -> Arc<Claim> {
         let lanes = vec![Lane::new(0, 1, next, anchor, Arc::default())];

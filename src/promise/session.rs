@@ -6,12 +6,12 @@ use std::time::Duration;
 use postgres::{Client, CopyInWriter, Statement};
 
 use crate::base::failure::Failure;
-use crate::batch::Record;
 use crate::client::pg::{self, Server};
-use crate::dead_letter::{self, About};
-use crate::ledger::{self, Member, Target};
-use crate::protocol::Standing;
-use crate::span::{Span, moves};
+use crate::promise::batch::Record;
+use crate::promise::dead_letter::{self, About};
+use crate::promise::decide::Standing;
+use crate::promise::ledger::{self, Member, Target};
+use crate::promise::span::{Span, moves};
 
 /// How sessions are opened, as often as one is needed.
 #[derive(Clone)]

@@ -197,7 +197,7 @@ mod tests {
     fn the_fingerprint_is_the_ledgers_own() {
         let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
         let here = words(FINGERPRINT_SQL).replace("$1", "target_table");
-        assert!(words(crate::ledger::SCHEMA_SQL).contains(&here), "{here}");
+        assert!(words(crate::promise::ledger::SCHEMA_SQL).contains(&here), "{here}");
     }
 
     #[test]

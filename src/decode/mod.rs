@@ -1,8 +1,14 @@
 //! decode-N: raw batches in, rows for each table out.
 //!
-//! Place in the flow: second. It parses each record once ([`crate::row`]), looks tokens up ([`crate::lookup`]), and sets
+//! Place in the flow: second. It parses each record once ([`crate::decode::row`]), looks tokens up ([`crate::decode::lookup`]), and sets
 //! aside what is no row. It never waits for a writer: a batch that finds no room is filled further, and the byte budget
 //! bounds how far.
+
+pub mod row;
+pub mod scan;
+pub mod value;
+pub mod reject;
+pub mod lookup;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +18,14 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
 use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
-use crate::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
+use crate::decode::lookup::{LookupCache, Wanted};
+use crate::decode::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::figures::instruments::{Wait, Waits};
-use crate::lookup::{LookupCache, Wanted};
 use crate::model::Plan;
-use crate::ownership::{Claim, Ownership};
-use crate::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
-use crate::span::{Counts, Span};
-use crate::topics::Topic;
+use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
+use crate::promise::claim::{Claim, Ownership};
+use crate::promise::span::{Counts, Span};
+use crate::promise::topics::Topic;
 
 /// What a decoder needs.
 pub struct Decode {
@@ -299,7 +305,7 @@ impl Decoder {
 }
 
 fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
-    use crate::row::{Found, Lookups as _};
+    use crate::decode::row::{Found, Lookups as _};
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 

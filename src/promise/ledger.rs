@@ -10,11 +10,11 @@ use postgres::types::Type;
 use postgres_protocol::escape::escape_literal;
 
 use crate::client::pg::describe;
-use crate::duties::Entry;
-use crate::offsets::Anchor;
-use crate::protocol::Standing;
-use crate::span::Move;
-use crate::topics::NewPartition;
+use crate::promise::decide::Standing;
+use crate::promise::duties::Entry;
+use crate::promise::offsets::Anchor;
+use crate::promise::span::Move;
+use crate::promise::topics::NewPartition;
 
 /// The schema as `rowmill init` creates it, safe to apply again.
 pub const SCHEMA_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/rowmill.sql"));
@@ -353,8 +353,8 @@ pub fn context(error: anyhow::Error, attempted: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offsets::Partition;
-    use crate::span::Counts;
+    use crate::promise::offsets::Partition;
+    use crate::promise::span::Counts;
 
     #[test]
     fn names_with_quotes_stay_names() {

@@ -12,7 +12,7 @@ use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t;
 
 use super::Consumer;
-use crate::batch::Headers;
+use crate::promise::batch::Headers;
 
 /// The consumer's queue, from which whole batches are taken: a third less CPU than one poll a record (measured: 0.56
 /// against 0.85 CPU-seconds per million).

@@ -15,8 +15,8 @@ use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionI
 use crate::base::thread::Pulse;
 use crate::client::tls;
 use crate::config;
+use crate::decode::row::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
-use crate::row::{Found, Lookups};
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);

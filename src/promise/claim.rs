@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Re
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::mutant::{Bug, planted};
-use crate::lane::LaneMetrics;
-use crate::offsets::{Anchor, Partition, Place};
-use crate::protocol::Gate;
+use crate::promise::decide::Gate;
+use crate::promise::lane::LaneMetrics;
+use crate::promise::offsets::{Anchor, Partition, Place};
 
 /// One stretch of ownership of one partition, from a CLAIM to its end. A partition that is claimed again gets a new one.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct ClaimTimes {
 pub struct Start {
     pub at: i64,
     pub gate: Gate,
-    /// See [`crate::protocol::Opening::Read`].
+    /// See [`crate::promise::decide::Opening::Read`].
     pub fresh: bool,
 }
 

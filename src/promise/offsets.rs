@@ -9,7 +9,7 @@ pub struct Partition {
     pub id: i32,
 }
 
-/// A record that was committed last in a table: its offset and [hash](crate::batch::Record::hash).
+/// A record that was committed last in a table: its offset and [hash](crate::promise::batch::Record::hash).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Anchor {
     #[serde(rename = "anchor_offset")]

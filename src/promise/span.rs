@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::base::mutant::{Bug, planted};
-use crate::offsets::{Anchor, Partition};
-use crate::ownership::{Claim, Lane};
+use crate::promise::claim::{Claim, Lane};
+use crate::promise::offsets::{Anchor, Partition};
 
 /// Outcomes: how many records became what. Offsets without a record are holes, which is what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -19,8 +19,8 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::client::binary::{self, begin, field, null};
+use crate::decode::reject::Reason;
 use crate::model::types::{Encoding, Type, Unit};
-use crate::reject::Reason;
 
 pub use decimal::Decimal;
 pub(crate) use json::unescape;

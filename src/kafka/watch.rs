@@ -15,9 +15,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Consumer, native};
 use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
-use crate::ownership::{Claim, Ownership, Start, Wake};
-use crate::protocol::{Log, Opening, opening};
-use crate::topics::{NewPartition, Seen, Topic};
+use crate::promise::claim::{Claim, Ownership, Start, Wake};
+use crate::promise::decide::{Log, Opening, opening};
+use crate::promise::topics::{NewPartition, Seen, Topic};
 
 /// A re-created topic must be noticed within 10 s.
 const LOOK: Duration = Duration::from_secs(3);

@@ -1,11 +1,11 @@
 //! Where records come from. librdkafka is spoken to here only: [`kafka`] polls, [`watch`] asks about topics, [`reread`]
 //! reads a range once more, [`native`] holds the calls for which the safe binding has no words.
 
-pub mod kafka;
 pub mod native;
 pub mod readings;
 pub mod reread;
 pub mod watch;
+pub mod poll;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

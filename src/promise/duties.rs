@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::offsets::Partition;
-use crate::ownership::{Claim, Lane, Ownership};
-use crate::protocol::{Holding, holder, lost, plan};
-use crate::topics::Topic;
+use crate::promise::claim::{Claim, Lane, Ownership};
+use crate::promise::decide::{Holding, holder, lost, plan};
+use crate::promise::offsets::Partition;
+use crate::promise::topics::Topic;
 
 /// One ledger row, as a snapshot shows it.
 #[derive(Clone, Debug)]

@@ -3,8 +3,6 @@
 //! written from the slots. Nothing is allocated for a good record once the buffers have grown, and nothing here waits,
 //! asks a clock, or knows Kafka, Redis or PostgreSQL.
 
-mod scan;
-
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,15 +11,14 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-pub use crate::reject::{Reason, Reject};
-use scan::{NotJson, Scan};
-
-use crate::batch::{Headers, Record};
+use super::scan::{NotJson, Scan};
 use crate::client::binary;
-use crate::copy::{self, Json, Reading, Value, Wrong};
+pub use crate::decode::reject::{Reason, Reject};
+use crate::decode::reject::{excerpt, excerpt_bytes};
+use crate::decode::value::{self, Json, Reading, Value, Wrong};
 use crate::model::types::Type;
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
-use crate::reject::{excerpt, excerpt_bytes};
+use crate::promise::batch::{Headers, Record};
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -412,7 +409,7 @@ impl Step {
             Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
                 None => self.missing("the field is absent", out)?,
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
-                Some(json) => copy::from_json(&self.ty, reading, json, scratch, out)?,
+                Some(json) => value::from_json(&self.ty, reading, json, scratch, out)?,
             },
             Fill::Lookup { slot, lookup, unknown } => {
                 let token = match input.slots[slot].of(input.text) {
@@ -431,11 +428,11 @@ impl Step {
                     }
                 }
             }
-            Fill::Clock => copy::micros(0, out),
+            Fill::Clock => value::micros(0, out),
             Fill::Message { depth_max } => match &self.ty {
-                Type::Json => copy::json(input.text, depth_max, out)?,
-                Type::Jsonb => copy::jsonb(input.text, depth_max, out)?,
-                ty => copy::from_value(ty, Reading::default(), Value::String(input.text), out)?,
+                Type::Json => value::json(input.text, depth_max, out)?,
+                Type::Jsonb => value::jsonb(input.text, depth_max, out)?,
+                ty => value::from_value(ty, Reading::default(), Value::String(input.text), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
             Fill::Null => binary::null(out),
@@ -449,20 +446,20 @@ impl Step {
                 None => self.null("the record has no key", out)?,
                 Some(key) => self.key(key, out)?,
             },
-            Kafka::Offset => copy::int(&self.ty, record.offset, out),
-            Kafka::Partition => copy::int(&self.ty, record.partition.into(), out),
+            Kafka::Offset => value::int(&self.ty, record.offset, out),
+            Kafka::Partition => value::int(&self.ty, record.partition.into(), out),
             Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
                 (None, _) => self.null("the record has no timestamp", out)?,
-                (Some(ms), Type::Int8) => copy::int(&self.ty, ms, out),
+                (Some(ms), Type::Int8) => value::int(&self.ty, ms, out),
                 (Some(ms), _) => {
                     let micros = binary::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
-                    copy::micros(micros, out);
+                    value::micros(micros, out);
                 }
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                copy::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
+                value::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
@@ -471,7 +468,7 @@ impl Step {
 
     fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
         if self.ty == Type::Bytea {
-            return copy::bytes(key, out);
+            return value::bytes(key, out);
         }
         let text =
             std::str::from_utf8(key).map_err(|_| Wrong::new(Reason::InvalidUtf8, "the key is not UTF-8"))?;
@@ -480,11 +477,11 @@ impl Step {
         }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        copy::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+        value::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        copy::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
+        value::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
     }
 
     fn missing(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -606,7 +603,7 @@ impl Level {
         let raw = scan.since(start);
         scan.expect(b':')?;
         // A key with half a surrogate pair is nobody's field.
-        let Ok(key) = copy::unescape(raw, &mut self.scratch) else { return Ok(None) };
+        let Ok(key) = value::unescape(raw, &mut self.scratch) else { return Ok(None) };
         let found = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key.as_bytes()));
         let Ok(index) = found else { return Ok(None) };
         if let Some(usual) = self.usual.get_mut(position) {
@@ -731,7 +728,7 @@ fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
     let (suffix, value) = match value.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
         None => ("", serde_json::Value::Null),
         Some((Ok(text), _)) if !text.contains('\0') => ("", text.into()),
-        Some((_, bytes)) => ("_base64", copy::base64_text(bytes).into()),
+        Some((_, bytes)) => ("_base64", value::base64_text(bytes).into()),
     };
     json.push_str(&format!("\"{name}{suffix}\":{value}"));
 }

@@ -16,13 +16,13 @@ use crate::base::fault::fault;
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::client::pg::{self, Server};
-use crate::duties::{Entry, Held, Viewer};
 use crate::figures::instruments::Heartbeat;
-use crate::lane::LaneRegister;
-use crate::ledger::{self, Member, Registration};
-use crate::offsets::Partition;
-use crate::ownership::{Claim, Lane, Ownership, Wake};
-use crate::topics::Topic;
+use crate::promise::claim::{Claim, Lane, Ownership, Wake};
+use crate::promise::duties::{Entry, Held, Viewer};
+use crate::promise::lane::LaneRegister;
+use crate::promise::ledger::{self, Member, Registration};
+use crate::promise::offsets::Partition;
+use crate::promise::topics::Topic;
 
 /// Between two heartbeats. A lease lasts several of them.
 const TICK: Duration = Duration::from_secs(1);

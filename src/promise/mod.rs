@@ -1,0 +1,15 @@
+//! Who owns what, how far each table is, and what must follow. Knows no store, no Kafka and no model.
+
+pub mod offsets;
+pub mod span;
+pub mod batch;
+pub mod claim;
+pub mod lane;
+pub mod topics;
+pub mod decide;
+pub mod guard;
+pub mod duties;
+pub mod ledger;
+pub mod session;
+pub mod dead_letter;
+pub mod lease;
