@@ -8,34 +8,30 @@
 //! ```
 //!
 //! Data flows to the right only. Progress is an atomic that a writer moves and everybody reads; ownership is a table that
-//! the lease thread writes and everybody reads. The modules below stand in reading order.
+//! the lease thread writes and everybody reads.
+//!
+//! The folders stand in the order in which one may import the other: each knows only those above it, and `kafka`, `decode`
+//! and `write`, the stages, do not know each other. `tests/architecture.rs` holds them to it.
 
-// What is configured, and what the catalog makes of it.
-
-// The nouns.
-
-// The plumbing.
+/// What every thread stands on.
 pub mod base;
-pub mod client;
-
-// The stages, as data passes, and what they use.
-pub mod write;
-pub mod store;
-
-// Holding it together.
-pub mod setup;
-pub mod pipeline;
-
-// What people and machines are told of a running process.
-pub mod service;
-
-// The verbs.
-pub mod run;
-pub mod run_figures;
-pub mod command;
+/// Which topic fills which column of which table; sees no record and no server.
 pub mod model;
+/// As written, and as used.
 pub mod config;
+/// How each server is reached, and what its errors call for.
+pub mod client;
+/// What people and machines are told; knows no pipeline.
 pub mod figures;
+/// Who owns what, how far each table is, what must follow; knows no store, no Kafka and no model.
 pub mod promise;
+/// librdkafka and nothing else: poll-N and watch.
 pub mod kafka;
+/// Bytes and statements of each store; decides nothing.
+pub mod store;
+/// Bytes to rows, or a reason: decode-N.
 pub mod decode;
+/// The transaction: write-TABLE-N.
+pub mod write;
+/// What a person or a service manager asks for.
+pub mod verb;

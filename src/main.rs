@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use rowmill::base::logging;
 use rowmill::config::{self, Config, secret};
-use rowmill::{command, run};
+use rowmill::verb::{self, run};
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///
@@ -28,7 +28,7 @@ enum Verb {
     /// hand is committed or rolled back; a second signal ends it at once, which is safe.
     Run(ConfigFile),
     /// Create or migrate the rowmill schema: the ledger, the dead letters, the gaps.
-    Init(command::init::Init),
+    Init(verb::init::Init),
     /// Say what would go wrong before it does.
     ///
     /// Reads the configuration, connects to every server, prints how each column is filled and which guarantee results.
@@ -38,7 +38,7 @@ enum Verb {
     ///
     /// Types, NOT NULL and names come from the newest records: how often each field was there, of which kind, how long. It
     /// needs Kafka only, and changes nothing anywhere.
-    Propose(command::propose::Propose),
+    Propose(verb::propose::Propose),
     /// Show how far each table is, who owns what, and what was set aside.
     Status(ConfigFile),
     /// Read Kafka once more and compare it with the tables, the dead letters and the ledger.
@@ -57,13 +57,13 @@ enum Verb {
     Verify(ConfigFile),
     /// Write man pages and shell completions; for packages.
     #[command(hide = true)]
-    Generate(command::generate::Generate),
+    Generate(verb::generate::Generate),
     /// Look at what was set aside, write it again, or let it be.
     DeadLetters {
         #[command(flatten)]
         file: ConfigFile,
         #[command(subcommand)]
-        action: command::dead_letters::Action,
+        action: verb::dead_letters::Action,
     },
 }
 
@@ -93,19 +93,17 @@ fn dispatch(verb: Verb) -> Result<bool> {
     secret::refuse_core_dumps()?;
     match verb {
         Verb::Run(file) => as_configured(&file, run::run),
-        Verb::Init(init) => for_people(|| command::init::run(&init).map(|()| true)),
-        Verb::Check(file) => for_people(|| command::check::run(&file.config)),
-        Verb::Propose(propose) => for_people(|| command::propose::run(&propose).map(|()| true)),
+        Verb::Init(init) => for_people(|| verb::init::run(&init).map(|()| true)),
+        Verb::Check(file) => for_people(|| verb::check::run(&file.config)),
+        Verb::Propose(propose) => for_people(|| verb::propose::run(&propose).map(|()| true)),
         Verb::Generate(generate) => {
-            for_people(|| command::generate::run(Arguments::command(), &generate).map(|()| true))
+            for_people(|| verb::generate::run(Arguments::command(), &generate).map(|()| true))
         }
-        Verb::Status(file) => {
-            for_people(|| command::status::run(&config::read(&file.config)?).map(|()| true))
-        }
+        Verb::Status(file) => for_people(|| verb::status::run(&config::read(&file.config)?).map(|()| true)),
         Verb::DeadLetters { file, action } => {
-            for_people(|| command::dead_letters::run(&config::read(&file.config)?, &action))
+            for_people(|| verb::dead_letters::run(&config::read(&file.config)?, &action))
         }
-        Verb::Verify(file) => for_people(|| command::verify::run(&config::read(&file.config)?)),
+        Verb::Verify(file) => for_people(|| verb::verify::run(&config::read(&file.config)?)),
     }
 }
 

@@ -10,7 +10,7 @@ use rowmill_faults::random::Random;
 use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::model::{Plan, RawModel, compile};
 use rowmill::promise::topics::Topic;
-use rowmill::setup;
+use rowmill::verb::setup;
 
 /// Topic `a` feeds two tables by a field, topic `b` one of them.
 const MODELS: &str = r#"

@@ -23,7 +23,7 @@ use crate::config::{self, Config};
 use crate::kafka::{self, native, reread};
 use crate::model::Plan;
 use crate::promise::{dead_letter, ledger};
-use crate::setup;
+use crate::verb::setup;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::figures::board::{Service, Teller, Work};
 use crate::figures::family::Family;
 use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
-use crate::pipeline::{Gauges, Pipeline};
+use crate::verb::run::pipeline::{Gauges, Pipeline};
 
 impl Service for Pipeline {
     /// False before the first heartbeat, and without a fresh one.
@@ -294,9 +294,9 @@ mod tests {
     #[test]
     fn documents_and_dashboards_name_what_exists_and_the_documents_name_all_of_it() {
         let code: BTreeSet<String> = [
-            include_str!("run_figures.rs"),
-            include_str!("figures/board.rs"),
-            include_str!("figures/process.rs"),
+            include_str!("figures.rs"),
+            include_str!("../../figures/board.rs"),
+            include_str!("../../figures/process.rs"),
         ]
         .iter()
         .flat_map(|text| text.split('"').skip(1).step_by(2))

@@ -1,10 +1,15 @@
 //! `run`: the list of its threads is the pipeline's, the order in which they end is here: the stages commit what they hold,
 //! then the lease thread gives the partitions away.
 
+pub mod figures;
+pub mod pipeline;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+use pipeline::Pipeline;
 
 use crate::base::failure::Class;
 use crate::base::queue;
@@ -12,10 +17,9 @@ use crate::base::thread::Kind;
 use crate::client::pg;
 use crate::config::Config;
 use crate::figures::instruments::Totals;
-use crate::pipeline::{self, Pipeline};
 use crate::promise::claim::Wake;
-use crate::service::Process;
-use crate::setup::{self, Setup};
+use crate::verb::service::Process;
+use crate::verb::setup::{self, Setup};
 
 /// With RELEASE_MAX well below the 30 s after which our unit kills. What is not committed by then is rolled back and read
 /// again.

@@ -16,7 +16,7 @@ use crate::model::Plan;
 use crate::promise::decide::{Log, Opening, opening};
 use crate::promise::ledger;
 use crate::promise::offsets::{Anchor, Place};
-use crate::setup;
+use crate::verb::setup;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -26,8 +26,8 @@ use crate::promise::lease::Lease;
 use crate::promise::ledger::{Member, Target};
 use crate::promise::session::Sessions;
 use crate::promise::topics::Topic;
-use crate::setup::Setup;
 use crate::store::postgres::sink::Sink;
+use crate::verb::setup::Setup;
 use crate::write::Writer;
 
 /// A running pipeline, as `run` sees it.

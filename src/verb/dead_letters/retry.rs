@@ -23,8 +23,8 @@ use crate::figures::instruments::Waits;
 use crate::model::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
 use crate::promise::session::{Session, Sessions};
-use crate::setup;
 use crate::store::postgres::sink::Sink;
+use crate::verb::setup;
 
 /// Letters of one transaction: a COMMIT's cost is spread, and little is done again when one is refused.
 const LETTERS: i64 = 100;

@@ -1,0 +1,14 @@
+//! What a person or a service manager asks for, a file or a folder each. They alone know all the rest.
+
+pub mod service;
+pub mod setup;
+
+pub mod run;
+
+pub mod check;
+pub mod dead_letters;
+pub mod generate;
+pub mod init;
+pub mod propose;
+pub mod status;
+pub mod verify;
