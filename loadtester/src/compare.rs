@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn seconds_that_resemble_their_neighbors_count_less() {
-        let random: Vec<f64> = (0..200).map(|n| crate::payload::unit(crate::payload::mix(n))).collect();
+        let random: Vec<f64> = (0..200).map(|n| crate::hash::unit(crate::hash::mix(n))).collect();
         let slow: Vec<f64> = (0..200).map(|n| (f64::from(n) / 30.0).sin()).collect();
         let independent = error(&random).unwrap() / (1.0 / 12.0 / 200.0);
         assert!((0.7..1.4).contains(&independent), "{independent}");

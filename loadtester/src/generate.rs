@@ -11,11 +11,12 @@ use anyhow::Result;
 
 use crate::account::{Outcome, StreamAccount};
 use crate::clock::{Clock, SECOND_NS};
+use crate::hash::{mix, unit};
 use crate::kafka::{Handed, Producer, Report};
 use crate::keys::Keys;
 use crate::latency::{Latency, Recording, Set};
 use crate::model::{Mix, Model};
-use crate::payload::{Identity, Writer, mix, unit};
+use crate::payload::{Identity, Writer};
 use crate::schedule::Schedule;
 
 /// One collector: a source with its own sequence of messages, all in one partition, because order is promised only there.

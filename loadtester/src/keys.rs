@@ -105,7 +105,7 @@ impl std::str::FromStr for KeySpread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::{mix, unit};
+    use crate::hash::{mix, unit};
 
     fn counts(keys: &Keys, draws: u64) -> Vec<f64> {
         let mut counts = vec![0.0; keys.users];

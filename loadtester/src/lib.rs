@@ -15,6 +15,7 @@ pub mod compare;
 pub mod copy_out;
 pub mod export;
 pub mod generate;
+pub mod hash;
 pub mod kafka;
 pub mod keys;
 pub mod latency;

@@ -3,6 +3,7 @@
 //!
 //! One `Draft` serves both directions: the generator writes it as JSON, the verifier compares it with the row.
 
+use crate::hash::{mix, unit};
 use crate::keys::Keys;
 use crate::model::Model;
 
@@ -269,18 +270,6 @@ impl Draft {
     fn hash(&self, id: Identity, salt: u64) -> u64 {
         mix(mix(self.seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)) ^ (u64::from(id.stream) << 48 ^ id.seq))
     }
-}
-
-/// Spreads the bits of a number over all 64: the finalizer of splitmix64.
-pub fn mix(n: u64) -> u64 {
-    let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ n >> 31
-}
-
-/// A hash as a number from 0 up to, and never, 1.
-pub fn unit(hash: u64) -> f64 {
-    (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn index(hash: u64, length: usize) -> usize {

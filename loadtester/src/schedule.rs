@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::payload::mix;
+use crate::hash::mix;
 
 /// How the rate runs over time, in messages per second over all threads.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use redis::Commands;
 
-use crate::payload::mix;
+use crate::hash::mix;
 
 /// How users are named. In each template `{token}` and `{n}` stand for the token and the user's number.
 #[derive(Clone, Debug)]

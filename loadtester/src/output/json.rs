@@ -8,11 +8,11 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::hash::mix;
 use crate::latency::{LATENCIES, Recorder, Summary as Percentiles};
 use crate::observe;
 use crate::options::Plan;
 use crate::output::hdr;
-use crate::payload::mix;
 use crate::pg::ClockOffset;
 use crate::reporter::{Reporter, Totals};
 use crate::run::{Drained, Setup};
