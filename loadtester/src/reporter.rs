@@ -27,7 +27,7 @@ use crate::schedule::Shape;
 use crate::target::Target;
 use crate::threshold::{Results, Threshold};
 use crate::verdict::{self, Facts};
-use crate::verify::Verdict;
+use crate::verify::Tally;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,7 +187,7 @@ const CONSUMER_RESULTS: [&str; 2] = ["consumer_cpu_percent", "consumer_rss_bytes
 pub fn check_result_name(name: &str) -> Result<(), String> {
     let latencies = LATENCIES.map(Latency::name);
     let parts = Summary::default().parts().map(|(part, _)| part);
-    let classes = Verdict::default().classes().map(|(class, ..)| class);
+    let classes = Tally::default().classes().map(|(class, ..)| class);
     let is_latency =
         latencies.iter().any(|l| parts.iter().any(|p| name.strip_prefix(l) == Some(&format!("_{p}"))));
     if is_latency
@@ -655,9 +655,9 @@ impl Reporter {
     }
 
     /// The account, for StatsD.
-    pub fn tell(&mut self, verdict: &Verdict) {
+    pub fn tell(&mut self, tally: &Tally) {
         if let Some(statsd) = &mut self.statsd {
-            statsd.send_verdict(verdict);
+            statsd.send_tally(tally);
         }
     }
 
@@ -768,7 +768,7 @@ impl Reporter {
     }
 
     /// Everything that thresholds, comparisons and the summary speak of, by name.
-    pub fn results(&self, verdict: &Verdict, drained: &Drained, facts: &Facts) -> Results {
+    pub fn results(&self, tally: &Tally, drained: &Drained, facts: &Facts) -> Results {
         let mut results = Results::new();
         for latency in LATENCIES {
             let recorder = self.total(latency);
@@ -779,7 +779,7 @@ impl Reporter {
                 results.insert(format!("{}_{part}", latency.name()), value);
             }
         }
-        for (class, count, _) in verdict.classes() {
+        for (class, count, _) in tally.classes() {
             results.insert(class.to_owned(), count as f64);
         }
         let (steady_s, sent) = self.steady_span();

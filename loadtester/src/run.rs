@@ -28,7 +28,7 @@ use crate::signals;
 use crate::target;
 use crate::users::{self, Found};
 use crate::verdict;
-use crate::verify::{self, Depth, Outcomes, Sent, Verdict};
+use crate::verify::{self, Depth, Outcomes, Sent, Tally};
 
 /// Between the set-up and the first message: threads start and producers connect.
 const AHEAD: Duration = Duration::from_millis(500);
@@ -232,7 +232,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     }
     if setup.is_some() {
         add_what_the_probe_saw(&mut outcomes.models, &probe_counters, &late, args.verify);
-        reporter.tell(&outcomes.verdict());
+        reporter.tell(&outcomes.tally());
     }
     if args.cleanup && setup.is_some() {
         let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
@@ -451,7 +451,7 @@ fn name_offsets(plan: &Plan, sent: &Sent, reporter: &Reporter, outcomes: &mut Ou
 }
 
 /// Order, strangers and lateness are seen while the rows appear, not by reading back.
-fn add_what_the_probe_saw(models: &mut [Verdict], probe: &probe::Counters, late: &[u64], depth: Depth) {
+fn add_what_the_probe_saw(models: &mut [Tally], probe: &probe::Counters, late: &[u64], depth: Depth) {
     let (seen, reordered, foreign) = (probe.stored.each(), probe.reordered.each(), probe.foreign.each());
     for (at, model) in models.iter_mut().enumerate() {
         model.reordered = reordered[at];
@@ -489,12 +489,12 @@ fn summarize(
 ) -> Summary {
     let facts = reporter.facts();
     let reasons = verdict::reasons(&facts);
-    let results = reporter.results(&outcomes.verdict(), &drained, &facts);
+    let results = reporter.results(&outcomes.tally(), &drained, &facts);
     let thresholds: Vec<(String, Option<bool>)> =
         plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
     let violations = match plan.args.verify {
         _ if setup.is_none() => Vec::new(),
-        _ => verdict::violations(&outcomes.verdict(), plan.args.delivery),
+        _ => verdict::violations(&outcomes.tally(), plan.args.delivery),
     };
     let exit = verdict::exit(
         error.is_some() || reporter.file_error().is_some(),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::options::Delivery;
 use crate::quantity::show_us;
-use crate::verify::Verdict;
+use crate::verify::Tally;
 
 /// What the tester knows about itself and its machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -136,13 +136,13 @@ fn probe_reasons(facts: &Facts, add: &mut impl FnMut(Severity, String)) {
 }
 
 /// What the consumer did wrong; empty where it kept its promise.
-pub fn violations(verdict: &Verdict, delivery: Delivery) -> Vec<String> {
+pub fn violations(tally: &Tally, delivery: Delivery) -> Vec<String> {
     let duplicates_matter = delivery == Delivery::ExactlyOnce;
     let rows = [
-        ("lost", verdict.lost, true),
-        ("duplicated", verdict.duplicated, duplicates_matter),
-        ("corrupted", verdict.corrupted, true),
-        ("reordered", verdict.reordered, true),
+        ("lost", tally.lost, true),
+        ("duplicated", tally.duplicated, duplicates_matter),
+        ("corrupted", tally.corrupted, true),
+        ("reordered", tally.reordered, true),
     ];
     let bad = rows.into_iter().filter(|(_, count, matters)| *matters && *count > 0);
     bad.map(|(class, count, _)| format!("{} {class}", crate::quantity::show_count(count))).collect()
@@ -238,12 +238,12 @@ mod tests {
 
     #[test]
     fn duplicates_are_allowed_where_they_were_announced() {
-        let verdict =
-            Verdict { duplicated: 3, stored_indeterminate: 9, rejected: 2, foreign: 4, ..Default::default() };
-        assert_eq!(violations(&verdict, Delivery::ExactlyOnce), ["3 duplicated"]);
-        assert!(violations(&verdict, Delivery::AtLeastOnce).is_empty());
-        let verdict = Verdict { lost: 1, corrupted: 2, reordered: 3, ..Default::default() };
-        assert_eq!(violations(&verdict, Delivery::AtLeastOnce), ["1 lost", "2 corrupted", "3 reordered"]);
+        let tally =
+            Tally { duplicated: 3, stored_indeterminate: 9, rejected: 2, foreign: 4, ..Default::default() };
+        assert_eq!(violations(&tally, Delivery::ExactlyOnce), ["3 duplicated"]);
+        assert!(violations(&tally, Delivery::AtLeastOnce).is_empty());
+        let tally = Tally { lost: 1, corrupted: 2, reordered: 3, ..Default::default() };
+        assert_eq!(violations(&tally, Delivery::AtLeastOnce), ["1 lost", "2 corrupted", "3 reordered"]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum Depth {
 
 /// The numbers of the account: of one model, or of all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct Tally {
     pub sent: u64,
     pub acked: u64,
     pub failed: u64,
@@ -52,7 +52,7 @@ pub struct Verdict {
     pub unseen_by_probe: u64,
 }
 
-impl Verdict {
+impl Tally {
     /// (class, count, what it means), in the order of the report.
     pub fn classes(&self) -> [(&'static str, u64, &'static str); 16] {
         [
@@ -83,7 +83,7 @@ impl Verdict {
         ]
     }
 
-    pub fn add(&mut self, other: &Verdict) {
+    pub fn add(&mut self, other: &Tally) {
         self.sent += other.sent;
         self.acked += other.acked;
         self.failed += other.failed;
@@ -164,7 +164,7 @@ pub struct Sent {
 
 pub struct Outcomes {
     /// In the order of the mix.
-    pub models: Vec<Verdict>,
+    pub models: Vec<Tally>,
     /// At most `EXAMPLES` of each class.
     pub examples: Vec<Example>,
     /// Why `bad` does not have all of them.
@@ -173,8 +173,8 @@ pub struct Outcomes {
 
 impl Outcomes {
     /// All models together.
-    pub fn verdict(&self) -> Verdict {
-        let mut all = Verdict::default();
+    pub fn tally(&self) -> Tally {
+        let mut all = Tally::default();
         self.models.iter().for_each(|model| all.add(model));
         all
     }
@@ -242,7 +242,7 @@ struct Reader<'a> {
     draft: Draft,
     stored: Vec<Bits>,
     rejected: Vec<Bits>,
-    models: Vec<Verdict>,
+    models: Vec<Tally>,
     examples: Vec<Example>,
     counts: BTreeMap<&'static str, usize>,
     bad: &'a mut dyn Write,
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
             draft: Draft::new(sent.seed, sent.run),
             stored: bits.clone(),
             rejected: bits,
-            models: vec![Verdict::default(); sent.models.len()],
+            models: vec![Tally::default(); sent.models.len()],
             examples: Vec::new(),
             counts: BTreeMap::new(),
             bad,
@@ -303,12 +303,12 @@ impl<'a> Reader<'a> {
             return self.note("duplicated", model, Some(stream), Some(seq), "one more row");
         }
         self.stored[stream].set(seq, 1);
-        let verdict = &mut self.models[model];
-        verdict.stored += 1;
+        let tally = &mut self.models[model];
+        tally.stored += 1;
         match self.sent.accounts[stream].outcome(seq) {
             Outcome::Acked => {}
-            Outcome::Failed => verdict.stored_failed += 1,
-            Outcome::Indeterminate | Outcome::Pending => verdict.stored_indeterminate += 1,
+            Outcome::Failed => tally.stored_failed += 1,
+            Outcome::Indeterminate | Outcome::Pending => tally.stored_indeterminate += 1,
         }
         if depth == Depth::Full
             && let Some(column) = self.difference(model, stream, seq, row)
@@ -377,11 +377,11 @@ impl<'a> Reader<'a> {
             let (account, model) = (&self.sent.accounts[stream], self.sent.streams[stream].model);
             self.models[model].sent += account.sent;
             for seq in 0..account.sent {
-                let verdict = &mut self.models[model];
+                let tally = &mut self.models[model];
                 match account.outcome(seq) {
-                    Outcome::Acked => verdict.acked += 1,
-                    Outcome::Failed => verdict.failed += 1,
-                    Outcome::Indeterminate | Outcome::Pending => verdict.indeterminate += 1,
+                    Outcome::Acked => tally.acked += 1,
+                    Outcome::Failed => tally.failed += 1,
+                    Outcome::Indeterminate | Outcome::Pending => tally.indeterminate += 1,
                 }
                 let found = self.stored[stream].get(seq) == 1 || self.rejected[stream].get(seq) == 1;
                 if depth != Depth::None && !found && account.outcome(seq) == Outcome::Acked {
@@ -572,7 +572,7 @@ mod tests {
         out
     }
 
-    fn check(rows: &[Vec<u8>]) -> (Verdict, Vec<Example>) {
+    fn check(rows: &[Vec<u8>]) -> (Tally, Vec<Example>) {
         let sent = sent();
         let mut bad = Vec::new();
         let mut reader = Reader::new(&sent, &mut bad);
@@ -584,25 +584,25 @@ mod tests {
             .unwrap();
         }
         let outcomes = reader.conclude(Depth::Full);
-        (outcomes.verdict(), outcomes.examples)
+        (outcomes.tally(), outcomes.examples)
     }
 
     #[test]
     fn every_class_is_counted_exactly() {
         let s = sent();
         let all = |n| (0..n).map(|seq| row(&s, seq, |_| {})).collect::<Vec<_>>();
-        let (verdict, examples) = check(&all(8));
+        let (tally, examples) = check(&all(8));
         assert_eq!(
-            verdict,
-            Verdict { sent: 10, acked: 8, failed: 1, indeterminate: 1, stored: 8, ..Default::default() }
+            tally,
+            Tally { sent: 10, acked: 8, failed: 1, indeterminate: 1, stored: 8, ..Default::default() }
         );
         assert!(examples.is_empty());
 
-        let (verdict, _) = check(&all(10));
-        assert_eq!((verdict.stored_failed, verdict.stored_indeterminate, verdict.lost), (1, 1, 0));
+        let (tally, _) = check(&all(10));
+        assert_eq!((tally.stored_failed, tally.stored_indeterminate, tally.lost), (1, 1, 0));
 
-        let (verdict, examples) = check(&all(8)[..5]);
-        assert_eq!((verdict.stored, verdict.lost), (5, 3));
+        let (tally, examples) = check(&all(8)[..5]);
+        assert_eq!((tally.stored, tally.lost), (5, 3));
         assert_eq!(
             (examples[0].seq, examples[0].partition, examples[0].offset_at_least),
             (Some(5), 2, Some(105))
@@ -640,15 +640,15 @@ mod tests {
         let details = [(2, "column userid"), (3, "column path or time"), (4, "column value")];
         for (column, detail) in details {
             let altered = row(&s, 3, |columns| columns[column][1] ^= 1);
-            let (verdict, examples) = check(&[altered]);
-            assert_eq!(verdict.corrupted, 1, "{detail}");
+            let (tally, examples) = check(&[altered]);
+            assert_eq!(tally.corrupted, 1, "{detail}");
             assert_eq!(examples[0].detail, detail);
         }
         for alter in [b"/nowhere".to_vec(), b"/a/99".to_vec()] {
-            let (verdict, _) = check(&[row(&s, 3, |columns| columns[1] = alter.clone())]);
-            assert_eq!((verdict.corrupted, verdict.stored), (1, 0));
+            let (tally, _) = check(&[row(&s, 3, |columns| columns[1] = alter.clone())]);
+            assert_eq!((tally.corrupted, tally.stored), (1, 0));
         }
-        let (verdict, _) = check(&[row(&s, 3, |columns| columns[0] = b"lt-00000007-009".to_vec())]);
-        assert_eq!((verdict.corrupted, verdict.stored), (1, 0));
+        let (tally, _) = check(&[row(&s, 3, |columns| columns[0] = b"lt-00000007-009".to_vec())]);
+        assert_eq!((tally.corrupted, tally.stored), (1, 0));
     }
 }

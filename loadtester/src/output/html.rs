@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::output::{csv, hdr, json as run_json};
-use crate::verify::Verdict;
+use crate::verify::Tally;
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
@@ -263,7 +263,7 @@ fn spectra(run: &Value) -> Result<Value> {
 
 fn classes(run: &Value) -> Value {
     let found = &run["verification"];
-    let classes = Verdict::default().classes();
+    let classes = Tally::default().classes();
     json!(
         classes.iter().map(|(class, _, meaning)| json!([class, found[*class], meaning])).collect::<Vec<_>>()
     )

@@ -19,7 +19,7 @@ use crate::run::{Drained, Setup};
 use crate::threshold::Results;
 use crate::users::Found;
 use crate::verdict::{Exit, Facts, Reason};
-use crate::verify::{Example, Outcomes, Verdict};
+use crate::verify::{Example, Outcomes, Tally};
 
 pub const SCHEMA: u32 = 1;
 
@@ -39,7 +39,7 @@ pub struct Measured {
 pub struct OfModel {
     pub model: String,
     pub table: &'static str,
-    pub verification: Verdict,
+    pub verification: Tally,
     pub latencies: Vec<(&'static str, Percentiles)>,
 }
 
@@ -76,7 +76,7 @@ pub struct Summary {
     pub facts: Facts,
     pub totals: Totals,
     pub drained: Drained,
-    pub verification: Verdict,
+    pub verification: Tally,
     pub verified: crate::verify::Depth,
     pub examples: Vec<Example>,
     pub results: Results,
@@ -134,7 +134,7 @@ pub fn summary(
         facts,
         totals: reporter.final_totals(),
         drained,
-        verification: outcomes.verdict(),
+        verification: outcomes.tally(),
         verified: plan.args.verify,
         examples: outcomes.examples,
         results,
@@ -166,7 +166,7 @@ fn measured(name: &'static str, recorder: &Recorder) -> Measured {
     }
 }
 
-fn of_models(plan: &Plan, reporter: &Reporter, verdicts: &[Verdict]) -> Vec<OfModel> {
+fn of_models(plan: &Plan, reporter: &Reporter, tallies: &[Tally]) -> Vec<OfModel> {
     let latencies =
         |model| LATENCIES.iter().map(|l| (l.name(), reporter.of_model(model, *l).summary())).collect();
     let models = plan.args.mix.0.iter().enumerate();
@@ -174,7 +174,7 @@ fn of_models(plan: &Plan, reporter: &Reporter, verdicts: &[Verdict]) -> Vec<OfMo
         .map(|(at, (model, _))| OfModel {
             model: model.to_string(),
             table: model.table(),
-            verification: verdicts[at],
+            verification: tallies[at],
             latencies: latencies(at),
         })
         .collect()
@@ -231,8 +231,8 @@ pub fn write(directory: &Path, summary: &Summary) -> Result<()> {
 fn write_verification(path: &Path, summary: &Summary) -> Result<()> {
     let mut text = String::from("timestamp_ms,run,class,count,model\n");
     let each = summary.models.iter().map(|m| (m.model.as_str(), m.verification));
-    for (model, verdict) in [("all", summary.verification)].into_iter().chain(each) {
-        for (class, count, _) in verdict.classes() {
+    for (model, tally) in [("all", summary.verification)].into_iter().chain(each) {
+        for (class, count, _) in tally.classes() {
             text.push_str(&format!(
                 "{},{},{class},{count},{model}\n",
                 summary.started_us / 1000,

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::latency::{LATENCIES, Set};
 use crate::metrics::{Column, Kind, Unit, Values};
-use crate::verify::Verdict;
+use crate::verify::Tally;
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Tags {
@@ -99,12 +99,12 @@ impl Statsd {
     }
 
     /// The account, which is only known after everything else was sent.
-    pub fn send_verdict(&mut self, verdict: &Verdict) {
+    pub fn send_tally(&mut self, tally: &Tally) {
         let bad = [
-            ("lost", verdict.lost),
-            ("duplicated", verdict.duplicated),
-            ("corrupted", verdict.corrupted),
-            ("reordered", verdict.reordered),
+            ("lost", tally.lost),
+            ("duplicated", tally.duplicated),
+            ("corrupted", tally.corrupted),
+            ("reordered", tally.reordered),
         ];
         let lines = bad.iter().map(|(class, count)| {
             dress(self.dialect, &format!("loadtester.verify.{class}"), &format!("{count}|g"), &self.tags)

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use crate::output::json::Summary;
 use crate::quantity::{show_count, show_us};
 use crate::verdict::Severity;
-use crate::verify::Verdict;
+use crate::verify::Tally;
 
 pub struct Line<'a> {
     pub at_s: f64,
@@ -186,8 +186,8 @@ fn verification(summary: &Summary) {
     let cells = |of: &dyn Fn(&str) -> String| {
         COLUMNS.map(|name| format!("{:>width$}", of(name), width = width(name))).concat()
     };
-    let line = |name: &str, verdict: &Verdict| {
-        let classes = verdict.classes();
+    let line = |name: &str, tally: &Tally| {
+        let classes = tally.classes();
         let count =
             |column: &str| classes.iter().find(|c| c.0 == column).map_or(String::new(), |c| show_count(c.1));
         println!("{name:<14}{}", cells(&count));
