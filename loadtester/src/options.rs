@@ -13,7 +13,7 @@ use crate::model::Mix;
 use crate::payload::Extra;
 use crate::pg::Database;
 use crate::quantity::{self, Rate};
-use crate::reporter;
+use crate::results;
 use crate::schedule::{Arrivals, Shape};
 use crate::threshold::Threshold;
 use crate::users::Users;
@@ -427,10 +427,10 @@ impl Plan {
             }
         }
         for threshold in &args.threshold {
-            reporter::check_result_name(&threshold.metric)
+            results::check_result_name(&threshold.metric)
                 .map_err(|problem| anyhow::anyhow!("--threshold {threshold}: {problem}"))?;
         }
-        if let Some(unknown) = args.abort_on.iter().find(|c| !reporter::is_interval_name(&c.metric)) {
+        if let Some(unknown) = args.abort_on.iter().find(|c| !results::is_interval_name(&c.metric)) {
             bail!(
                 "--abort-on {unknown}: there is no \"{}\"; the names are the columns of intervals.csv without _total and _us: backlog, failed, visible_p99, ...",
                 unknown.metric

@@ -11,7 +11,7 @@ use postgres::Client;
 
 use crate::clock::{Clock, SECOND_NS};
 use crate::generate::Counters;
-use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set, Summary};
+use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set};
 use crate::metrics::{Column, File, Values};
 use crate::observe::{self, OwnThread};
 use crate::options::{Plan, RunArgs};
@@ -22,12 +22,13 @@ use crate::output::terminal::{self, Line};
 use crate::output::tui::{self, Screen, View};
 use crate::pg::{self, ClockOffset};
 use crate::probe;
+use crate::results::{Results, check_result_name, interval_name};
 use crate::run::Drained;
 use crate::schedule::Shape;
+use crate::tally::Tally;
 use crate::target::Target;
-use crate::threshold::{Results, Threshold};
+use crate::threshold::Threshold;
 use crate::verdict::{self, Facts};
-use crate::verify::Tally;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -150,61 +151,6 @@ struct CpuReading {
     reads: u64,
     probe_busy_s: f64,
     host: Values,
-}
-
-/// Results besides the latencies and the classes of the verification.
-const OTHER_RESULTS: [&str; 26] = [
-    "achieved_ratio",
-    "achieved_rate",
-    "steady_seconds",
-    "steady_sent",
-    "backlog_max",
-    "drain_seconds",
-    "queue_full",
-    "sent_bytes",
-    "backlog_slope",
-    "backlog_slope_error",
-    "offered_rate",
-    "acked_rate",
-    "stored_rate",
-    "visible_resolution",
-    "generator_cpu_percent",
-    "generator_busiest_thread_percent",
-    "generator_waiting_percent",
-    "host_cpu_percent",
-    "generator_rss_bytes",
-    "probe_looks_rate",
-    "probe_reads_rate",
-    "probe_busy_percent",
-    "probe_thread_cpu_percent",
-    "probe_server_cpu_percent",
-    "probe_found_late",
-    "row_negative",
-];
-const CONSUMER_RESULTS: [&str; 2] = ["consumer_cpu_percent", "consumer_rss_bytes_max"];
-
-/// Whether a run has a result of this name; if not, which there are.
-pub fn check_result_name(name: &str) -> Result<(), String> {
-    let latencies = LATENCIES.map(Latency::name);
-    let parts = Summary::default().parts().map(|(part, _)| part);
-    let classes = Tally::default().classes().map(|(class, ..)| class);
-    let is_latency =
-        latencies.iter().any(|l| parts.iter().any(|p| name.strip_prefix(l) == Some(&format!("_{p}"))));
-    if is_latency
-        || classes.contains(&name)
-        || OTHER_RESULTS.contains(&name)
-        || CONSUMER_RESULTS.contains(&name)
-    {
-        return Ok(());
-    }
-    Err(format!(
-        "there is no result \"{name}\"; there are {} with _{} behind it, {}, {} and, of a watched consumer, {}",
-        latencies.join(", "),
-        parts.join(", _"),
-        classes.join(", "),
-        OTHER_RESULTS.join(", "),
-        CONSUMER_RESULTS.join(", ")
-    ))
 }
 
 struct ProbeCost {
@@ -861,16 +807,6 @@ fn longest_wait(begin: &CpuReading, end: &CpuReading) -> f64 {
     end.threads.iter().filter(|t| t.name.starts_with("lt-gen-")).map(share).fold(0.0, f64::max)
 }
 
-/// What conditions call a column of intervals.csv.
-fn interval_name(column: &Column) -> &str {
-    column.csv.trim_end_matches("_us").trim_end_matches("_total")
-}
-
-/// Whether --abort-on can speak of it.
-pub fn is_interval_name(name: &str) -> bool {
-    File::Intervals.columns().iter().any(|column| interval_name(column) == name)
-}
-
 /// The slope of points by least squares, with its standard error; `None` below three points.
 pub fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     if points.len() < 3 {
@@ -888,16 +824,6 @@ pub fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_results() {
-        for name in ["visible_p99", "ack_service_max", "lost", "stored_rate", "consumer_cpu_percent"] {
-            assert_eq!(check_result_name(name), Ok(()), "{name}");
-        }
-        for name in ["", "visible", "visble_p99", "visible_p98", "_p99", "offered"] {
-            assert!(check_result_name(name).is_err(), "{name}");
-        }
-    }
 
     #[test]
     fn slopes() {

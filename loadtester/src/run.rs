@@ -25,10 +25,11 @@ use crate::probe::{self, Probe};
 use crate::reporter::{Phase, Reporter};
 use crate::schedule::Schedule;
 use crate::signals;
+use crate::tally::Tally;
 use crate::target;
 use crate::users::{self, Found};
 use crate::verdict;
-use crate::verify::{self, Depth, Outcomes, Sent, Tally};
+use crate::verify::{self, Depth, Outcomes, Sent};
 
 /// Between the set-up and the first message: threads start and producers connect.
 const AHEAD: Duration = Duration::from_millis(500);

@@ -10,10 +10,10 @@ use crate::options::Plan;
 use crate::output::json::Summary;
 use crate::output::terminal;
 use crate::quantity::show_count;
+use crate::results::Results;
 use crate::run;
 use crate::schedule::Shape;
 use crate::signals;
-use crate::threshold::Results;
 use crate::verdict::Exit;
 
 /// The search itself, without the runs.

@@ -1,13 +1,10 @@
-//! Conditions such as `visible_p99<500ms`, and the flat list of results that they speak of.
+//! Conditions on a run: `visible_p99<500ms`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::quantity::{Rate, duration};
-
-/// The results of a run by name. Latencies are microseconds, all else is as its name says.
-pub type Results = BTreeMap<String, f64>;
+use crate::results::Results;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Comparison {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::options::Delivery;
 use crate::quantity::show_us;
-use crate::verify::Tally;
+use crate::tally::Tally;
 
 /// What the tester knows about itself and its machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::output::{csv, hdr, json as run_json};
-use crate::verify::Tally;
+use crate::tally::Tally;
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");

@@ -15,11 +15,12 @@ use crate::options::Plan;
 use crate::output::hdr;
 use crate::pg::ClockOffset;
 use crate::reporter::{Reporter, Totals};
+use crate::results::Results;
 use crate::run::{Drained, Setup};
-use crate::threshold::Results;
+use crate::tally::Tally;
 use crate::users::Found;
 use crate::verdict::{Exit, Facts, Reason};
-use crate::verify::{Example, Outcomes, Tally};
+use crate::verify::{Example, Outcomes};
 
 pub const SCHEMA: u32 = 1;
 

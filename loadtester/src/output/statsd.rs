@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::latency::{LATENCIES, Set};
 use crate::metrics::{Column, Kind, Unit, Values};
-use crate::verify::Tally;
+use crate::tally::Tally;
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Tags {

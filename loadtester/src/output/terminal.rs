@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use crate::output::json::Summary;
 use crate::quantity::{show_count, show_us};
+use crate::tally::Tally;
 use crate::verdict::Severity;
-use crate::verify::Tally;
 
 pub struct Line<'a> {
     pub at_s: f64,
