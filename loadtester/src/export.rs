@@ -7,18 +7,7 @@ use anyhow::{Context, Result};
 use crate::metrics::{Column, FILES, File, Kind, Unit};
 use crate::options::ExportArgs;
 use crate::output::{csv, sadf};
-
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-pub enum Format {
-    /// For `promtool tsdb create-blocks-from openmetrics`.
-    Openmetrics,
-    /// Line protocol, nanoseconds.
-    Influx,
-    /// For `zabbix_sender -T -i`.
-    Zabbix,
-    /// The machine's load as sysstat's `sadf -d` writes it.
-    Sadf,
-}
+use crate::words::ExportFormat;
 
 /// One value at one time.
 struct Sample<'a> {
@@ -28,20 +17,20 @@ struct Sample<'a> {
 }
 
 pub fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
-    if args.format == Format::Sadf {
+    if args.format == ExportFormat::Sadf {
         return sadf::write(&args.run, out);
     }
     for file in FILES {
         let path = args.run.join(file.name());
         let table = csv::read(&path).with_context(|| "export a run; give its directory")?;
         match args.format {
-            Format::Openmetrics => openmetrics(file, &table, out)?,
-            Format::Influx => influx(file, &table, out)?,
-            Format::Zabbix => zabbix(file, &table, out)?,
-            Format::Sadf => {}
+            ExportFormat::Openmetrics => openmetrics(file, &table, out)?,
+            ExportFormat::Influx => influx(file, &table, out)?,
+            ExportFormat::Zabbix => zabbix(file, &table, out)?,
+            ExportFormat::Sadf => {}
         }
     }
-    if args.format == Format::Openmetrics {
+    if args.format == ExportFormat::Openmetrics {
         account(&csv::read(&args.run.join("verify.csv")).context("export a finished run")?, out)?;
         writeln!(out, "# EOF")?;
     }

@@ -42,3 +42,4 @@ pub mod threshold;
 pub mod users;
 pub mod verdict;
 pub mod verify;
+pub mod words;

@@ -17,7 +17,7 @@ use crate::results;
 use crate::schedule::{Arrivals, Shape};
 use crate::threshold::Threshold;
 use crate::users::Users;
-use crate::verify::Depth;
+use crate::words::{CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags};
 
 /// Plays many data collectors against Kafka, a consumer and PostgreSQL, and judges the whole path from outside.
 ///
@@ -239,13 +239,13 @@ pub struct RunArgs {
     pub statsd: Option<String>,
     /// How StatsD names carry tags.
     #[arg(long, value_name = "DIALECT", default_value = "none", help_heading = "Output")]
-    pub statsd_tags: crate::output::statsd::Tags,
+    pub statsd_tags: StatsdTags,
     /// Also send latencies as StatsD timers: of each at most 100 values a second, with their sampling rate.
     #[arg(long, help_heading = "Output", requires = "statsd")]
     pub statsd_timers: bool,
     /// How the first column of the CSV files shows the time.
     #[arg(long, value_name = "FORMAT", default_value = "unix_ms", help_heading = "Output")]
-    pub csv_time: crate::output::csv::Time,
+    pub csv_time: CsvTime,
     /// sadf: also write the machine's load as sysstat's `sadf -d` does, a file for each activity.
     #[arg(long, value_name = "FORMAT", default_value = "csv", help_heading = "Output")]
     pub host_format: HostFormat,
@@ -268,34 +268,6 @@ pub struct RunArgs {
     /// Send nowhere: shows what the generator itself can do. No server is needed.
     #[arg(long, help_heading = "Other")]
     pub null: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Delivery {
-    AtLeastOnce,
-    ExactlyOnce,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowTimestamp {
-    /// now(): the start of the transaction.
-    Now,
-    /// clock_timestamp(): when the server inserted the row.
-    Clock,
-    /// The consumer's own clock.
-    App,
-    /// The message's time: says nothing about latency.
-    Event,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub enum HostFormat {
-    /// host.csv, disk.csv and net.csv only.
-    Csv,
-    /// And sadf-cpu.csv, sadf-disk.csv and so on.
-    Sadf,
 }
 
 /// A list of core numbers.
@@ -345,7 +317,7 @@ pub struct ExportArgs {
     /// The run's directory.
     pub run: PathBuf,
     #[arg(long, value_name = "FORMAT")]
-    pub format: crate::export::Format,
+    pub format: ExportFormat,
 }
 
 #[derive(Args, Debug)]

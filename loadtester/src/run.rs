@@ -16,7 +16,7 @@ use crate::kafka::IN_FLIGHT_MAX;
 use crate::keys::Keys;
 use crate::latency::{self, Latency, Set};
 use crate::locate;
-use crate::options::{HostFormat, Plan, RowTimestamp};
+use crate::options::Plan;
 use crate::output::json::{self, Summary};
 use crate::output::terminal;
 use crate::payload::Writer;
@@ -29,7 +29,8 @@ use crate::tally::Tally;
 use crate::target;
 use crate::users::{self, Found};
 use crate::verdict;
-use crate::verify::{self, Depth, Outcomes, Sent};
+use crate::verify::{self, Outcomes, Sent};
+use crate::words::{Depth, HostFormat, RowTimestamp};
 
 /// Between the set-up and the first message: threads start and producers connect.
 const AHEAD: Duration = Duration::from_millis(500);

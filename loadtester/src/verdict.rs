@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::options::Delivery;
 use crate::quantity::show_us;
 use crate::tally::Tally;
+use crate::words::Delivery;
 
 /// What the tester knows about itself and its machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -16,18 +16,7 @@ use crate::output::csv;
 use crate::payload::{Draft, Field, Identity, parse_seq, parse_source, source_prefix};
 use crate::pg::Leaf;
 use crate::tally::Tally;
-
-/// How much is read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Depth {
-    /// Nothing.
-    None,
-    /// Which messages are there, and how often.
-    Count,
-    /// Every column of every row too.
-    Full,
-}
+use crate::words::Depth;
 
 /// One example of something bad.
 #[derive(Clone, Debug, Serialize)]

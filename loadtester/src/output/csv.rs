@@ -8,32 +8,24 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::metrics::{Column, File, Unit, Values};
+use crate::words::CsvTime;
 
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum Time {
-    Unix,
-    UnixMs,
-    UnixNs,
-    Rfc3339,
-}
-
-impl Time {
+impl CsvTime {
     fn header(self) -> &'static str {
         match self {
-            Time::Unix => "timestamp",
-            Time::UnixMs => "timestamp_ms",
-            Time::UnixNs => "timestamp_ns",
-            Time::Rfc3339 => "time",
+            CsvTime::Unix => "timestamp",
+            CsvTime::UnixMs => "timestamp_ms",
+            CsvTime::UnixNs => "timestamp_ns",
+            CsvTime::Rfc3339 => "time",
         }
     }
 
     fn show(self, time_us: i64) -> String {
         match self {
-            Time::Unix => format!("{:.3}", time_us as f64 / 1e6),
-            Time::UnixMs => (time_us / 1000).to_string(),
-            Time::UnixNs => (time_us * 1000).to_string(),
-            Time::Rfc3339 => {
+            CsvTime::Unix => format!("{:.3}", time_us as f64 / 1e6),
+            CsvTime::UnixMs => (time_us / 1000).to_string(),
+            CsvTime::UnixNs => (time_us * 1000).to_string(),
+            CsvTime::Rfc3339 => {
                 let mut out = Vec::new();
                 crate::payload::Rfc3339::default().write(&mut out, time_us);
                 String::from_utf8(out).expect("digits and signs")
@@ -47,12 +39,12 @@ pub struct Sheet {
     path: PathBuf,
     writer: BufWriter<OsFile>,
     pub columns: Vec<Column>,
-    time: Time,
+    time: CsvTime,
     tags: usize,
 }
 
 impl Sheet {
-    pub fn create(directory: &Path, file: File, time: Time) -> Result<Self> {
+    pub fn create(directory: &Path, file: File, time: CsvTime) -> Result<Self> {
         let path = directory.join(file.name());
         let columns = file.columns();
         let writer =
@@ -182,7 +174,7 @@ mod tests {
     #[test]
     fn a_sheet_is_a_header_and_rows() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sheet = Sheet::create(directory.path(), File::Disk, Time::UnixMs).unwrap();
+        let mut sheet = Sheet::create(directory.path(), File::Disk, CsvTime::UnixMs).unwrap();
         let mut values = Values::new(&sheet.columns);
         values.set(&sheet.columns, "host_disk_reads_total", 7.0);
         sheet.write(1_700_000_000_123_456, &["r", "h,1", "steady", "sda"], &values).unwrap();
@@ -197,10 +189,10 @@ mod tests {
     fn times() {
         let us = 1_700_000_000_123_456;
         let rows = [
-            (Time::Unix, "1700000000.123"),
-            (Time::UnixMs, "1700000000123"),
-            (Time::UnixNs, "1700000000123456000"),
-            (Time::Rfc3339, "2023-11-14T22:13:20.123456Z"),
+            (CsvTime::Unix, "1700000000.123"),
+            (CsvTime::UnixMs, "1700000000123"),
+            (CsvTime::UnixNs, "1700000000123456000"),
+            (CsvTime::Rfc3339, "2023-11-14T22:13:20.123456Z"),
         ];
         for (time, shown) in rows {
             assert_eq!(time.show(us), shown);

@@ -21,6 +21,7 @@ use crate::tally::Tally;
 use crate::users::Found;
 use crate::verdict::{Exit, Facts, Reason};
 use crate::verify::{Example, Outcomes};
+use crate::words::{Depth, RowTimestamp};
 
 pub const SCHEMA: u32 = 1;
 
@@ -71,14 +72,14 @@ pub struct Summary {
     /// Of the readings while messages were sent, the most exact; none in a run of a few seconds.
     pub clock_during: Option<ClockOffset>,
     pub clock_after: ClockOffset,
-    pub row_timestamp: crate::options::RowTimestamp,
+    pub row_timestamp: RowTimestamp,
     pub users: Option<Found>,
     pub users_present_after: Option<usize>,
     pub facts: Facts,
     pub totals: Totals,
     pub drained: Drained,
     pub verification: Tally,
-    pub verified: crate::verify::Depth,
+    pub verified: Depth,
     pub examples: Vec<Example>,
     pub results: Results,
     pub latencies: Vec<Measured>,

@@ -12,14 +12,7 @@ use hdrhistogram::Histogram;
 use crate::latency::{LATENCIES, Set};
 use crate::metrics::{Column, Kind, Unit, Values};
 use crate::tally::Tally;
-
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-pub enum Tags {
-    None,
-    Dogstatsd,
-    Influx,
-    Graphite,
-}
+use crate::words::StatsdTags;
 
 enum Socket {
     Udp(UdpSocket),
@@ -34,7 +27,7 @@ pub struct Statsd {
     socket: Socket,
     /// A datagram's limit: an Ethernet frame's payload, or what agents read from a Unix socket.
     datagram_bytes_max: usize,
-    dialect: Tags,
+    dialect: StatsdTags,
     tags: Vec<(String, String)>,
     last: Vec<Vec<Option<f64>>>,
     pub dropped: u64,
@@ -42,7 +35,7 @@ pub struct Statsd {
 }
 
 impl Statsd {
-    pub fn connect(url: &str, dialect: Tags, tags: Vec<(String, String)>) -> Result<Self> {
+    pub fn connect(url: &str, dialect: StatsdTags, tags: Vec<(String, String)>) -> Result<Self> {
         let place = || format!("open the StatsD address {url}");
         let (socket, datagram_bytes_max) = match url.split_once("://") {
             Some(("udp", address)) => {
@@ -202,15 +195,15 @@ fn timers(histogram: &Histogram<u32>, most: u64) -> Vec<String> {
     timers
 }
 
-fn dress(dialect: Tags, name: &str, rest: &str, tags: &[(String, String)]) -> String {
+fn dress(dialect: StatsdTags, name: &str, rest: &str, tags: &[(String, String)]) -> String {
     let joined = |between: &str, equals: &str| {
         tags.iter().map(|(k, v)| format!("{k}{equals}{}", plain(v))).collect::<Vec<_>>().join(between)
     };
     match dialect {
-        Tags::None => format!("{name}:{rest}"),
-        Tags::Dogstatsd => format!("{name}:{rest}|#{}", joined(",", ":")),
-        Tags::Influx => format!("{name},{}:{rest}", joined(",", "=")),
-        Tags::Graphite => format!("{name};{}:{rest}", joined(";", "=")),
+        StatsdTags::None => format!("{name}:{rest}"),
+        StatsdTags::Dogstatsd => format!("{name}:{rest}|#{}", joined(",", ":")),
+        StatsdTags::Influx => format!("{name},{}:{rest}", joined(",", "=")),
+        StatsdTags::Graphite => format!("{name};{}:{rest}", joined(";", "=")),
     }
 }
 
@@ -268,7 +261,7 @@ mod tests {
     #[test]
     fn counters_are_increments_and_gauges_are_values() {
         let (socket, url) = server();
-        let mut statsd = Statsd::connect(&url, Tags::None, Vec::new()).unwrap();
+        let mut statsd = Statsd::connect(&url, StatsdTags::None, Vec::new()).unwrap();
         let columns = File::Intervals.columns();
         let mut values = Values::new(&columns);
         for (sent, p99) in [(100.0, 1500.0), (250.0, 2750.0)] {
@@ -294,7 +287,7 @@ mod tests {
     #[test]
     fn many_values_are_split_into_datagrams() {
         let (socket, url) = server();
-        let mut statsd = Statsd::connect(&url, Tags::None, Vec::new()).unwrap();
+        let mut statsd = Statsd::connect(&url, StatsdTags::None, Vec::new()).unwrap();
         let columns = File::Intervals.columns();
         statsd.send(0, "steady", &columns, &Values(vec![Some(0.0); columns.len()]));
         received(&socket);
@@ -325,7 +318,7 @@ mod tests {
     #[test]
     fn timers_are_bounded_a_second() {
         let (socket, url) = server();
-        let mut statsd = Statsd::connect(&url, Tags::Dogstatsd, Vec::new()).unwrap();
+        let mut statsd = Statsd::connect(&url, StatsdTags::Dogstatsd, Vec::new()).unwrap();
         let mut second = Set::new(1);
         (1..=1_000_000).for_each(|us| second.of(0, Latency::Ack).record(us));
         statsd.send_timers("steady", &second);
@@ -343,10 +336,10 @@ mod tests {
     fn dialects() {
         let tags = [("run".to_owned(), "a b".to_owned()), ("phase".to_owned(), "steady".to_owned())];
         let rows = [
-            (Tags::None, "n:1|c"),
-            (Tags::Dogstatsd, "n:1|c|#run:a_b,phase:steady"),
-            (Tags::Influx, "n,run=a_b,phase=steady:1|c"),
-            (Tags::Graphite, "n;run=a_b;phase=steady:1|c"),
+            (StatsdTags::None, "n:1|c"),
+            (StatsdTags::Dogstatsd, "n:1|c|#run:a_b,phase:steady"),
+            (StatsdTags::Influx, "n,run=a_b,phase=steady:1|c"),
+            (StatsdTags::Graphite, "n;run=a_b;phase=steady:1|c"),
         ];
         for (dialect, line) in rows {
             assert_eq!(dress(dialect, "n", "1|c", &tags), line);
@@ -359,10 +352,10 @@ mod tests {
         let path = directory.path().join("socket");
         let server = UnixDatagram::bind(&path).unwrap();
         let mut statsd =
-            Statsd::connect(&format!("unix://{}", path.display()), Tags::None, Vec::new()).unwrap();
+            Statsd::connect(&format!("unix://{}", path.display()), StatsdTags::None, Vec::new()).unwrap();
         drop(server);
         statsd.finish();
         assert_eq!(statsd.dropped, 1);
-        assert!(Statsd::connect("carrier-pigeon://coop", Tags::None, Vec::new()).is_err());
+        assert!(Statsd::connect("carrier-pigeon://coop", StatsdTags::None, Vec::new()).is_err());
     }
 }
