@@ -7,39 +7,8 @@ use serde_json::Value;
 
 use crate::options::CompareArgs;
 use crate::output::{csv, hdr, json};
+use crate::threshold::FailOn;
 use crate::verdict::Exit;
-
-/// `visible_p99>+10%`: a growth that fails the comparison; with `<-10%` a decline.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FailOn {
-    text: String,
-    metric: String,
-    growth: bool,
-    share: f64,
-}
-
-impl std::str::FromStr for FailOn {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is not a condition such as visible_p99>+10% or stored_rate<-5%");
-        let (at, growth) = match (text.find(">+"), text.find("<-")) {
-            (Some(at), None) => (at, true),
-            (None, Some(at)) => (at, false),
-            _ => return Err(wrong()),
-        };
-        let share =
-            text[at + 2..].strip_suffix('%').and_then(|t| t.parse::<f64>().ok()).filter(|p| *p >= 0.0);
-        let share = share.ok_or_else(wrong)? / 100.0;
-        Ok(Self { text: text.to_owned(), metric: text[..at].trim().to_owned(), growth, share })
-    }
-}
-
-impl FailOn {
-    fn fails(&self, change: f64) -> bool {
-        if self.growth { change > self.share } else { change < -self.share }
-    }
-}
 
 /// (result, per-second column, smallest difference that matters)
 const COMPARED: [(&str, &str, f64); 12] = [
@@ -104,7 +73,7 @@ pub fn compare(args: &CompareArgs) -> Result<Exit> {
             args.fail_on
                 .iter()
                 .filter(|f| f.metric == name && f.fails(change) && matters)
-                .map(|f| f.text.clone()),
+                .map(FailOn::to_string),
         );
     }
     if let Some(distance) = bases.first().and_then(|base| distance(&base.json, &new.json)) {
@@ -200,19 +169,6 @@ fn distance(a: &Value, b: &Value) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn conditions() {
-        for text in ["", "visible_p99", "visible_p99>10%", "visible_p99>+x%", "a>+1"] {
-            assert!(text.parse::<FailOn>().is_err(), "{text}");
-        }
-        let grown: FailOn = "visible_p99>+10%".parse().unwrap();
-        let fallen: FailOn = "stored_rate<-5%".parse().unwrap();
-        assert_eq!(
-            (grown.fails(0.11), grown.fails(0.09), fallen.fails(-0.06), fallen.fails(0.5)),
-            (true, false, true, false)
-        );
-    }
 
     #[test]
     fn seconds_that_resemble_their_neighbors_count_less() {

@@ -15,7 +15,7 @@ use crate::pg::Database;
 use crate::quantity::{self, Rate};
 use crate::results;
 use crate::schedule::{Arrivals, Shape};
-use crate::threshold::Threshold;
+use crate::threshold::{FailOn, Threshold};
 use crate::users::Users;
 use crate::words::{CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags};
 
@@ -296,7 +296,7 @@ pub struct CompareArgs {
     pub runs: Vec<PathBuf>,
     /// Fail when a metric got worse by more than this: visible_p99>+10%. May be given several times.
     #[arg(long, value_name = "CONDITION")]
-    pub fail_on: Vec<crate::compare::FailOn>,
+    pub fail_on: Vec<FailOn>,
     /// Compare runs of different configuration all the same.
     #[arg(long)]
     pub force: bool,

@@ -1,4 +1,4 @@
-//! Conditions on a run: `visible_p99<500ms`.
+//! Conditions as people write them: on a run, `visible_p99<500ms`, and on its change against another, `visible_p99>+10%`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -80,6 +80,45 @@ fn value_of(text: &str) -> Option<f64> {
     duration(text).ok().map(|d| d.as_secs_f64() * 1e6)
 }
 
+/// `visible_p99>+10%`: a growth that fails the comparison; with `<-10%` a decline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailOn {
+    text: String,
+    pub metric: String,
+    growth: bool,
+    share: f64,
+}
+
+impl FromStr for FailOn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is not a condition such as visible_p99>+10% or stored_rate<-5%");
+        let (at, growth) = match (text.find(">+"), text.find("<-")) {
+            (Some(at), None) => (at, true),
+            (None, Some(at)) => (at, false),
+            _ => return Err(wrong()),
+        };
+        let share =
+            text[at + 2..].strip_suffix('%').and_then(|t| t.parse::<f64>().ok()).filter(|p| *p >= 0.0);
+        let share = share.ok_or_else(wrong)? / 100.0;
+        Ok(Self { text: text.to_owned(), metric: text[..at].trim().to_owned(), growth, share })
+    }
+}
+
+impl FailOn {
+    /// Whether a result that changed by this share fails the comparison.
+    pub fn fails(&self, change: f64) -> bool {
+        if self.growth { change > self.share } else { change < -self.share }
+    }
+}
+
+impl fmt::Display for FailOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +147,18 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(text.parse::<Threshold>().unwrap().holds(&results), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn changes() {
+        for text in ["", "visible_p99", "visible_p99>10%", "visible_p99>+x%", "a>+1"] {
+            assert!(text.parse::<FailOn>().is_err(), "{text}");
+        }
+        let grown: FailOn = "visible_p99>+10%".parse().unwrap();
+        let fallen: FailOn = "stored_rate<-5%".parse().unwrap();
+        assert_eq!(
+            (grown.fails(0.11), grown.fails(0.09), fallen.fails(-0.06), fallen.fails(0.5)),
+            (true, false, true, false)
+        );
     }
 }
