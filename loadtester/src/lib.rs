@@ -34,6 +34,7 @@ pub mod run;
 pub mod saturate;
 pub mod schedule;
 pub mod results;
+pub mod shape;
 pub mod signals;
 pub mod tally;
 pub mod sweep;

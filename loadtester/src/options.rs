@@ -14,7 +14,7 @@ use crate::payload::Extra;
 use crate::pg::Database;
 use crate::quantity::{self, Rate};
 use crate::results;
-use crate::schedule::{Arrivals, Shape};
+use crate::shape::{self, Arrivals, Shape};
 use crate::threshold::{FailOn, Threshold};
 use crate::users::Users;
 use crate::words::{CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags};
@@ -142,7 +142,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", help_heading = "Load", conflicts_with = "shape")]
     pub shape_file: Option<PathBuf>,
     /// How messages fall around the rate: constant, poisson, poisson-exact or burst(N).
-    #[arg(long, value_name = "KIND", default_value = "constant", value_parser = quantity::arrivals, help_heading = "Load")]
+    #[arg(long, value_name = "KIND", default_value = "constant", value_parser = shape::arrivals, help_heading = "Load")]
     pub arrivals: Arrivals,
     /// Search for the highest rate that holds, starting at --rate; each step sends for --duration.
     #[arg(long, help_heading = "Load")]
@@ -448,12 +448,12 @@ pub fn users(flags: &UserFlags) -> Result<Users> {
 fn shape(args: &RunArgs) -> Result<Shape> {
     let wrong = |error: String| anyhow::anyhow!(error);
     if let Some(text) = &args.shape {
-        return quantity::shape(text).map_err(wrong).context("read --shape");
+        return shape::shape(text).map_err(wrong).context("read --shape");
     }
     if let Some(path) = &args.shape_file {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("read the shape from {}", path.display()))?;
-        return quantity::pace_file(&text)
+        return shape::pace_file(&text)
             .map_err(wrong)
             .with_context(|| format!("read the shape from {}", path.display()));
     }

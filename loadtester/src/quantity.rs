@@ -1,9 +1,7 @@
-//! Numbers as people write them: rates, durations, shapes.
+//! Numbers as people write and read them: rates, durations, counts.
 
 use std::str::FromStr;
 use std::time::Duration;
-
-use crate::schedule::{Arrivals, Curve, Segment, Shape};
 
 /// Messages per second: `20000`, `20k`, `0.5`, `20000/s`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -45,106 +43,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             Ok(Duration::from_secs_f64(n * factor))
         }
         _ => Err(format!("\"{text}\" is not a duration; write 500ms, 30s, 5m or 1h")),
-    }
-}
-
-/// `30s@0..20k, 2m@20k, 1m@sine(20k,5k,30s)`.
-pub fn shape(text: &str) -> Result<Shape, String> {
-    let segments = split_outside_parentheses(text).into_iter().map(segment).collect::<Result<Vec<_>, _>>()?;
-    let shape = Shape::new(segments);
-    if shape.messages() < 1.0 {
-        return Err(format!("the shape \"{text}\" sends less than one message"));
-    }
-    Ok(shape)
-}
-
-fn segment(text: &str) -> Result<Segment, String> {
-    let wrong =
-        || format!("\"{text}\" is not a part of a shape; write 2m@20k, 30s@0..20k or 1m@sine(20k,5k,30s)");
-    let (length, pace) = text.split_once('@').ok_or_else(wrong)?;
-    let seconds = duration(length)?.as_secs_f64();
-    if seconds <= 0.0 {
-        return Err(wrong());
-    }
-    let curve = if let Some(arguments) = pace.trim().strip_prefix("sine(").and_then(|p| p.strip_suffix(')')) {
-        let parts: Vec<&str> = arguments.split(',').collect();
-        let [mean, amplitude, period] = parts[..] else { return Err(wrong()) };
-        let curve = Curve::Sine {
-            mean: rate(mean)?,
-            amplitude: rate(amplitude)?,
-            period: duration(period)?.as_secs_f64(),
-        };
-        match curve {
-            Curve::Sine { mean, amplitude, period } if amplitude <= mean && period > 0.0 => curve,
-            _ => {
-                return Err(format!(
-                    "\"{text}\" would send at a rate below zero; the mean must be at least the amplitude"
-                ));
-            }
-        }
-    } else if let Some((from, to)) = pace.split_once("..") {
-        Curve::Linear { from: rate(from)?, to: rate(to)? }
-    } else {
-        Curve::Linear { from: rate(pace)?, to: rate(pace)? }
-    };
-    Ok(Segment { seconds, curve })
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    Ok(text.parse::<Rate>()?.0)
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0);
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(text[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(text[start..].trim());
-    parts
-}
-
-/// Lines of `rate,duration`; a first line that is no number is a header.
-pub fn pace_file(text: &str) -> Result<Shape, String> {
-    let mut segments = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let (rate, length) =
-            line.split_once(',').ok_or_else(|| format!("line {}: not \"rate,duration\"", number + 1))?;
-        match (rate.parse::<Rate>(), duration(length)) {
-            (Ok(rate), Ok(length)) if !length.is_zero() => {
-                segments.push(Segment {
-                    seconds: length.as_secs_f64(),
-                    curve: Curve::Linear { from: rate.0, to: rate.0 },
-                });
-            }
-            _ if number == 0 => {}
-            (Err(error), _) | (_, Err(error)) => return Err(format!("line {}: {error}", number + 1)),
-            _ => return Err(format!("line {}: the duration is zero", number + 1)),
-        }
-    }
-    let shape = Shape::new(segments);
-    if shape.messages() < 1.0 {
-        return Err("it sends less than one message".to_owned());
-    }
-    Ok(shape)
-}
-
-pub fn arrivals(text: &str) -> Result<Arrivals, String> {
-    let burst = || text.strip_prefix("burst(")?.strip_suffix(')')?.parse().ok().filter(|n: &u64| *n > 0);
-    match text {
-        "constant" => Ok(Arrivals::Constant),
-        "poisson" => Ok(Arrivals::Poisson),
-        "poisson-exact" => Ok(Arrivals::PoissonExact),
-        _ => burst()
-            .map(Arrivals::Burst)
-            .ok_or_else(|| format!("\"{text}\" is none of constant, poisson, poisson-exact, burst(100)")),
     }
 }
 
@@ -197,27 +95,6 @@ mod tests {
         {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
         }
-    }
-
-    #[test]
-    fn shapes() {
-        for text in ["", "20k", "0s@1", "1s@0", "1m@sine(1k,2k,1s)", "1m@sine(1k,1k)", "1m@1k..x"] {
-            assert!(shape(text).is_err(), "{text}");
-        }
-        let parsed = shape("30s@0..20k, 2m@20k, 1m@sine(20k,5k,30s), 10s@60k").unwrap();
-        assert_eq!(parsed.seconds(), 220.0);
-        assert!((parsed.messages() - (300_000.0 + 2_400_000.0 + 1_200_000.0 + 600_000.0)).abs() < 1e-3);
-        assert_eq!(parsed.peak(), 60_000.0);
-        assert_eq!(pace_file("rate,duration\n20k,10s\n\n5,2s\n").unwrap().messages(), 200_010.0);
-        for text in ["20k;10s", "20k,10s\nx,1s", "20k,10s\n5,0s", "rate,duration"] {
-            assert!(pace_file(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn arrivals_as_written() {
-        assert_eq!(arrivals("burst(50)"), Ok(Arrivals::Burst(50)));
-        assert!(arrivals("burst(0)").is_err() && arrivals("gauss").is_err());
     }
 
     #[test]

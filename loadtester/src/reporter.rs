@@ -24,7 +24,7 @@ use crate::pg::{self, ClockOffset};
 use crate::probe;
 use crate::results::{Results, check_result_name, interval_name};
 use crate::run::Drained;
-use crate::schedule::Shape;
+use crate::shape::Shape;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::threshold::Threshold;
@@ -643,7 +643,7 @@ impl Reporter {
         let due = |at_s: f64| self.shape.count_at(at_s);
         let planned = (due(until_s) - due(self.warmup_ns as f64 / 1e9)).max(0.0);
         let missing =
-            if self.args.arrivals == crate::schedule::Arrivals::Constant && crate::signals::count() == 0 {
+            if self.args.arrivals == crate::shape::Arrivals::Constant && crate::signals::count() == 0 {
                 ratio(sent, planned.round() as u64)
             } else {
                 ratio(totals.steady_sent, totals.steady_due)

@@ -12,7 +12,7 @@ use crate::output::terminal;
 use crate::quantity::show_count;
 use crate::results::Results;
 use crate::run;
-use crate::schedule::Shape;
+use crate::shape::Shape;
 use crate::signals;
 use crate::verdict::Exit;
 

@@ -1,4 +1,4 @@
-//! When each message is due: a pure function of the shape, the arrivals and the message's number.
+//! When each message of a thread is due: a pure function of the shape, the arrivals and the message's number.
 //!
 //! Nothing here knows what time it is. A generator that is late sends at once and keeps the schedule, so a stall shows
 //! as latency and never as messages that were not sent.
@@ -9,155 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use crate::hash::mix;
-
-/// How the rate runs over time, in messages per second over all threads.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shape {
-    segments: Vec<Segment>,
-    /// Before each segment: the seconds and the messages so far. One longer than `segments`.
-    before: Vec<(f64, f64)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Segment {
-    pub seconds: f64,
-    pub curve: Curve,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Curve {
-    Linear { from: f64, to: f64 },
-    Sine { mean: f64, amplitude: f64, period: f64 },
-}
-
-impl Segment {
-    fn rate(&self, at: f64) -> f64 {
-        match self.curve {
-            Curve::Linear { from, to } => from + (to - from) * at / self.seconds,
-            Curve::Sine { mean, amplitude, period } => {
-                mean + amplitude * (at / period * std::f64::consts::TAU).sin()
-            }
-        }
-    }
-
-    /// Messages due in the first `at` seconds: the integral of the rate.
-    fn count(&self, at: f64) -> f64 {
-        match self.curve {
-            Curve::Linear { from, to } => from * at + (to - from) * at * at / (2.0 * self.seconds),
-            Curve::Sine { mean, amplitude, period } => {
-                let omega = std::f64::consts::TAU / period;
-                mean * at + amplitude / omega * (1.0 - (omega * at).cos())
-            }
-        }
-    }
-
-    /// The inverse of `count`. The form of the quadratic's root is the one that also holds for a rate that is constant,
-    /// or that starts at zero.
-    fn when(&self, count: f64) -> f64 {
-        match self.curve {
-            _ if count <= 0.0 => 0.0,
-            Curve::Linear { from, to } => {
-                let slope = (to - from) / self.seconds;
-                2.0 * count / (from + (from * from + 2.0 * slope * count).max(0.0).sqrt())
-            }
-            Curve::Sine { .. } => self.bisect(count),
-        }
-    }
-
-    fn bisect(&self, count: f64) -> f64 {
-        let (mut low, mut high) = (0.0, self.seconds);
-        // 60 halvings bring an hour below a nanosecond.
-        for _ in 0..60 {
-            let middle = 0.5 * (low + high);
-            if self.count(middle) < count { low = middle } else { high = middle }
-        }
-        0.5 * (low + high)
-    }
-}
-
-impl Shape {
-    pub fn new(segments: Vec<Segment>) -> Self {
-        let mut before = vec![(0.0, 0.0)];
-        for segment in &segments {
-            let (seconds, count) = before[before.len() - 1];
-            before.push((seconds + segment.seconds, count + segment.count(segment.seconds)));
-        }
-        Self { segments, before }
-    }
-
-    pub fn constant(rate: f64, seconds: f64) -> Self {
-        Self::new(vec![Segment { seconds, curve: Curve::Linear { from: rate, to: rate } }])
-    }
-
-    /// The same shape after a warm-up at its first rate, or at a tenth of its highest where it starts from nothing.
-    pub fn with_warmup(&self, seconds: f64) -> Self {
-        if seconds <= 0.0 {
-            return self.clone();
-        }
-        let first = self.rate_at(0.0);
-        let rate = if first > 0.0 { first } else { self.peak() / 10.0 };
-        let warmup = Segment { seconds, curve: Curve::Linear { from: rate, to: rate } };
-        Self::new(std::iter::once(warmup).chain(self.segments.iter().copied()).collect())
-    }
-
-    pub fn seconds(&self) -> f64 {
-        self.before[self.segments.len()].0
-    }
-
-    /// All messages of the shape, as a real number: arrivals decide what becomes of the fraction.
-    pub fn messages(&self) -> f64 {
-        self.before[self.segments.len()].1
-    }
-
-    pub fn peak(&self) -> f64 {
-        let highest = |s: &Segment| match s.curve {
-            Curve::Linear { from, to } => from.max(to),
-            Curve::Sine { mean, amplitude, .. } => mean + amplitude.abs(),
-        };
-        self.segments.iter().map(highest).fold(0.0, f64::max)
-    }
-
-    pub fn rate_at(&self, at: f64) -> f64 {
-        let index = self.before.partition_point(|b| b.0 <= at).saturating_sub(1);
-        self.segments.get(index).map_or(0.0, |s| s.rate(at - self.before[index].0))
-    }
-
-    /// Messages due in the first `at` seconds.
-    pub fn count_at(&self, at: f64) -> f64 {
-        let index = self.before.partition_point(|b| b.0 <= at).saturating_sub(1);
-        match self.segments.get(index) {
-            Some(segment) => self.before[index].1 + segment.count(at - self.before[index].0),
-            None => self.messages(),
-        }
-    }
-
-    pub fn messages_between(&self, from: f64, to: f64) -> f64 {
-        self.count_at(to) - self.count_at(from)
-    }
-
-    /// The second at which the count reaches `position`, or `None` past the end.
-    pub fn due(&self, position: f64) -> Option<f64> {
-        if position >= self.messages() {
-            return None;
-        }
-        let index = self.before.partition_point(|b| b.1 <= position).saturating_sub(1);
-        let (seconds, count) = self.before[index];
-        Some(seconds + self.segments[index].when(position - count))
-    }
-}
-
-/// How messages are spread around the shape's rate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Arrivals {
-    /// Evenly spaced.
-    Constant,
-    /// Independent of each other, as many collectors are: gaps are exponential.
-    Poisson,
-    /// Poisson, but every thousand arrivals of a thread take exactly their time, so the total is exact.
-    PoissonExact,
-    /// Evenly spaced groups of n that are due at the same moment.
-    Burst(u64),
-}
+use crate::shape::{Arrivals, Shape};
 
 /// One thread's share of the arrivals, in order. The threads' shares add up to the shape: every n-th arrival, or
 /// independent Poisson streams of an n-th of the rate each.
@@ -248,36 +100,12 @@ fn gap(random: &mut Pcg64Mcg) -> f64 {
 mod tests {
     use super::*;
 
-    fn linear(seconds: f64, from: f64, to: f64) -> Segment {
-        Segment { seconds, curve: Curve::Linear { from, to } }
-    }
-
     fn all(shape: &Shape, arrivals: Arrivals, threads: u64) -> Vec<f64> {
         let shape = Arc::new(shape.clone());
         let mut due: Vec<f64> =
             (0..threads).flat_map(|t| Schedule::new(shape.clone(), arrivals, 7, t, threads)).collect();
         due.sort_by(f64::total_cmp);
         due
-    }
-
-    #[test]
-    fn due_is_the_inverse_of_the_count() {
-        let sine =
-            Segment { seconds: 10.0, curve: Curve::Sine { mean: 100.0, amplitude: 100.0, period: 3.0 } };
-        for segment in [
-            linear(10.0, 50.0, 50.0),
-            linear(10.0, 0.0, 80.0),
-            linear(10.0, 80.0, 0.0),
-            linear(10.0, 3.0, 90.0),
-            sine,
-        ] {
-            let shape = Shape::new(vec![linear(5.0, 20.0, 20.0), segment, linear(1.0, 7.0, 7.0)]);
-            for k in 0..shape.messages() as u64 {
-                let due = shape.due(k as f64).unwrap();
-                assert!((shape.count_at(due) - k as f64).abs() < 1e-6, "{segment:?} {k} {due}");
-            }
-            assert_eq!(shape.due(shape.messages()), None);
-        }
     }
 
     #[test]
@@ -290,13 +118,6 @@ mod tests {
                 assert!((due - k as f64 / 1000.0).abs() < 1e-9);
             }
         }
-    }
-
-    #[test]
-    fn the_interval_is_not_rounded() {
-        // At three million a second the gap is 333.33 ns; whole nanoseconds would be a thousandth off.
-        let shape = Shape::constant(3e6, 10.0);
-        assert!((shape.due(29_999_999.0).unwrap() - 29_999_999.0 / 3e6).abs() < 1e-9);
     }
 
     #[test]
@@ -347,15 +168,5 @@ mod tests {
     fn the_same_seed_gives_the_same_times() {
         let shape = Shape::constant(1000.0, 1.0);
         assert_eq!(all(&shape, Arrivals::Poisson, 2), all(&shape, Arrivals::Poisson, 2));
-    }
-
-    #[test]
-    fn warm_up_runs_at_the_first_rate() {
-        let shape = Shape::constant(100.0, 10.0).with_warmup(5.0);
-        assert_eq!((shape.seconds(), shape.messages()), (15.0, 1500.0));
-        let ramp = Shape::new(vec![linear(10.0, 0.0, 100.0)]).with_warmup(5.0);
-        assert_eq!(ramp.rate_at(2.0), 10.0);
-        assert_eq!(ramp.rate_at(10.0), 50.0);
-        assert_eq!(ramp.rate_at(99.0), 0.0);
     }
 }
