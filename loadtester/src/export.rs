@@ -41,19 +41,9 @@ fn samples<'a>(file: File, table: &'a csv::Table, column: &Column) -> Vec<Sample
     let Some(at) = table.column(&column.csv) else { return Vec::new() };
     let sample = |row: &'a Vec<String>| {
         let tags = file.tags().iter().enumerate().map(|(n, name)| (*name, row[n + 1].as_str())).collect();
-        Some(Sample { time_ms: time_ms(&table.header[0], &row[0])?, tags, value: row[at].parse().ok()? })
+        Some(Sample { time_ms: csv::time_ms(&table.header[0], &row[0])?, tags, value: row[at].parse().ok()? })
     };
     table.rows.iter().filter_map(sample).collect()
-}
-
-/// `--csv-time` decided which clock stands in the first column.
-pub fn time_ms(header: &str, text: &str) -> Option<i64> {
-    match header {
-        "timestamp_ms" => text.parse().ok(),
-        "timestamp" => Some((text.parse::<f64>().ok()? * 1000.0) as i64),
-        "timestamp_ns" => Some(text.parse::<i64>().ok()? / 1_000_000),
-        _ => Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()),
-    }
 }
 
 /// Seconds are the only unit of time there.
@@ -126,7 +116,7 @@ fn influx(file: File, table: &csv::Table, out: &mut dyn Write) -> Result<()> {
     };
     let columns = file.columns();
     for row in &table.rows {
-        let Some(time_ms) = time_ms(&table.header[0], &row[0]) else { continue };
+        let Some(time_ms) = csv::time_ms(&table.header[0], &row[0]) else { continue };
         let tags: String = file
             .tags()
             .iter()
@@ -249,18 +239,5 @@ loadtester_visible_latency_seconds{run=\"r\",host=\"a b\",quantile=\"0.99\"} 0.0
     fn zabbix_lines() {
         let text = written(|out| zabbix(File::Intervals, &table(), out));
         assert!(text.contains("\"a b\" loadtester.sent_total 2 9\n"), "{text}");
-    }
-
-    #[test]
-    fn every_clock_of_the_csv_files() {
-        let rows = [
-            ("timestamp_ms", "1500"),
-            ("timestamp", "1.5"),
-            ("timestamp_ns", "1500000000"),
-            ("time", "1970-01-01T00:00:01.5Z"),
-        ];
-        for (header, text) in rows {
-            assert_eq!(time_ms(header, text), Some(1500), "{header}");
-        }
     }
 }

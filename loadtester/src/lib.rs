@@ -37,6 +37,7 @@ pub mod results;
 pub mod shape;
 pub mod signals;
 pub mod tally;
+pub mod stream;
 pub mod sweep;
 pub mod target;
 pub mod threshold;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::kafka::{Kafka, Record, Reread};
-use crate::payload::{parse_seq, parse_source};
+use crate::stream::{parse_seq, parse_source};
 use crate::verify::{Example, Sent};
 
 /// For all examples together: a few dozen ranges of some thousand records take a second or two.
@@ -90,9 +90,9 @@ fn is(record: &Record<'_>, source: &str, seq: Option<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Stream;
     use crate::keys::{KeySpread, Keys};
     use crate::model::Model;
+    use crate::stream::Stream;
 
     fn example(seq: Option<u64>) -> Example {
         Example {

@@ -33,34 +33,6 @@ pub struct Draft {
     fields: Vec<Field>,
 }
 
-/// The streams' sources: fixed width, so that no source is the beginning of another.
-pub fn source(run: u32, stream: u16) -> String {
-    format!("{}{stream:03x}", source_prefix(run))
-}
-
-pub fn source_prefix(run: u32) -> String {
-    format!("lt-{run:08x}-")
-}
-
-/// (run, stream) of a source that some run of this program wrote.
-pub fn parse_source(source: &[u8]) -> Option<(u32, u16)> {
-    let text = std::str::from_utf8(source).ok()?.strip_prefix("lt-")?;
-    let (run, stream) = text.split_once('-')?;
-    if run.len() != 8 || stream.len() != 3 {
-        return None;
-    }
-    Some((u32::from_str_radix(run, 16).ok()?, u16::from_str_radix(stream, 16).ok()?))
-}
-
-/// The sequence number at the end of a path.
-pub fn parse_seq(path: &[u8]) -> Option<u64> {
-    let digits = path.rsplit(|b| *b == b'/').next()?;
-    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
-}
-
 const SITES: [&str; 6] = ["ams1", "fra2", "iad1", "nrt3", "gru1", "syd2"];
 const GAUGES: [(&str, i64, i64); 8] = [
     // name, lowest, highest, in hundredths
@@ -401,6 +373,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::model::MODELS;
+    use crate::stream::parse_seq;
 
     fn message(model: Model, seq: u64) -> String {
         let mut writer = Writer::new(42, 0xabc, Extra::default());
@@ -478,28 +451,6 @@ mod tests {
         let original = path(&mut draft, id);
         assert_eq!(original, path(&mut draft, id));
         assert_ne!(original, path(&mut draft, Identity { due_us: 1_000_001, ..id }));
-    }
-
-    #[test]
-    fn sources_are_read_back() {
-        assert_eq!(parse_source(source(0xdead_beef, 0xfff).as_bytes()), Some((0xdead_beef, 0xfff)));
-        for text in ["", "lt-", "lt-1-1", "lt-deadbeef-ffff", "xx-deadbeef-fff", "lt-deadbeeg-fff"] {
-            assert_eq!(parse_source(text.as_bytes()), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn sequence_numbers_are_read_back() {
-        for (path, seq) in [
-            ("/a/12", Some(12)),
-            ("7", Some(7)),
-            ("/a/", None),
-            ("/a/x1", None),
-            ("", None),
-            ("/99999999999999999999", None),
-        ] {
-            assert_eq!(parse_seq(path.as_bytes()), seq, "{path}");
-        }
     }
 
     #[test]

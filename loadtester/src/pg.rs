@@ -154,7 +154,7 @@ pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
 
 /// All rows of a run, wherever in the tables they are.
 pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> {
-    let prefix = crate::payload::source_prefix(run);
+    let prefix = crate::stream::source_prefix(run);
     let count =
         |leaf: &Leaf| format!("(SELECT count(*) FROM ONLY {} WHERE source LIKE '{prefix}%')", leaf.name);
     let counts: Vec<String> = leaves.iter().map(count).collect();

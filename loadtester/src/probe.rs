@@ -30,8 +30,8 @@ use crate::clock::{Clock, SECOND_NS};
 use crate::copy_out::{self, Row};
 use crate::latency::{Latency, Recording, Set};
 use crate::observe;
-use crate::payload::{parse_seq, parse_source};
 use crate::pg::{Database, Leaf};
+use crate::stream::{parse_seq, parse_source};
 use crate::sweep::{Job, Sweeper};
 
 /// What other threads see of the probe.

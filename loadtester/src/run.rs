@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use postgres::Client;
 
 use crate::clock::{Clock, SECOND_NS};
-use crate::generate::{self, Counters, Finished, Generator, STREAMS_MAX, Shared};
+use crate::generate::{self, Counters, Finished, Generator, Shared};
 use crate::kafka::IN_FLIGHT_MAX;
 use crate::keys::Keys;
 use crate::latency::{self, Latency, Set};
@@ -25,6 +25,7 @@ use crate::probe::{self, Probe};
 use crate::reporter::{Phase, Reporter};
 use crate::schedule::Schedule;
 use crate::signals;
+use crate::stream::{self, STREAMS_MAX};
 use crate::tally::Tally;
 use crate::target;
 use crate::users::{self, Found};
@@ -97,7 +98,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let args = &plan.args;
     let models = args.mix.models();
     let partitions = setup.as_ref().map_or(vec![1; models.len()], |s| s.partitions.clone());
-    let streams = generate::streams(args.threads, &partitions);
+    let streams = stream::streams(args.threads, &partitions);
     let all_streams = streams.concat();
     if all_streams.len() > STREAMS_MAX {
         bail!(

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::account::{Bits, Outcome, StreamAccount};
 use crate::copy_out::{self, Row};
-use crate::generate::Stream;
 use crate::keys::Keys;
 use crate::model::Model;
 use crate::output::csv;
-use crate::payload::{Draft, Field, Identity, parse_seq, parse_source, source_prefix};
+use crate::payload::{Draft, Field, Identity};
 use crate::pg::Leaf;
+use crate::stream::{self, Stream, parse_seq, parse_source, source_prefix};
 use crate::tally::Tally;
 use crate::words::Depth;
 
@@ -355,7 +355,7 @@ fn example(
     });
     Example {
         class,
-        stream: known.map_or(String::new(), |(s, _)| crate::payload::source(sent.run, s.id)),
+        stream: known.map_or(String::new(), |(s, _)| stream::source(sent.run, s.id)),
         seq,
         topic: known.map_or(String::new(), |(s, _)| sent.topics[s.model].clone()),
         partition: known.map_or(-1, |(s, _)| s.partition),

@@ -128,6 +128,16 @@ impl Table {
     }
 }
 
+/// `--csv-time` decided which clock stands in the first column.
+pub fn time_ms(header: &str, text: &str) -> Option<i64> {
+    match header {
+        "timestamp_ms" => text.parse().ok(),
+        "timestamp" => Some((text.parse::<f64>().ok()? * 1000.0) as i64),
+        "timestamp_ns" => Some(text.parse::<i64>().ok()? / 1_000_000),
+        _ => Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()),
+    }
+}
+
 fn fields(line: &str) -> Vec<String> {
     let (mut fields, mut field, mut inside) = (Vec::new(), String::new(), false);
     let mut characters = line.chars().peekable();
@@ -196,6 +206,19 @@ mod tests {
         ];
         for (time, shown) in rows {
             assert_eq!(time.show(us), shown);
+        }
+    }
+
+    #[test]
+    fn every_clock_of_the_csv_files() {
+        let rows = [
+            ("timestamp_ms", "1500"),
+            ("timestamp", "1.5"),
+            ("timestamp_ns", "1500000000"),
+            ("time", "1970-01-01T00:00:01.5Z"),
+        ];
+        for (header, text) in rows {
+            assert_eq!(time_ms(header, text), Some(1500), "{header}");
         }
     }
 }

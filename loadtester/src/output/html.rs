@@ -136,7 +136,7 @@ impl Series {
         let times_ms = table
             .rows
             .iter()
-            .map(|row| crate::export::time_ms(&table.header[0], &row[0]).unwrap_or(0) as f64)
+            .map(|row| csv::time_ms(&table.header[0], &row[0]).unwrap_or(0) as f64)
             .collect();
         let phase = table.column("phase").context("a file of a run has a column \"phase\"")?;
         let phases = table.rows.iter().map(|row| row[phase].clone()).collect();
@@ -161,7 +161,7 @@ impl Series {
         }
         series.times_ms = rows
             .iter()
-            .map(|row| crate::export::time_ms(&series.table.header[0], &row[0]).unwrap_or(0) as f64)
+            .map(|row| csv::time_ms(&series.table.header[0], &row[0]).unwrap_or(0) as f64)
             .collect();
         series.phases = rows.iter().map(|row| row[3].clone()).collect();
         series.table.rows = rows;

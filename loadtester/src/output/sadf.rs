@@ -7,9 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::export::time_ms;
 use crate::metrics::File;
-use crate::output::csv;
+use crate::output::csv::{self, time_ms};
 
 struct Activity {
     /// What its file is called, and the option of sar that shows it.
