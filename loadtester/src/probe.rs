@@ -19,8 +19,8 @@
 //! is the earlier one.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, SimpleQueryMessage};
@@ -28,79 +28,12 @@ use postgres::{Client, SimpleQueryMessage};
 use crate::account::Bits;
 use crate::clock::{Clock, SECOND_NS};
 use crate::copy_out::{self, Row};
+use crate::counters::Counters;
 use crate::latency::{Latency, Recording, Set};
-use crate::observe;
 use crate::pg::{Database, Leaf};
+use crate::session::connect;
 use crate::stream::{parse_seq, parse_source};
 use crate::sweep::{Job, Sweeper};
-
-/// What other threads see of the probe.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Distinct messages of this run seen in the tables.
-    pub stored: ByModel,
-    pub duplicated: AtomicU64,
-    /// Became visible after a later message of their stream.
-    pub reordered: ByModel,
-    /// (stream, sequence number) of the first of them.
-    pub overtaken: Mutex<Vec<(u16, u64)>>,
-    /// Rows that appeared during the run and are not of it.
-    pub foreign: ByModel,
-    /// Looks, and how many of them found that a transaction had ended and read the tables.
-    pub looks: AtomicU64,
-    pub reads: AtomicU64,
-    pub rows: AtomicU64,
-    /// Rows that only the count once a second gave away; their lower bound is that much earlier.
-    pub found_late: AtomicU64,
-    pub busy_ns: AtomicU64,
-    /// The longest time between two looks in the steady phase.
-    pub longest_gap_us: AtomicU64,
-    /// Rows whose `timestamp` is their `time`, to the microsecond.
-    pub row_is_event_time: AtomicU64,
-    pub reconnects: AtomicU64,
-    /// The server processes of the probe and of its count, where they run on this machine; else 0.
-    pub backend: AtomicI32,
-    pub sweep_backend: AtomicI32,
-}
-
-/// A count for each model of the mix.
-#[derive(Debug, Default)]
-pub struct ByModel(Vec<AtomicU64>);
-
-impl ByModel {
-    fn add(&self, model: usize) {
-        self.0[model].fetch_add(1, Relaxed);
-    }
-
-    pub fn each(&self) -> Vec<u64> {
-        self.0.iter().map(|n| n.load(Relaxed)).collect()
-    }
-
-    pub fn sum(&self) -> u64 {
-        self.0.iter().map(|n| n.load(Relaxed)).sum()
-    }
-}
-
-impl Counters {
-    pub fn new(models: usize) -> Self {
-        let by_model = || ByModel((0..models).map(|_| AtomicU64::new(0)).collect());
-        Self { stored: by_model(), reordered: by_model(), foreign: by_model(), ..Self::default() }
-    }
-
-    pub fn overtaken(&self) -> Vec<(u16, u64)> {
-        self.overtaken.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn note_overtaken(&self, stream: u16, seq: u64) {
-        let mut overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
-        if overtaken.len() < OVERTAKEN_MAX {
-            overtaken.push((stream, seq));
-        }
-    }
-}
-
-/// So many overtaken messages are kept by name; all are counted.
-const OVERTAKEN_MAX: usize = 10_000;
 
 pub struct Settings {
     pub run: u32,
@@ -191,19 +124,6 @@ const PAUSE_MAX_NS: i64 = SECOND_NS / 20;
 /// So many failures in a row are not a server that restarts; a table may be gone.
 const FAILURES_MAX: u32 = 10;
 const RECONNECT_WITHIN_NS: i64 = 60 * SECOND_NS;
-
-/// A session for reading the tables' ends; `backend` is told its server process.
-pub(crate) fn connect(database: &Database, backend: &AtomicI32) -> Result<Client> {
-    let mut client = database.connect("probe")?;
-    // Planning must not choose by statistics that an empty table does not have yet.
-    client
-        .batch_execute("SET jit = off; SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET statement_timeout = '60s'")
-        .context("set up the probe's session")?;
-    let row = client.query_one("SELECT pg_backend_pid(), inet_client_port()", &[])?;
-    let pid = observe::backend_here(row.get(0), row.get(1));
-    backend.store(pid.unwrap_or(0), Relaxed);
-    Ok(client)
-}
 
 impl Probe {
     /// Connects and steps over the rows that are there already.

@@ -10,6 +10,7 @@ use anyhow::Result;
 use postgres::Client;
 
 use crate::clock::{Clock, SECOND_NS};
+use crate::counters;
 use crate::generate::Counters;
 use crate::latency::{Collector, LATENCIES, Latency, Recorder, Set};
 use crate::metrics::{Column, File, Values};
@@ -21,7 +22,6 @@ use crate::output::statsd::Statsd;
 use crate::output::terminal::{self, Line};
 use crate::output::tui::{self, Screen, View};
 use crate::pg::{self, ClockOffset};
-use crate::probe;
 use crate::results::{Results, check_result_name, interval_name};
 use crate::run::Drained;
 use crate::shape::Shape;
@@ -96,7 +96,7 @@ pub struct Reporter {
     host_name: String,
     collectors: Vec<Collector>,
     counters: Vec<Arc<Counters>>,
-    probe: Arc<probe::Counters>,
+    probe: Arc<counters::Counters>,
     observer: Option<Client>,
     host: observe::Host,
     files: Files,
@@ -178,7 +178,7 @@ impl Reporter {
         shape: Arc<Shape>,
         collectors: Vec<Collector>,
         counters: Vec<Arc<Counters>>,
-        probe: Arc<probe::Counters>,
+        probe: Arc<counters::Counters>,
         observer: Option<Client>,
     ) -> Result<Self> {
         let args = &plan.args;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use postgres::Client;
 
 use crate::clock::{Clock, SECOND_NS};
+use crate::counters;
 use crate::generate::{self, Counters, Finished, Generator, Shared};
 use crate::kafka::IN_FLIGHT_MAX;
 use crate::keys::Keys;
@@ -114,7 +115,7 @@ fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summa
     let clock = Clock::starting_in(AHEAD);
     let stop = signals::stop_flag();
 
-    let probe_counters = Arc::new(probe::Counters::new(models.len()));
+    let probe_counters = Arc::new(counters::Counters::new(models.len()));
     let stop_probe = Arc::new(AtomicBool::new(false));
     let (recording, collector) = latency::recording(models.len());
     let mut collectors = vec![collector];
@@ -454,7 +455,7 @@ fn name_offsets(plan: &Plan, sent: &Sent, reporter: &Reporter, outcomes: &mut Ou
 }
 
 /// Order, strangers and lateness are seen while the rows appear, not by reading back.
-fn add_what_the_probe_saw(models: &mut [Tally], probe: &probe::Counters, late: &[u64], depth: Depth) {
+fn add_what_the_probe_saw(models: &mut [Tally], probe: &counters::Counters, late: &[u64], depth: Depth) {
     let (seen, reordered, foreign) = (probe.stored.each(), probe.reordered.each(), probe.foreign.each());
     for (at, model) in models.iter_mut().enumerate() {
         model.reordered = reordered[at];
@@ -467,7 +468,7 @@ fn add_what_the_probe_saw(models: &mut [Tally], probe: &probe::Counters, late: &
 }
 
 /// Latency against a column that repeats the message's own time would be nothing but zeros.
-fn event_time(plan: &Plan, probe: &probe::Counters, reporter: &Reporter) -> Option<String> {
+fn event_time(plan: &Plan, probe: &counters::Counters, reporter: &Reporter) -> Option<String> {
     let rows = reporter.total(Latency::Row).summary().count;
     let equal = probe.row_is_event_time.load(Relaxed);
     (plan.args.row_timestamp != RowTimestamp::Event && rows > 100 && equal == rows).then(|| {

@@ -8,8 +8,9 @@ use std::thread;
 use anyhow::{Context, Result};
 use postgres::Client;
 
+use crate::counters::Counters;
 use crate::pg::Database;
-use crate::probe::{self, Counters};
+use crate::session;
 
 /// Begins with the probe's name, because its cost is the probe's.
 const THREAD: &str = "lt-probe-sweep";
@@ -76,7 +77,7 @@ fn sweep(
 ) -> Result<()> {
     let client = match client {
         Some(client) => client,
-        None => client.insert(probe::connect(database, &counters.sweep_backend)?),
+        None => client.insert(session::connect(database, &counters.sweep_backend)?),
     };
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
