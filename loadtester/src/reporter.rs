@@ -23,8 +23,8 @@ use crate::output::terminal::{self, Line};
 use crate::output::tui::{self, Screen, View};
 use crate::pg::{self, ClockOffset};
 use crate::results::{Results, check_result_name, interval_name};
-use crate::run::Drained;
 use crate::shape::Shape;
+use crate::summary::{Drained, Totals};
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::threshold::Threshold;
@@ -48,20 +48,6 @@ impl Phase {
             Phase::Drain => "drain",
         }
     }
-}
-
-/// Sums over the generator threads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Totals {
-    pub sent: u64,
-    pub bytes: u64,
-    pub acked: u64,
-    pub failed: u64,
-    pub indeterminate: u64,
-    pub queue_full: u64,
-    pub steady_due: u64,
-    pub steady_sent: u64,
-    pub stored: u64,
 }
 
 /// The files of a run directory. The first that cannot be written ends the writing, not the run.

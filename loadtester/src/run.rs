@@ -18,18 +18,21 @@ use crate::keys::Keys;
 use crate::latency::{self, Latency, Set};
 use crate::locate;
 use crate::options::Plan;
-use crate::output::json::{self, Summary};
+use crate::output::json;
 use crate::output::terminal;
 use crate::payload::Writer;
-use crate::pg::{self, ClockOffset, Leaf};
+use crate::pg::{self, ClockOffset};
 use crate::probe::{self, Probe};
 use crate::reporter::{Phase, Reporter};
 use crate::schedule::Schedule;
+use crate::setup::{Setup, set_up};
 use crate::signals;
 use crate::stream::{self, STREAMS_MAX};
+use crate::summarize::summarize;
+use crate::summary::{Drained, Summary};
 use crate::tally::Tally;
 use crate::target;
-use crate::users::{self, Found};
+use crate::users;
 use crate::verdict;
 use crate::verify::{self, Outcomes, Sent};
 use crate::words::{Depth, HostFormat, RowTimestamp};
@@ -41,19 +44,6 @@ const QUIET_NS: i64 = 2 * SECOND_NS;
 /// After the drain: what appears now appeared late.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// What the servers said before the run.
-pub struct Setup {
-    pub partitions: Vec<i32>,
-    pub leaves: Vec<Leaf>,
-    pub users: Found,
-    pub offset_before: ClockOffset,
-    pub settings: Vec<(String, String)>,
-    pub commit_times: bool,
-    pub redis_version: Option<String>,
-    /// By topic, what rowmill had set aside before.
-    pub dead_letters: Vec<u64>,
-}
-
 /// Does the run and writes its results into `directory`.
 pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
     if plan.args.null {
@@ -61,38 +51,6 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
     } else {
         run_with(plan, directory, Some(set_up(plan)?))
     }
-}
-
-fn set_up(plan: &Plan) -> Result<Setup> {
-    let models = plan.args.mix.models();
-    let topics: Vec<&str> = plan.topics.iter().map(String::as_str).collect();
-    let mut client = plan.database.connect("setup")?;
-    let leaves = pg::leaves(&mut client, &models)?;
-    let version = pg::version(&mut client)?;
-    if version < 140_000 {
-        bail!(
-            "PostgreSQL {} cannot read the end of a table by place; version 14 or later is needed",
-            version / 10_000
-        );
-    }
-    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
-    if let Some(partitions) = plan.args.create_topics {
-        plan.kafka.create_topics(&topics, partitions)?;
-    }
-    let partitions = plan.kafka.partitions(&topics)?;
-    let users = plan.users.create(&mut redis)?;
-    let settings = pg::settings(&mut client)?;
-    let commit_times = settings.iter().any(|(name, value)| name == "track_commit_timestamp" && value == "on");
-    Ok(Setup {
-        partitions,
-        leaves,
-        users,
-        offset_before: pg::clock_offset(&mut client)?,
-        settings,
-        commit_times,
-        redis_version: users::version(&mut redis),
-        dead_letters: verify::count_dead_letters(&mut client, &plan.topics)?,
-    })
 }
 
 fn run_with(plan: &Plan, directory: &Path, setup: Option<Setup>) -> Result<Summary> {
@@ -308,13 +266,6 @@ fn wait_for_generators(
     Ok(generators.into_iter().map(|g| g.join().expect("a generator does not panic")).collect())
 }
 
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub struct Drained {
-    /// From the last message to the last row.
-    pub seconds: f64,
-    pub complete: bool,
-}
-
 /// Waits until every acknowledged message has its row or dead letter, or the user's patience ends. Then, by model, how many
 /// rows appeared after that.
 fn drain(
@@ -476,56 +427,6 @@ fn event_time(plan: &Plan, probe: &counters::Counters, reporter: &Reporter) -> O
          --row-timestamp event to leave it out"
             .to_owned()
     })
-}
-
-#[expect(clippy::too_many_arguments, reason = "everything that a run has come to ends here")]
-fn summarize(
-    plan: &Plan,
-    directory: &Path,
-    setup: Option<Setup>,
-    offset_after: ClockOffset,
-    users_present: Option<usize>,
-    outcomes: Outcomes,
-    drained: Drained,
-    reporter: Reporter,
-    error: Option<String>,
-    sent: &Sent,
-) -> Summary {
-    let facts = reporter.facts();
-    let reasons = verdict::reasons(&facts);
-    let results = reporter.results(&outcomes.tally(), &drained, &facts);
-    let thresholds: Vec<(String, Option<bool>)> =
-        plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
-    let violations = match plan.args.verify {
-        _ if setup.is_none() => Vec::new(),
-        _ => verdict::violations(&outcomes.tally(), plan.args.delivery),
-    };
-    let exit = verdict::exit(
-        error.is_some() || reporter.file_error().is_some(),
-        signals::count() > 0,
-        !violations.is_empty(),
-        reasons.iter().any(|r| r.severity == verdict::Severity::Invalid),
-        thresholds.iter().any(|(_, holds)| *holds != Some(true)),
-    );
-    let account_bytes = sent.accounts.iter().map(|a| a.bytes()).sum();
-    json::summary(
-        plan,
-        directory,
-        setup,
-        offset_after,
-        users_present,
-        outcomes,
-        drained,
-        reporter,
-        facts,
-        reasons,
-        results,
-        thresholds,
-        violations,
-        exit,
-        error,
-        account_bytes,
-    )
 }
 
 /// The directory of a run, named for its time and number.

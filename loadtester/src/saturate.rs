@@ -7,13 +7,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::options::Plan;
-use crate::output::json::Summary;
 use crate::output::terminal;
 use crate::quantity::show_count;
 use crate::results::Results;
 use crate::run;
 use crate::shape::Shape;
 use crate::signals;
+use crate::summary::Summary;
 use crate::verdict::Exit;
 
 /// The search itself, without the runs.

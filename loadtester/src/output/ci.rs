@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::output::json::Summary;
 use crate::output::terminal;
 use crate::quantity::{show_count, show_us};
+use crate::summary::Summary;
 
 pub fn write(directory: &Path, summary: &Summary) -> Result<()> {
     for (name, text) in [("junit.xml", junit(summary)), ("summary.md", markdown(summary))] {

@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal;
 
-use crate::output::json::Summary;
 use crate::quantity::{show_count, show_us};
+use crate::summary::Summary;
 use crate::tally::Tally;
 use crate::verdict::Severity;
 
