@@ -1,0 +1,8 @@
+//! Watches: the rows as they become visible, and the load of the consumer, the machine and this program. Only reads.
+
+pub mod counters;
+pub mod session;
+pub mod sweep;
+pub mod probe;
+pub mod observe;
+pub mod target;
