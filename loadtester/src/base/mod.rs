@@ -4,3 +4,5 @@ pub mod clock;
 pub mod hash;
 pub mod quantity;
 pub mod signals;
+pub mod thread;
+pub mod lock;

@@ -1,7 +1,9 @@
 //! What the probe tells: counters that it adds to while it looks, and that the reporter reads once a second.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+
+use crate::base::lock::lock;
 
 /// What is seen of the probe from outside.
 #[derive(Debug, Default)]
@@ -57,11 +59,11 @@ impl Counters {
     }
 
     pub fn overtaken(&self) -> Vec<(u16, u64)> {
-        self.overtaken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.overtaken).clone()
     }
 
     pub fn note_overtaken(&self, stream: u16, seq: u64) {
-        let mut overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overtaken = lock(&self.overtaken);
         if overtaken.len() < OVERTAKEN_MAX {
             overtaken.push((stream, seq));
         }

@@ -3,17 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 
 use anyhow::{Context, Result};
 use postgres::Client;
 
+use crate::base::thread;
 use crate::server::pg::Database;
 use crate::watch::counters::Counters;
 use crate::watch::session;
-
-/// Begins with the probe's name, because its cost is the probe's.
-const THREAD: &str = "lt-probe-sweep";
 
 /// What to count.
 pub struct Job {
@@ -49,7 +46,7 @@ impl Sweeper {
                 }
             }
         };
-        thread::Builder::new().name(THREAD.to_owned()).spawn(work).context("start the probe's count")?;
+        thread::spawn(thread::SWEEP, work).context("start the probe's count")?;
         Ok(Self { jobs, begun, missed })
     }
 
