@@ -53,6 +53,26 @@ impl Clock {
     }
 }
 
+/// The wall clock against the monotonic one, looked at again and again.
+#[derive(Default)]
+pub struct Steps {
+    drift_us: i64,
+    largest_us: i64,
+}
+
+impl Steps {
+    pub fn look(&mut self, clock: &Clock) {
+        let drift_us = clock.wall_drift_us();
+        self.largest_us = self.largest_us.max((drift_us - self.drift_us).abs());
+        self.drift_us = drift_us;
+    }
+
+    /// The largest change between two looks.
+    pub fn largest_us(&self) -> i64 {
+        self.largest_us
+    }
+}
+
 fn monotonic_ns() -> i64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has a monotonic clock");
     now.tv_sec() * SECOND_NS + now.tv_nsec()

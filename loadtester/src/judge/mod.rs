@@ -3,4 +3,5 @@
 pub mod verify;
 pub mod locate;
 pub mod verdict;
+pub mod abort;
 pub mod summary;

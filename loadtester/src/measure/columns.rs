@@ -298,6 +298,12 @@ impl Values {
         self.0[at.unwrap_or_else(|| panic!("{name} stands in the list of columns"))] = Some(value);
     }
 
+    pub fn set_all<'a>(&mut self, columns: &[Column], rows: impl IntoIterator<Item = (&'a str, f64)>) {
+        for (name, value) in rows {
+            self.set(columns, name, value);
+        }
+    }
+
     pub fn get(&self, columns: &[Column], name: &str) -> Option<f64> {
         self.0[columns.iter().position(|c| c.csv == name)?]
     }

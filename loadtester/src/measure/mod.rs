@@ -2,6 +2,8 @@
 
 pub mod latency;
 pub mod columns;
+pub mod phase;
+pub mod backlog;
 pub mod tally;
 pub mod results;
 pub mod condition;

@@ -2,6 +2,7 @@
 
 pub mod csv;
 pub mod hdr;
+pub mod files;
 pub mod statsd;
 pub mod terminal;
 pub mod tui;

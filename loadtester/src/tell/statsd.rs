@@ -9,10 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 
-use crate::measure::columns::{Column, Kind, Unit, Values};
+use crate::measure::columns::{Column, FILES, File, Kind, Unit, Values};
 use crate::measure::latency::{LATENCIES, Set};
+use crate::measure::phase::Phase;
 use crate::measure::tally::Tally;
 use crate::plan::words::StatsdTags;
+use crate::tell::files::Second;
 
 enum Socket {
     Udp(UdpSocket),
@@ -29,9 +31,16 @@ pub struct Statsd {
     datagram_bytes_max: usize,
     dialect: StatsdTags,
     tags: Vec<(String, String)>,
-    last: Vec<Vec<Option<f64>>>,
+    /// By file.
+    feeds: [Feed; FILES.len()],
     pub dropped: u64,
     warned: bool,
+}
+
+/// A file's columns, and what its counters stood at when they were sent last.
+struct Feed {
+    columns: Vec<Column>,
+    last: Vec<Option<f64>>,
 }
 
 impl Statsd {
@@ -61,26 +70,43 @@ impl Statsd {
             }
             _ => bail!("--statsd \"{url}\" is none of udp://host:8125, unix:///path, tcp://host:8125"),
         };
-        Ok(Self { socket, datagram_bytes_max, dialect, tags, last: Vec::new(), dropped: 0, warned: false })
+        Ok(Self {
+            socket,
+            datagram_bytes_max,
+            dialect,
+            tags,
+            feeds: FILES.map(|file| Feed { columns: file.columns(), last: Vec::new() }),
+            dropped: 0,
+            warned: false,
+        })
     }
 
-    /// Sends one file's latest values. `slot` tells the files apart, for the counters' increments.
-    pub fn send(&mut self, slot: usize, phase: &str, columns: &[Column], values: &Values) {
-        if self.last.len() <= slot {
-            self.last.resize(slot + 1, Vec::new());
+    pub fn send_second(&mut self, second: &Second<'_>, timers: bool) {
+        self.send(File::Intervals, second.phase, second.intervals);
+        self.send(File::Host, second.phase, second.host);
+        if let Some(process) = second.process {
+            self.send(File::Process, second.phase, process);
         }
-        let lines = lines(columns, values, &mut self.last[slot]);
+        if timers {
+            self.send_timers(second.phase, second.histograms);
+        }
+    }
+
+    /// Sends one file's latest values; its counters count from what was sent of it last.
+    fn send(&mut self, file: File, phase: Phase, values: &Values) {
+        let Feed { columns, last } = &mut self.feeds[file as usize];
+        let lines = lines(columns, values, last);
         let mut tags = self.tags.clone();
-        tags.push(("phase".to_owned(), phase.to_owned()));
+        tags.push(("phase".to_owned(), phase.name().to_owned()));
         self.send_lines(
             lines.into_iter().map(|(name, rest)| dress(self.dialect, &name, &rest, &tags)).collect(),
         );
     }
 
     /// One second's latencies as timers, for servers that take percentiles themselves: a sample, which says so with its rate.
-    pub fn send_timers(&mut self, phase: &str, second: &Set) {
+    pub fn send_timers(&mut self, phase: Phase, second: &Set) {
         let mut tags = self.tags.clone();
-        tags.push(("phase".to_owned(), phase.to_owned()));
+        tags.push(("phase".to_owned(), phase.name().to_owned()));
         let mut dressed = Vec::new();
         for latency in LATENCIES {
             // Servers put .max, .count and so on behind a timer's name; without a name of its own it would run into the gauges.
@@ -229,7 +255,6 @@ fn datagrams(lines: &[String], bytes_max: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::columns::File;
     use crate::measure::latency::{Latency, Recorder};
 
     /// Reads a line by Telegraf's rules, dialect none: name, value, type.
@@ -268,7 +293,7 @@ mod tests {
             values.set(&columns, "sent_total", sent);
             values.set(&columns, "pg_commits_total", 1e6 + sent);
             values.set(&columns, "visible_p99_us", p99);
-            statsd.send(0, "steady", &columns, &values);
+            statsd.send(File::Intervals, Phase::Steady, &values);
         }
         let lines: Vec<_> = received(&socket).iter().map(|l| parse(l)).collect();
         let expected = [
@@ -289,9 +314,9 @@ mod tests {
         let (socket, url) = server();
         let mut statsd = Statsd::connect(&url, StatsdTags::None, Vec::new()).unwrap();
         let columns = File::Intervals.columns();
-        statsd.send(0, "steady", &columns, &Values(vec![Some(0.0); columns.len()]));
+        statsd.send(File::Intervals, Phase::Steady, &Values(vec![Some(0.0); columns.len()]));
         received(&socket);
-        statsd.send(0, "steady", &columns, &Values(vec![Some(1e12); columns.len()]));
+        statsd.send(File::Intervals, Phase::Steady, &Values(vec![Some(1e12); columns.len()]));
         let with_name = columns.iter().filter(|c| c.statsd.is_some()).count();
         assert_eq!(received(&socket).len(), with_name);
     }
@@ -321,7 +346,7 @@ mod tests {
         let mut statsd = Statsd::connect(&url, StatsdTags::Dogstatsd, Vec::new()).unwrap();
         let mut second = Set::new(1);
         (1..=1_000_000).for_each(|us| second.of(0, Latency::Ack).record(us));
-        statsd.send_timers("steady", &second);
+        statsd.send_timers(Phase::Steady, &second);
         let lines = received(&socket);
         assert_eq!(lines.len(), TIMERS_MAX as usize);
         for line in &lines {

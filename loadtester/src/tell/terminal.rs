@@ -5,12 +5,13 @@ use std::io::IsTerminal;
 use crate::base::quantity::{show_count, show_us};
 use crate::judge::summary::Summary;
 use crate::judge::verdict::Severity;
+use crate::measure::phase::Phase;
 use crate::measure::tally::Tally;
 
 pub struct Line<'a> {
     pub at_s: f64,
     pub all_s: f64,
-    pub phase: &'a str,
+    pub phase: Phase,
     pub values: &'a dyn Fn(&str) -> Option<f64>,
     pub slope: Option<f64>,
     /// CPU percent and resident bytes of the consumer.
@@ -20,10 +21,10 @@ pub struct Line<'a> {
 pub fn line(line: &Line<'_>) {
     let get = |name: &str| (line.values)(name).unwrap_or(0.0);
     let latency = |name: &str| (line.values)(name).map_or("-".to_owned(), show_us);
-    let behind = get("sent_rate") < 0.99 * get("offered_rate") && line.phase == "steady";
+    let behind = get("sent_rate") < 0.99 * get("offered_rate") && line.phase == Phase::Steady;
     let done = match line.phase {
-        "drain" => "drain".to_owned(),
-        phase => format!("{phase} {:.0}/{:.0} s", line.at_s.min(line.all_s), line.all_s),
+        Phase::Drain => "drain".to_owned(),
+        phase => format!("{} {:.0}/{:.0} s", phase.name(), line.at_s.min(line.all_s), line.all_s),
     };
     let mut text = format!(
         "{done:>15} | sent {:>5.0}{} acked {:>5.0} stored {:>5.0} /s | backlog {:>5.0}{} | visible p50 {} p99 {} | lag {}",

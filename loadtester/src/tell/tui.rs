@@ -7,13 +7,16 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::base::lock::lock;
 use crate::base::quantity::{show_count, show_us};
+use crate::base::thread;
 use crate::judge::verdict::{Reason, Severity};
 use crate::measure::latency::{Latency, Summary};
+use crate::measure::phase::Phase;
 use crate::tell::terminal::Line;
 
 /// What a frame shows beside what the plain line has.
@@ -46,7 +49,7 @@ impl Screen {
             return None;
         }
         let (frames, waiting) = bounded(FRAMES_WAITING);
-        let thread = Builder::new().name("lt-tui".to_owned()).spawn(move || draw(&waiting)).ok()?;
+        let thread = thread::spawn(thread::SCREEN, move || draw(&waiting)).ok()?;
         *kept() = Some(VecDeque::new());
         Some(Self { frames: Some(frames), thread: Some(thread) })
     }
@@ -151,14 +154,14 @@ pub fn frame(view: &View<'_>) -> Vec<String> {
 
 fn progress(line: &Line<'_>) -> String {
     const WIDTH: usize = 30;
-    if line.phase == "drain" {
+    if line.phase == Phase::Drain {
         return "drain: waiting for the last rows".to_owned();
     }
     let at_s = line.at_s.clamp(0.0, line.all_s);
     let done = (at_s / line.all_s.max(1e-9) * WIDTH as f64) as usize;
     format!(
         "{:<6} [{}{}] {at_s:.0} of {:.0} s",
-        line.phase,
+        line.phase.name(),
         "#".repeat(done),
         "-".repeat(WIDTH - done),
         line.all_s
@@ -169,7 +172,7 @@ fn progress(line: &Line<'_>) -> String {
 fn lamp(view: &View<'_>) -> String {
     let invalid = view.reasons.iter().find(|reason| reason.severity == Severity::Invalid);
     let (word, color, text) = match (view.line.phase, invalid) {
-        ("setup" | "warmup", _) => ("WARMING UP", 33, "nothing is measured yet".to_owned()),
+        (Phase::Setup | Phase::Warmup, _) => ("WARMING UP", 33, "nothing is measured yet".to_owned()),
         (_, Some(reason)) => ("INVALID", 31, reason.text.clone()),
         (_, None) => (
             "VALID",
@@ -198,7 +201,7 @@ fn latencies(view: &View<'_>, latency: Latency) -> String {
 static KEPT: Mutex<Option<VecDeque<String>>> = Mutex::new(None);
 
 fn kept() -> std::sync::MutexGuard<'static, Option<VecDeque<String>>> {
-    KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    lock(&KEPT)
 }
 
 /// Where the log goes: standard error, or into the frame while there is one, which would paint over it.
@@ -226,12 +229,12 @@ impl Write for Log {
 mod tests {
     use super::*;
 
-    fn line<'a>(phase: &'a str, values: &'a dyn Fn(&str) -> Option<f64>) -> Line<'a> {
+    fn line<'a>(phase: Phase, values: &'a dyn Fn(&str) -> Option<f64>) -> Line<'a> {
         let process = Some((Some(120.4), Some(80e6)));
         Line { at_s: 20.0, all_s: 60.0, phase, values, slope: Some(-3.0), process }
     }
 
-    fn shown(phase: &str, reasons: &[Reason], colors: bool) -> Vec<String> {
+    fn shown(phase: Phase, reasons: &[Reason], colors: bool) -> Vec<String> {
         let values = |name: &str| match name {
             "offered_rate" | "sent_rate" => Some(20_000.0),
             "backlog" => Some(123.0),
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_frame_fits_the_smallest_terminal() {
-        let frame = shown("steady", &[], false);
+        let frame = shown(Phase::Steady, &[], false);
         assert!(frame.len() + LOG_SHOWN < 24, "{}", frame.len());
         let text = frame.join("\n");
         assert!(frame.iter().all(|line| line.chars().count() <= 80), "{text}");
@@ -267,15 +270,15 @@ mod tests {
     fn the_lamp_says_what_the_verdict_would() {
         let reason = |severity| Reason { severity, text: "why".to_owned() };
         let rows = [
-            ("warmup", vec![], "* WARMING UP  nothing is measured yet"),
-            ("steady", vec![], "* VALID  so far"),
-            ("steady", vec![reason(Severity::Warning)], "* VALID  so far; note: why"),
-            ("drain", vec![reason(Severity::Warning), reason(Severity::Invalid)], "* INVALID  why"),
+            (Phase::Warmup, vec![], "* WARMING UP  nothing is measured yet"),
+            (Phase::Steady, vec![], "* VALID  so far"),
+            (Phase::Steady, vec![reason(Severity::Warning)], "* VALID  so far; note: why"),
+            (Phase::Drain, vec![reason(Severity::Warning), reason(Severity::Invalid)], "* INVALID  why"),
         ];
         for (phase, reasons, expected) in rows {
             assert_eq!(shown(phase, &reasons, false)[1], expected);
         }
-        assert!(shown("steady", &[], true)[1].starts_with("\x1b[1;32m* VALID\x1b[0m"));
+        assert!(shown(Phase::Steady, &[], true)[1].starts_with("\x1b[1;32m* VALID\x1b[0m"));
     }
 
     #[test]

@@ -5,4 +5,7 @@ pub mod session;
 pub mod sweep;
 pub mod probe;
 pub mod observe;
+pub mod cost;
 pub mod target;
+pub mod consumer;
+pub mod server;

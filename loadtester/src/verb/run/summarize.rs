@@ -8,124 +8,85 @@ use serde_json::{Value, json};
 use crate::base::hash::mix;
 use crate::base::signals;
 use crate::judge::summary::{Drained, Measured, OfModel, SCHEMA, Summary};
-use crate::judge::verdict::{self, Exit, Facts, Reason};
-use crate::judge::verify::{Outcomes, Sent};
-use crate::measure::latency::{LATENCIES, Recorder};
-use crate::measure::results::Results;
+use crate::judge::verdict::{self, Severity};
+use crate::judge::verify::Sent;
+use crate::measure::latency::{LATENCIES, Recorder, Set};
 use crate::measure::tally::Tally;
 use crate::plan::options::Plan;
 use crate::server::pg::ClockOffset;
 use crate::tell::hdr;
+use crate::verb::run::account::Account;
+use crate::verb::run::facts::facts;
 use crate::verb::run::reporter::Reporter;
+use crate::verb::run::results::results;
 use crate::verb::run::setup::Setup;
 use crate::watch::observe;
 
-#[expect(clippy::too_many_arguments, reason = "everything that a run has come to ends here")]
-pub fn summarize(
-    plan: &Plan,
-    directory: &Path,
-    setup: Option<Setup>,
-    offset_after: ClockOffset,
-    users_present: Option<usize>,
-    outcomes: Outcomes,
-    drained: Drained,
-    reporter: Reporter,
-    error: Option<String>,
-    sent: &Sent,
-) -> Summary {
-    let facts = reporter.facts();
-    let reasons = verdict::reasons(&facts);
-    let results = reporter.results(&outcomes.tally(), &drained, &facts);
-    let thresholds: Vec<(String, Option<bool>)> =
-        plan.args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
-    let violations = match plan.args.verify {
-        _ if setup.is_none() => Vec::new(),
-        _ => verdict::violations(&outcomes.tally(), plan.args.delivery),
-    };
-    let exit = verdict::exit(
-        error.is_some() || reporter.file_error().is_some(),
-        signals::count() > 0,
-        !violations.is_empty(),
-        reasons.iter().any(|r| r.severity == verdict::Severity::Invalid),
-        thresholds.iter().any(|(_, holds)| *holds != Some(true)),
-    );
-    let account_bytes = sent.accounts.iter().map(|a| a.bytes()).sum();
-    summary(
-        plan,
-        directory,
-        setup,
-        offset_after,
-        users_present,
-        outcomes,
-        drained,
-        reporter,
-        facts,
-        reasons,
-        results,
-        thresholds,
-        violations,
-        exit,
-        error,
-        account_bytes,
-    )
+/// What a run leaves to be judged.
+pub struct Ended<'a> {
+    /// `None` where nothing was sent anywhere.
+    pub setup: Option<&'a Setup>,
+    pub sent: &'a Sent,
+    pub account: Account,
+    pub drained: Drained,
+    pub reporter: &'a Reporter,
+    pub error: Option<String>,
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that a run has come to ends here")]
-fn summary(
-    plan: &Plan,
-    directory: &Path,
-    setup: Option<Setup>,
-    clock_after: ClockOffset,
-    users_present_after: Option<usize>,
-    outcomes: Outcomes,
-    drained: Drained,
-    reporter: Reporter,
-    facts: Facts,
-    reasons: Vec<Reason>,
-    results: Results,
-    thresholds: Vec<(String, Option<bool>)>,
-    violations: Vec<String>,
-    exit: Exit,
-    error: Option<String>,
-    accounting_bytes: usize,
-) -> Summary {
+pub fn summarize(plan: &Plan, directory: &Path, ended: Ended<'_>) -> Summary {
+    let Ended { setup, sent, account, drained, reporter, error } = ended;
+    let (args, readings, tally) = (&plan.args, &reporter.readings, account.outcomes.tally());
+    let total = &readings.counts.total;
+    let facts = facts(readings, f64::INFINITY);
+    let reasons = verdict::reasons(&facts);
+    let results = results(readings, &tally, &drained, &facts);
+    let thresholds: Vec<_> = args.threshold.iter().map(|t| (t.to_string(), t.holds(&results))).collect();
+    let violations = setup.map_or(Vec::new(), |_| verdict::violations(&tally, args.delivery));
+    let error = error.or_else(|| reporter.file_error());
+    let exit = verdict::exit(
+        error.is_some(),
+        signals::count() > 0,
+        !violations.is_empty(),
+        reasons.iter().any(|r| r.severity == Severity::Invalid),
+        thresholds.iter().any(|(_, holds)| *holds != Some(true)),
+    );
     let config = config(plan);
     Summary {
         schema: SCHEMA,
         program: "loadtester",
         version: env!("CARGO_PKG_VERSION"),
         run: format!("{:08x}", plan.run),
-        started_us: reporter.clock.wall_us(0),
+        started_us: readings.clock.wall_us(0),
         elapsed_seconds: reporter.elapsed_s(),
         directory: directory.to_owned(),
         exit,
         exit_code: exit.code(),
-        error: error.or_else(|| reporter.file_error()),
+        error,
         violations,
         reasons,
         thresholds,
-        seed: plan.args.user_flags.seed,
+        seed: args.user_flags.seed,
         config_hash: hash(&config),
         config,
         machine: observe::machine(),
-        versions: versions(setup.as_ref()),
-        postgres: setup.as_ref().map_or(Vec::new(), |s| s.settings.clone()),
-        clock_before: setup.as_ref().map_or(ClockOffset::default(), |s| s.offset_before),
-        clock_during: reporter.offset_during(),
-        clock_after,
-        row_timestamp: plan.args.row_timestamp,
-        users: setup.as_ref().map(|s| s.users),
-        users_present_after,
+        versions: versions(setup),
+        postgres: setup.map_or(Vec::new(), |setup| setup.settings.clone()),
+        clock_before: setup.map_or(ClockOffset::default(), |setup| setup.offset_before),
+        clock_during: readings.server.offset(),
+        clock_after: account.clock_after,
+        row_timestamp: args.row_timestamp,
+        users: setup.map(|setup| setup.users),
+        users_present_after: account.users_present,
         facts,
-        totals: reporter.final_totals(),
+        totals: readings.counts.totals(),
         drained,
-        verification: outcomes.tally(),
-        verified: plan.args.verify,
-        examples: outcomes.examples,
+        verification: tally,
+        verified: args.verify,
+        latencies: LATENCIES.iter().map(|l| measured(l.name(), &total.all(*l))).collect(),
+        models: of_models(plan, total, &account.outcomes.models),
+        examples: account.outcomes.examples,
         results,
-        latencies: LATENCIES.iter().map(|l| measured(l.name(), &reporter.total(*l))).collect(),
-        models: of_models(plan, &reporter, &outcomes.models),
-        accounting_bytes,
+        accounting_bytes: sent.accounts.iter().map(|account| account.bytes()).sum(),
     }
 }
 
@@ -151,9 +112,8 @@ fn measured(name: &'static str, recorder: &Recorder) -> Measured {
     }
 }
 
-fn of_models(plan: &Plan, reporter: &Reporter, tallies: &[Tally]) -> Vec<OfModel> {
-    let latencies =
-        |model| LATENCIES.iter().map(|l| (l.name(), reporter.of_model(model, *l).summary())).collect();
+fn of_models(plan: &Plan, total: &Set, tallies: &[Tally]) -> Vec<OfModel> {
+    let latencies = |model| LATENCIES.iter().map(|l| (l.name(), total.get(model, *l).summary())).collect();
     let models = plan.args.mix.0.iter().enumerate();
     models
         .map(|(at, (model, _))| OfModel {
