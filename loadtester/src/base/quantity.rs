@@ -3,6 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::fmt::friendly::SpanParser;
+
+/// Three years: more is a slip of the finger.
+const DURATION_MAX: Duration = Duration::from_secs(100_000_000);
+
 /// Messages per second: `20000`, `20k`, `0.5`, `20000/s`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Rate(pub f64);
@@ -29,21 +34,23 @@ impl FromStr for Rate {
 /// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" | "" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => f64::NAN,
+    let found = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => SpanParser::new().parse_unsigned_duration(text).ok(),
     };
-    match digits.parse::<f64>() {
-        Ok(n) if n >= 0.0 && (n * factor).is_finite() && n * factor < 1e8 => {
-            Ok(Duration::from_secs_f64(n * factor))
-        }
-        _ => Err(format!("\"{text}\" is not a duration; write 500ms, 30s, 5m or 1h")),
-    }
+    found
+        .filter(|found| *found < DURATION_MAX)
+        .ok_or_else(|| format!("\"{text}\" is not a duration; write 500ms, 30s, 5m or 1h"))
+}
+
+/// `5%`, as 0.05.
+pub fn share(text: &str) -> Option<f64> {
+    text.strip_suffix('%')?.parse::<f64>().ok().map(|percent| percent / 100.0)
+}
+
+/// What stands in the parentheses of `name(...)`.
+pub fn arguments<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')
 }
 
 /// A span of time for a reader: `850 us`, `12.4 ms`, `3.25 s`.
@@ -87,13 +94,35 @@ mod tests {
 
     #[test]
     fn durations() {
-        for text in ["", "s", "-1s", "5 parsecs", "1d", "1e99h"] {
+        for text in ["", "s", "-1s", "-1", "inf", "NaN", "5 parsecs", "1d", "1e99h", "99999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
-        for (text, ms) in
-            [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2", 2000), ("0.5s", 500)]
-        {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("2", 2000),
+            ("0.5s", 500),
+            ("1.5min", 90_000),
+            ("1m30s", 90_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+        }
+    }
+
+    #[test]
+    fn shares() {
+        for (text, share_of) in [("5%", Some(0.05)), ("5", None), ("%", None), ("x%", None), ("", None)] {
+            assert_eq!(share(text), share_of, "{text}");
+        }
+    }
+
+    #[test]
+    fn arguments_stand_in_parentheses() {
+        let rows = [("f(1,2)", Some("1,2")), ("f()", Some("")), ("f(", None), ("f", None), ("g(1)", None)];
+        for (text, inside) in rows {
+            assert_eq!(arguments(text, "f"), inside, "{text}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::base::quantity::{Rate, duration};
+use crate::base::quantity::{Rate, duration, share};
 use crate::measure::results::Results;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,10 +74,7 @@ fn value_of(text: &str) -> Option<f64> {
     if let Ok(Rate(rate)) = text.parse() {
         return Some(rate);
     }
-    if let Some(percent) = text.strip_suffix('%') {
-        return percent.parse::<f64>().ok().map(|p| p / 100.0);
-    }
-    duration(text).ok().map(|d| d.as_secs_f64() * 1e6)
+    share(text).or_else(|| duration(text).ok().map(|d| d.as_secs_f64() * 1e6))
 }
 
 /// `visible_p99>+10%`: a growth that fails the comparison; with `<-10%` a decline.
@@ -99,9 +96,7 @@ impl FromStr for FailOn {
             (None, Some(at)) => (at, false),
             _ => return Err(wrong()),
         };
-        let share =
-            text[at + 2..].strip_suffix('%').and_then(|t| t.parse::<f64>().ok()).filter(|p| *p >= 0.0);
-        let share = share.ok_or_else(wrong)? / 100.0;
+        let share = share(&text[at + 2..]).filter(|share| *share >= 0.0).ok_or_else(wrong)?;
         Ok(Self { text: text.to_owned(), metric: text[..at].trim().to_owned(), growth, share })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::base::quantity::{self, arguments};
+
 /// `--keys`, as written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KeySpread {
@@ -80,7 +82,6 @@ impl std::str::FromStr for KeySpread {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let arguments = |name: &str| text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')');
         let positive = |text: &str| text.parse().ok().filter(|s: &f64| *s > 0.0 && s.is_finite());
         match text {
             "uniform" => return Ok(Self::Uniform),
@@ -88,14 +89,14 @@ impl std::str::FromStr for KeySpread {
             "zipf" => return Ok(Self::Zipf(1.0)),
             _ => {}
         }
-        if let Some(exponent) = arguments("zipf").and_then(positive) {
+        if let Some(exponent) = arguments(text, "zipf").and_then(positive) {
             return Ok(Self::Zipf(exponent));
         }
-        if let Some((share, users)) = arguments("hot").and_then(|a| a.split_once(',')) {
-            let share = share.trim().strip_suffix('%').and_then(positive).filter(|s| *s < 100.0);
+        if let Some((share, users)) = arguments(text, "hot").and_then(|a| a.split_once(',')) {
+            let share = quantity::share(share.trim()).filter(|share| *share > 0.0 && *share < 1.0);
             let users = users.trim().parse().ok().filter(|n| *n > 0);
             if let (Some(share), Some(users)) = (share, users) {
-                return Ok(Self::Hot { share: share / 100.0, users });
+                return Ok(Self::Hot { share, users });
             }
         }
         Err(format!("\"{text}\" is none of uniform, zipf(1.1), hot(90%,10), latest"))

@@ -346,9 +346,8 @@ fn property(text: &str) -> Result<(String, String), String> {
 }
 
 fn percent(text: &str) -> Result<f64, String> {
-    let number =
-        text.strip_suffix('%').and_then(|t| t.parse::<f64>().ok()).filter(|p| *p > 0.0 && *p < 100.0);
-    number.map(|p| p / 100.0).ok_or_else(|| format!("\"{text}\" is not a share such as 5%"))
+    let share = quantity::share(text).filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| format!("\"{text}\" is not a share such as 5%"))
 }
 
 fn cores(text: &str) -> Result<Cores, String> {

@@ -1,6 +1,6 @@
 //! How many messages are due by when, over all threads: the shape of a load as it is written, and as a function of time.
 
-use crate::base::quantity::{Rate, duration};
+use crate::base::quantity::{Rate, arguments, duration};
 
 /// How the rate runs over time, in messages per second over all threads.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,8 +169,8 @@ fn segment(text: &str) -> Result<Segment, String> {
     if seconds <= 0.0 {
         return Err(wrong());
     }
-    let curve = if let Some(arguments) = pace.trim().strip_prefix("sine(").and_then(|p| p.strip_suffix(')')) {
-        let parts: Vec<&str> = arguments.split(',').collect();
+    let curve = if let Some(inside) = arguments(pace.trim(), "sine") {
+        let parts: Vec<&str> = inside.split(',').collect();
         let [mean, amplitude, period] = parts[..] else { return Err(wrong()) };
         let curve = Curve::Sine {
             mean: rate(mean)?,
@@ -240,7 +240,7 @@ pub fn pace_file(text: &str) -> Result<Shape, String> {
 }
 
 pub fn arrivals(text: &str) -> Result<Arrivals, String> {
-    let burst = || text.strip_prefix("burst(")?.strip_suffix(')')?.parse().ok().filter(|n: &u64| *n > 0);
+    let burst = || arguments(text, "burst")?.parse().ok().filter(|n: &u64| *n > 0);
     match text {
         "constant" => Ok(Arrivals::Constant),
         "poisson" => Ok(Arrivals::Poisson),
