@@ -6,14 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_void};
-use std::future::Future;
 use std::ptr;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -86,7 +83,7 @@ impl Kafka {
             topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(-1))).collect();
         let options =
             AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN)).request_timeout(Some(ANSWER_WITHIN));
-        let answers = wait_for(admin.create_topics(&wanted, &options))
+        let answers = block_on(admin.create_topics(&wanted, &options))
             .with_context(|| format!("create topics at \"{}\"", self.brokers))?;
         for answer in answers {
             match answer {
@@ -95,24 +92,6 @@ impl Kafka {
             }
         }
         Ok(())
-    }
-}
-
-/// The administration calls are futures. One at a time is all we need, so this thread parks until it is woken.
-fn wait_for<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    loop {
-        match future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use percent_encoding::percent_decode_str;
 use postgres::{Client, Config, NoTls};
 
 use crate::base::clock::wall_us;
@@ -83,31 +84,14 @@ fn split_url(url: &str) -> Result<(String, Tls, Option<PathBuf>)> {
             Some(("sslmode", other)) => {
                 bail!("sslmode \"{other}\" is none of disable, require, verify-ca, verify-full")
             }
-            Some(("sslrootcert", path)) => ca = Some(PathBuf::from(percent_decoded(path))),
+            Some(("sslrootcert", path)) => {
+                ca = Some(PathBuf::from(&*percent_decode_str(path).decode_utf8_lossy()))
+            }
             _ => rest.push(part),
         }
     }
     let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
     Ok((url, tls, ca))
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let code = (first == b'%').then(|| tail.get(..2)).flatten();
-        match code.and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A table that takes rows of one model: the model's table itself, or, where it is partitioned or a hypertable, each of
@@ -300,13 +284,5 @@ mod tests {
             assert_eq!(split_url(url).unwrap(), (rest.to_owned(), tls, ca.map(PathBuf::from)), "{url}");
         }
         assert!(split_url("postgres://h/d?sslmode=maybe").is_err());
-    }
-
-    #[test]
-    fn percent_codes() {
-        for (text, decoded) in [("", ""), ("a%2Fb", "a/b"), ("100%", "100%"), ("%zz", "%zz"), ("%C3%BC", "ü")]
-        {
-            assert_eq!(percent_decoded(text), decoded);
-        }
     }
 }

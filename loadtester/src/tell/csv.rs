@@ -2,10 +2,10 @@
 //! column for ever, each row flushed so that `tail -f` works.
 
 use std::fs::File as OsFile;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use csv::{ReaderBuilder, Writer};
 
 use crate::measure::columns::{Column, File, Unit, Values};
 use crate::plan::words::CsvTime;
@@ -37,7 +37,7 @@ impl CsvTime {
 /// One file being written.
 pub struct Sheet {
     path: PathBuf,
-    writer: BufWriter<OsFile>,
+    writer: Writer<OsFile>,
     pub columns: Vec<Column>,
     time: CsvTime,
     tags: usize,
@@ -46,35 +46,27 @@ pub struct Sheet {
 impl Sheet {
     pub fn create(directory: &Path, file: File, time: CsvTime) -> Result<Self> {
         let path = directory.join(file.name());
-        let columns = file.columns();
         let writer =
-            BufWriter::new(OsFile::create(&path).with_context(|| format!("create {}", path.display()))?);
-        let mut sheet = Self { path, writer, columns, time, tags: file.tags().len() };
-        let names = std::iter::once(time.header()).chain(file.tags().iter().copied());
-        let names: Vec<&str> = names.chain(sheet.columns.iter().map(|c| c.csv.as_str())).collect();
-        let header = names.join(",");
-        sheet.line(&header)?;
+            Writer::from_writer(OsFile::create(&path).with_context(|| format!("create {}", path.display()))?);
+        let mut sheet = Self { path, writer, columns: file.columns(), time, tags: file.tags().len() };
+        let names = std::iter::once(time.header()).chain(file.tags().iter().copied()).map(str::to_owned);
+        let names: Vec<String> = names.chain(sheet.columns.iter().map(|c| c.csv.clone())).collect();
+        sheet.line(names)?;
         Ok(sheet)
     }
 
     pub fn write(&mut self, time_us: i64, tags: &[&str], values: &Values) -> Result<()> {
         assert_eq!(tags.len(), self.tags, "every row has all tags");
-        let mut line = self.time.show(time_us);
-        for tag in tags {
-            line.push(',');
-            line.push_str(&quoted(tag));
-        }
-        for (column, value) in self.columns.iter().zip(&values.0) {
-            line.push(',');
-            line.push_str(&value.map_or(String::new(), |v| number(v, column.unit)));
-        }
-        self.line(&line)
+        let words = std::iter::once(self.time.show(time_us)).chain(tags.iter().map(|tag| (*tag).to_owned()));
+        let cells = self.columns.iter().zip(&values.0);
+        let cells = cells.map(|(column, value)| value.map_or(String::new(), |v| number(v, column.unit)));
+        self.line(words.chain(cells).collect())
     }
 
-    fn line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.writer, "{line}")
-            .and_then(|()| self.writer.flush())
-            .with_context(|| format!("write {}", self.path.display()))
+    fn line(&mut self, cells: Vec<String>) -> Result<()> {
+        let place = || format!("write {}", self.path.display());
+        self.writer.write_record(cells).with_context(place)?;
+        self.writer.flush().with_context(place)
     }
 
     /// What was written is on the disk when this returns.
@@ -98,15 +90,6 @@ pub fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-/// A cell of words.
-pub fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
-}
-
 /// A file read back: the header and the rows, as words.
 pub struct Table {
     pub header: Vec<String>,
@@ -114,11 +97,17 @@ pub struct Table {
 }
 
 pub fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let mut lines = text.lines().map(fields);
-    let header = lines.next().with_context(|| format!("{} is empty", path.display()))?;
+    let place = || format!("read {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(place)?;
     // A run that was cut off may end in half a line.
-    let rows = lines.filter(|row| row.len() == header.len()).collect();
+    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        rows.push(record.with_context(place)?.iter().map(str::to_owned).collect::<Vec<_>>());
+    }
+    let mut rows = rows.into_iter();
+    let header = rows.next().with_context(|| format!("{} is empty", path.display()))?;
+    let rows = rows.filter(|row| row.len() == header.len()).collect();
     Ok(Table { header, rows })
 }
 
@@ -136,24 +125,6 @@ pub fn time_ms(header: &str, text: &str) -> Option<i64> {
         "timestamp_ns" => Some(text.parse::<i64>().ok()? / 1_000_000),
         _ => Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()),
     }
-}
-
-fn fields(line: &str) -> Vec<String> {
-    let (mut fields, mut field, mut inside) = (Vec::new(), String::new(), false);
-    let mut characters = line.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '"' if inside && characters.peek() == Some(&'"') => {
-                characters.next();
-                field.push('"');
-            }
-            '"' => inside = !inside,
-            ',' if !inside => fields.push(std::mem::take(&mut field)),
-            c => field.push(c),
-        }
-    }
-    fields.push(field);
-    fields
 }
 
 #[cfg(test)]
@@ -175,13 +146,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_they_were_written() {
-        for word in ["", "plain", "a,b", "say \"hi\""] {
-            assert_eq!(fields(&format!("x,{},y", quoted(word))), ["x", word, "y"]);
-        }
-    }
-
-    #[test]
     fn a_sheet_is_a_header_and_rows() {
         let directory = tempfile::tempdir().unwrap();
         let mut sheet = Sheet::create(directory.path(), File::Disk, CsvTime::UnixMs).unwrap();
@@ -193,6 +157,19 @@ mod tests {
         assert_eq!(text.lines().nth(1), Some("1700000000123,r,\"h,1\",steady,sda,,,7,,,,,,,,,"));
         let table = read(&directory.path().join("disk.csv")).unwrap();
         assert_eq!(table.rows[0][table.column("host_disk_reads_total").unwrap()], "7");
+        assert_eq!(table.rows[0][table.column("host").unwrap()], "h,1");
+    }
+
+    #[test]
+    fn half_a_line_is_no_row() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cut.csv");
+        for (text, rows) in [("a,b\n1,2\n3", 1), ("a,b\n1,2\n3,\"x", 2), ("a,b\n", 0)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read(&path).unwrap().rows.len(), rows, "{text}");
+        }
+        std::fs::write(&path, "").unwrap();
+        assert!(read(&path).is_err());
     }
 
     #[test]

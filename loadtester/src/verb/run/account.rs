@@ -1,6 +1,5 @@
 //! After a run: reads the tables back, and asks the servers for the rest of what became of the messages.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -95,8 +94,8 @@ pub fn read_back(
     }
     let path = directory.join("verify_bad.csv");
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    let mut bad = std::io::BufWriter::new(file);
-    writeln!(bad, "{}", verify::BAD_COLUMNS).with_context(|| format!("write {}", path.display()))?;
+    let mut bad = csv::Writer::from_writer(file);
+    bad.write_record(verify::BAD_COLUMNS).with_context(|| format!("write {}", path.display()))?;
     let (depth, rejects_sql) = (plan.args.verify, plan.args.rejects_sql.as_deref());
     let mut outcomes = verify::verify(&mut client, &leaves, sent, depth, rejects_sql, &mut bad)?;
     outcomes.note_overtaken(sent, &reporter.readings.counts.probe.overtaken(), &mut bad);
