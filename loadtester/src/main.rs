@@ -8,7 +8,8 @@ use clap::Parser;
 use loadtester::base::quantity::show_count;
 use loadtester::base::signals;
 use loadtester::judge::verdict::Exit;
-use loadtester::plan::options::{self, Cli, Plan, RunArgs, UsersAction, UsersArgs, Verb};
+use loadtester::plan::options::{Cli, CompareArgs, RunArgs, UsersAction, UsersArgs, Verb};
+use loadtester::plan::{self, Plan, scenario};
 use loadtester::server::users;
 use loadtester::tell::{self, export, tui};
 use loadtester::verb::{ceiling, compare, find_max, run};
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
             env_logger::WriteStyle::Never
         })
         .init();
-    let given = match options::arguments(std::env::args().collect()) {
+    let given = match scenario::arguments(std::env::args().collect()) {
         Ok(given) => given,
         Err(error) => {
             eprintln!("loadtester: {error:#}");
@@ -83,11 +84,7 @@ fn test(args: RunArgs) -> Result<Exit> {
     tell::terminal::summary(&summary);
     if let Some(baseline) = &plan.args.baseline {
         println!("\nagainst {}:", baseline.display());
-        let args = options::CompareArgs {
-            runs: vec![baseline.clone(), directory],
-            fail_on: Vec::new(),
-            force: false,
-        };
+        let args = CompareArgs { runs: vec![baseline.clone(), directory], fail_on: Vec::new(), force: false };
         compare::compare(&args)?;
     }
     Ok(summary.exit)
@@ -144,7 +141,7 @@ fn print_plan(plan: &Plan) {
 }
 
 fn users_verb(args: &UsersArgs) -> Result<Exit> {
-    let users = options::users(&args.user_flags).map_err(WrongUse)?;
+    let users = plan::users(&args.user_flags).map_err(WrongUse)?;
     let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
     match args.action {
         UsersAction::Create => {

@@ -11,7 +11,7 @@ use crate::base::signals;
 use crate::judge::summary::Summary;
 use crate::judge::verdict::Exit;
 use crate::measure::results::Results;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::plan::shape::Shape;
 use crate::tell::terminal;
 use crate::verb::run;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::judge::locate;
 use crate::judge::verify::{self, Outcomes, Sent};
 use crate::message::keys::Keys;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::plan::words::Depth;
 use crate::send::generate::Finished;
 use crate::server::pg::{self, ClockOffset};

@@ -10,7 +10,7 @@ use crate::base::signals;
 use crate::judge::summary::Drained;
 use crate::judge::verify;
 use crate::measure::phase::Phase;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::server::pg;
 use crate::verb::run::reporter::{GLANCE, Reporter};
 

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use crate::judge::summary::{Drained, Summary};
 use crate::judge::verdict;
 use crate::measure::latency::{Latency, Set};
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::plan::words::{HostFormat, RowTimestamp};
 use crate::send::generate::Finished;
 use crate::server::users;

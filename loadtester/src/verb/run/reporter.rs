@@ -13,7 +13,7 @@ use crate::measure::columns::Values;
 use crate::measure::latency::Set;
 use crate::measure::phase::Phase;
 use crate::measure::tally::Tally;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::tell::files::{Files, Second};
 use crate::tell::statsd::Statsd;
 use crate::tell::terminal::{self, Line};

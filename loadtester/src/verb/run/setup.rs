@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::judge::verify;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::server::pg::{self, ClockOffset, Leaf};
 use crate::server::users::{self, Found};
 

@@ -14,7 +14,7 @@ use crate::measure::latency::{self, Collector, Set};
 use crate::message::keys::Keys;
 use crate::message::payload::Writer;
 use crate::message::stream::{self, STREAMS_MAX, Stream};
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::plan::shape::Shape;
 use crate::send::generate::{self, Finished, Generator, Shared};
 use crate::send::schedule::Schedule;

@@ -12,7 +12,7 @@ use crate::judge::verdict::{self, Severity};
 use crate::judge::verify::Sent;
 use crate::measure::latency::{LATENCIES, Recorder, Set};
 use crate::measure::tally::Tally;
-use crate::plan::options::Plan;
+use crate::plan::Plan;
 use crate::server::pg::ClockOffset;
 use crate::tell::hdr;
 use crate::verb::run::account::Account;
