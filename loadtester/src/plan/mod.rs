@@ -103,7 +103,7 @@ pub fn users(flags: &UserFlags) -> Result<Users> {
 fn shape(args: &RunArgs) -> Result<Shape> {
     let wrong = |error: String| anyhow::anyhow!(error);
     if let Some(text) = &args.shape {
-        return shape::shape(text).map_err(wrong).context("read --shape");
+        return text.parse().map_err(wrong).context("read --shape");
     }
     if let Some(path) = &args.shape_file {
         let text = std::fs::read_to_string(path)

@@ -9,7 +9,7 @@ use crate::base::quantity::{self, Rate};
 use crate::measure::condition::{FailOn, Threshold};
 use crate::message::keys::KeySpread;
 use crate::message::model::Mix;
-use crate::plan::shape::{self, Arrivals};
+use crate::plan::shape::Arrivals;
 use crate::plan::words::{CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags};
 
 /// Plays many data collectors against Kafka, a consumer and PostgreSQL, and judges the whole path from outside.
@@ -135,7 +135,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", help_heading = "Load", conflicts_with = "shape")]
     pub shape_file: Option<PathBuf>,
     /// How messages fall around the rate: constant, poisson, poisson-exact or burst(N).
-    #[arg(long, value_name = "KIND", default_value = "constant", value_parser = shape::arrivals, help_heading = "Load")]
+    #[arg(long, value_name = "KIND", default_value = "constant", help_heading = "Load")]
     pub arrivals: Arrivals,
     /// Search for the highest rate that holds, starting at --rate; each step sends for --duration.
     #[arg(long, help_heading = "Load")]

@@ -1,5 +1,7 @@
 //! How many messages are due by when, over all threads: the shape of a load as it is written, and as a function of time.
 
+use std::str::FromStr;
+
 use crate::base::quantity::{Rate, arguments, duration};
 
 /// How the rate runs over time, in messages per second over all threads.
@@ -152,13 +154,18 @@ pub enum Arrivals {
 }
 
 /// `30s@0..20k, 2m@20k, 1m@sine(20k,5k,30s)`.
-pub fn shape(text: &str) -> Result<Shape, String> {
-    let segments = split_outside_parentheses(text).into_iter().map(segment).collect::<Result<Vec<_>, _>>()?;
-    let shape = Shape::new(segments);
-    if shape.messages() < 1.0 {
-        return Err(format!("the shape \"{text}\" sends less than one message"));
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let segments =
+            split_outside_parentheses(text).into_iter().map(segment).collect::<Result<Vec<_>, _>>()?;
+        let shape = Shape::new(segments);
+        if shape.messages() < 1.0 {
+            return Err(format!("the shape \"{text}\" sends less than one message"));
+        }
+        Ok(shape)
     }
-    Ok(shape)
 }
 
 fn segment(text: &str) -> Result<Segment, String> {
@@ -239,15 +246,19 @@ pub fn pace_file(text: &str) -> Result<Shape, String> {
     Ok(shape)
 }
 
-pub fn arrivals(text: &str) -> Result<Arrivals, String> {
-    let burst = || arguments(text, "burst")?.parse().ok().filter(|n: &u64| *n > 0);
-    match text {
-        "constant" => Ok(Arrivals::Constant),
-        "poisson" => Ok(Arrivals::Poisson),
-        "poisson-exact" => Ok(Arrivals::PoissonExact),
-        _ => burst()
-            .map(Arrivals::Burst)
-            .ok_or_else(|| format!("\"{text}\" is none of constant, poisson, poisson-exact, burst(100)")),
+impl FromStr for Arrivals {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let burst = || arguments(text, "burst")?.parse().ok().filter(|n: &u64| *n > 0);
+        match text {
+            "constant" => Ok(Arrivals::Constant),
+            "poisson" => Ok(Arrivals::Poisson),
+            "poisson-exact" => Ok(Arrivals::PoissonExact),
+            _ => burst()
+                .map(Arrivals::Burst)
+                .ok_or_else(|| format!("\"{text}\" is none of constant, poisson, poisson-exact, burst(100)")),
+        }
     }
 }
 
@@ -299,9 +310,9 @@ mod tests {
     #[test]
     fn shapes() {
         for text in ["", "20k", "0s@1", "1s@0", "1m@sine(1k,2k,1s)", "1m@sine(1k,1k)", "1m@1k..x"] {
-            assert!(shape(text).is_err(), "{text}");
+            assert!(text.parse::<Shape>().is_err(), "{text}");
         }
-        let parsed = shape("30s@0..20k, 2m@20k, 1m@sine(20k,5k,30s), 10s@60k").unwrap();
+        let parsed: Shape = "30s@0..20k, 2m@20k, 1m@sine(20k,5k,30s), 10s@60k".parse().unwrap();
         assert_eq!(parsed.seconds(), 220.0);
         assert!((parsed.messages() - (300_000.0 + 2_400_000.0 + 1_200_000.0 + 600_000.0)).abs() < 1e-3);
         assert_eq!(parsed.peak(), 60_000.0);
@@ -313,7 +324,7 @@ mod tests {
 
     #[test]
     fn arrivals_as_written() {
-        assert_eq!(arrivals("burst(50)"), Ok(Arrivals::Burst(50)));
-        assert!(arrivals("burst(0)").is_err() && arrivals("gauss").is_err());
+        assert_eq!("burst(50)".parse(), Ok(Arrivals::Burst(50)));
+        assert!(["burst(0)", "gauss"].iter().all(|text| text.parse::<Arrivals>().is_err()));
     }
 }

@@ -1,4 +1,5 @@
-//! Watches: the rows as they become visible, and the load of the consumer, the machine and this program. Only reads.
+//! Watches: the rows as they become visible, and the load of the consumer, the machine and this program. Asks, and changes
+//! nothing but the consumer that it was told to start.
 
 pub mod counters;
 pub mod session;
