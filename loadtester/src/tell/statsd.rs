@@ -31,7 +31,7 @@ pub struct Statsd {
     datagram_bytes_max: usize,
     dialect: StatsdTags,
     tags: Vec<(String, String)>,
-    /// By file.
+    /// One a file, in the order of `File`.
     feeds: [Feed; FILES.len()],
     pub dropped: u64,
     warned: bool,

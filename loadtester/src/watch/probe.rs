@@ -6,8 +6,8 @@
 //! - A row counts as new when its place (block, line) was not seen before.
 //! - Rows of transactions that commit late lie before the end. Each read starts where the table ended before the oldest
 //!   transaction began that was unfinished at the read before, and only takes rows of such transactions (`age(xmin)`).
-//! - Once a second all rows of the last seconds are counted, in the snapshot of a read (see [`crate::watch::sweep`]). Where that is
-//!   more than was seen, the next read takes everything, and reads start earlier from then on.
+//! - Once a second all rows of the last seconds are counted, in the snapshot of a read (see [`crate::watch::sweep`]). Where
+//!   that is more than was seen, the next read takes everything, and reads start earlier from then on.
 //! - A short row may fill the room that was left on a page seconds ago. Such rows are few; the probe does not see them, and
 //!   the verification, which reads everything, counts them.
 //!
