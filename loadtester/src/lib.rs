@@ -1,41 +1,23 @@
 //! The load tester: plays many data collectors against Kafka, a consumer and PostgreSQL, and judges the whole path.
 //!
 //! ```text
-//! options -> schedule, payload -> generate -> Kafka -> (the consumer) -> PostgreSQL <- probe, verify
-//!                                    |                                                  |
-//!                                    +------ counters, histograms ---> reporter <-------+
-//!                                                                          |
-//!                                           output, verdict, exit code <---+
+//! plan -> send -> Kafka -> (the consumer) -> PostgreSQL -> watch -> judge -> tell
+//!           |                                                |        ^
+//!           +------------- counters, histograms -------------+--------+
 //! ```
+//!
+//! Each folder may import those above it in the list below, and none below: first what all stand on, then the parts of
+//! the drawing, then the verbs, which put the parts together.
 
-pub mod account;
-pub mod ceiling;
-pub mod clock;
-pub mod compare;
-pub mod copy_out;
-pub mod export;
-pub mod generate;
-pub mod kafka;
-pub mod keys;
-pub mod latency;
-pub mod locate;
-pub mod metrics;
-pub mod model;
-pub mod observe;
-pub mod options;
-pub mod output;
-pub mod payload;
-pub mod pg;
-pub mod probe;
-pub mod quantity;
-pub mod reporter;
-pub mod run;
-pub mod saturate;
-pub mod schedule;
-pub mod signals;
-pub mod sweep;
-pub mod target;
-pub mod threshold;
-pub mod users;
-pub mod verdict;
-pub mod verify;
+pub mod base;
+pub mod measure;
+pub mod message;
+pub mod server;
+
+pub mod plan;
+pub mod send;
+pub mod watch;
+pub mod judge;
+pub mod tell;
+
+pub mod verb;

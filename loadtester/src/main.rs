@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use loadtester::options::{Cli, Plan, RunArgs, UsersAction, UsersArgs, Verb};
-use loadtester::output::tui;
-use loadtester::quantity::show_count;
-use loadtester::verdict::Exit;
-use loadtester::{ceiling, compare, export, options, output, run, saturate, signals, users};
+use loadtester::base::quantity::show_count;
+use loadtester::base::signals;
+use loadtester::judge::verdict::Exit;
+use loadtester::plan::options::{Cli, CompareArgs, RunArgs, UsersAction, UsersArgs, Verb};
+use loadtester::plan::{self, Plan, scenario};
+use loadtester::server::users;
+use loadtester::tell::{self, export, tui};
+use loadtester::verb::{ceiling, compare, find_max, run};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
@@ -21,7 +24,7 @@ fn main() -> ExitCode {
             env_logger::WriteStyle::Never
         })
         .init();
-    let given = match options::arguments(std::env::args().collect()) {
+    let given = match scenario::arguments(std::env::args().collect()) {
         Ok(given) => given,
         Err(error) => {
             eprintln!("loadtester: {error:#}");
@@ -58,7 +61,7 @@ fn act(cli: Cli) -> Result<Exit> {
         Some(Verb::Ceiling(args)) => ceiling::ceiling(&args),
         Some(Verb::Compare(args)) => compare::compare(&args),
         Some(Verb::Report(args)) => {
-            output::html::write_comparison(&args.runs, &args.html).map(|()| Exit::Passed)
+            tell::html::write_comparison(&args.runs, &args.html).map(|()| Exit::Passed)
         }
         Some(Verb::Export(args)) => {
             export::export(&args, &mut std::io::stdout().lock()).map(|()| Exit::Passed)
@@ -74,18 +77,14 @@ fn test(args: RunArgs) -> Result<Exit> {
         return Ok(Exit::Passed);
     }
     if plan.args.find_max {
-        return saturate::find_max(plan);
+        return find_max::find_max(plan);
     }
     let directory = run::directory(&plan)?;
     let summary = run::run(&plan, &directory)?;
-    output::terminal::summary(&summary);
+    tell::terminal::summary(&summary);
     if let Some(baseline) = &plan.args.baseline {
         println!("\nagainst {}:", baseline.display());
-        let args = options::CompareArgs {
-            runs: vec![baseline.clone(), directory],
-            fail_on: Vec::new(),
-            force: false,
-        };
+        let args = CompareArgs { runs: vec![baseline.clone(), directory], fail_on: Vec::new(), force: false };
         compare::compare(&args)?;
     }
     Ok(summary.exit)
@@ -142,7 +141,7 @@ fn print_plan(plan: &Plan) {
 }
 
 fn users_verb(args: &UsersArgs) -> Result<Exit> {
-    let users = options::users(&args.user_flags).map_err(WrongUse)?;
+    let users = plan::users(&args.user_flags).map_err(WrongUse)?;
     let mut redis = users::connect(&args.servers.redis, args.servers.redis_ca.as_deref())?;
     match args.action {
         UsersAction::Create => {

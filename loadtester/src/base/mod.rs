@@ -1,0 +1,8 @@
+//! What every part stands on; imports nothing of the tester.
+
+pub mod clock;
+pub mod hash;
+pub mod quantity;
+pub mod signals;
+pub mod thread;
+pub mod lock;

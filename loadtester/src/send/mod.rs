@@ -1,0 +1,4 @@
+//! Sends: when each message is due, and the threads that keep to it. Never waits for whoever is measured.
+
+pub mod schedule;
+pub mod generate;

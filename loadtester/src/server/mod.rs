@@ -1,0 +1,6 @@
+//! How Kafka, PostgreSQL and Redis are reached, and what they are asked. Decides nothing.
+
+pub mod kafka;
+pub mod pg;
+pub mod copy_out;
+pub mod users;

@@ -1,0 +1,288 @@
+//! PostgreSQL connections and what is asked of the server outside the probe: tables, versions, counters, clock offset.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use percent_encoding::percent_decode_str;
+use postgres::{Client, Config, NoTls};
+
+use crate::base::clock::wall_us;
+use crate::message::model::Model;
+use crate::server::users::without_password;
+
+/// How to reach the database. The URL may hold a password and is never printed as it is.
+#[derive(Clone)]
+pub struct Database {
+    pub url: String,
+}
+
+/// What libpq's `sslmode` asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Tls {
+    None,
+    /// Encrypted, with whoever answers.
+    Unchecked,
+    /// The certificate must be of a known authority.
+    Authority,
+    /// And be that host's.
+    Full,
+}
+
+impl Database {
+    pub fn shown(&self) -> String {
+        without_password(self.url.split('?').next().unwrap_or_default())
+    }
+
+    /// A connection that names itself, so that the server's own views tell what it is for.
+    pub fn connect(&self, name: &str) -> Result<Client> {
+        self.open(name).with_context(|| {
+            format!(
+                "connect to PostgreSQL at {}; check that it runs there, or set --database or DATABASE_URL",
+                self.shown()
+            )
+        })
+    }
+
+    fn open(&self, name: &str) -> Result<Client> {
+        let (url, tls, ca) = split_url(&self.url)?;
+        let mut config: Config = url.parse().context("read the database's address")?;
+        config.application_name(&format!("loadtester {name}")).connect_timeout(Duration::from_secs(5));
+        config.tcp_user_timeout(Duration::from_secs(30)).keepalives_idle(Duration::from_secs(30));
+        if tls == Tls::None {
+            return Ok(config.ssl_mode(postgres::config::SslMode::Disable).connect(NoTls)?);
+        }
+        let mut builder = SslConnector::builder(SslMethod::tls()).context("set up TLS")?;
+        if let Some(ca) = &ca {
+            builder.set_ca_file(ca).with_context(|| format!("read the CA file {}", ca.display()))?;
+        }
+        if tls == Tls::Unchecked {
+            builder.set_verify(SslVerifyMode::NONE);
+        }
+        let mut connector = postgres_openssl::MakeTlsConnector::new(builder.build());
+        if tls != Tls::Full {
+            connector.set_callback(|connection, _| {
+                connection.set_verify_hostname(false);
+                Ok(())
+            });
+        }
+        Ok(config.ssl_mode(postgres::config::SslMode::Require).connect(connector)?)
+    }
+}
+
+/// The URL without the TLS parameters that the driver does not know, and what they ask for.
+fn split_url(url: &str) -> Result<(String, Tls, Option<PathBuf>)> {
+    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), Tls::None, None)) };
+    let (mut tls, mut ca, mut rest) = (Tls::None, None, Vec::new());
+    for part in query.split('&') {
+        match part.split_once('=') {
+            Some(("sslmode", "disable" | "allow" | "prefer")) => tls = Tls::None,
+            Some(("sslmode", "require")) => tls = Tls::Unchecked,
+            Some(("sslmode", "verify-ca")) => tls = Tls::Authority,
+            Some(("sslmode", "verify-full")) => tls = Tls::Full,
+            Some(("sslmode", other)) => {
+                bail!("sslmode \"{other}\" is none of disable, require, verify-ca, verify-full")
+            }
+            Some(("sslrootcert", path)) => {
+                ca = Some(PathBuf::from(&*percent_decode_str(path).decode_utf8_lossy()))
+            }
+            _ => rest.push(part),
+        }
+    }
+    let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+    Ok((url, tls, ca))
+}
+
+/// A table that takes rows of one model: the model's table itself, or, where it is partitioned or a hypertable, each of
+/// the plain tables below it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaf {
+    pub model: usize,
+    /// Quoted, with its schema.
+    pub name: String,
+    pub oid: u32,
+}
+
+/// Checks that the tables are there with the columns that are needed, and lists the plain tables below them.
+pub fn leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
+    models.iter().try_for_each(|model| check_table(client, *model))?;
+    list_leaves(client, models)
+}
+
+pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
+    let tables: Vec<&str> = models.iter().map(|model| model.table()).collect();
+    let rows = client
+        .query(
+            "WITH RECURSIVE tree AS (
+                 SELECT number, name::regclass::oid AS oid FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number)
+                 UNION ALL
+                 SELECT number, inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
+             )
+             SELECT number, c.oid, format('%I.%I', nspname, relname)
+             FROM tree
+             JOIN pg_class c ON c.oid = tree.oid
+             JOIN pg_namespace n ON n.oid = relnamespace
+             WHERE relkind = 'r'
+             ORDER BY number, c.oid",
+            &[&tables],
+        )
+        .with_context(|| format!("list the tables below {}", tables.join(", ")))?;
+    let leaf = |row: &postgres::Row| Leaf {
+        model: row.get::<_, i64>(0) as usize - 1,
+        oid: row.get(1),
+        name: row.get(2),
+    };
+    Ok(rows.iter().map(leaf).collect())
+}
+
+/// All rows of a run, wherever in the tables they are.
+pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> {
+    let prefix = crate::message::stream::source_prefix(run);
+    let count =
+        |leaf: &Leaf| format!("(SELECT count(*) FROM ONLY {} WHERE source LIKE '{prefix}%')", leaf.name);
+    let counts: Vec<String> = leaves.iter().map(count).collect();
+    let row = client
+        .query_one(&format!("SELECT {}", counts.join(" + ")), &[])
+        .context("count the rows of this run")?;
+    Ok(row.get::<_, i64>(0) as u64)
+}
+
+fn check_table(client: &mut Client, model: Model) -> Result<()> {
+    let rows = client
+        .query(
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped",
+            &[&model.table()],
+        )
+        .with_context(|| format!("look at the table {}", model.table()))?;
+    if rows.is_empty() {
+        bail!(
+            "the database has no table \"{}\" for the messages of model {model}; create it, or take the model out of --mix:\n  {}",
+            model.table(),
+            model.create_table()
+        );
+    }
+    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut needed = model.columns().to_vec();
+    needed.extend(["userid", "time", "timestamp"]);
+    match needed.iter().find(|name| !found.iter().any(|f| f == *name)) {
+        Some(missing) => bail!(
+            "the table \"{}\" has no column \"{missing}\", which the {model} messages fill",
+            model.table()
+        ),
+        None => Ok(()),
+    }
+}
+
+pub fn version(client: &mut Client) -> Result<i32> {
+    let row = client.query_one("SELECT current_setting('server_version_num')::int", &[])?;
+    Ok(row.get(0))
+}
+
+/// The settings that decide how fast a server can be; they go into the report.
+const SETTINGS: [&str; 12] = [
+    "server_version",
+    "shared_buffers",
+    "wal_level",
+    "synchronous_commit",
+    "fsync",
+    "full_page_writes",
+    "max_wal_size",
+    "min_wal_size",
+    "checkpoint_timeout",
+    "wal_compression",
+    "max_connections",
+    "track_commit_timestamp",
+];
+
+pub fn settings(client: &mut Client) -> Result<Vec<(String, String)>> {
+    let rows = client.query(
+        "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY($1) ORDER BY name",
+        &[&SETTINGS.map(str::to_owned).to_vec()],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The server's clock against ours: of several round trips the shortest, whose middle is nearest to the reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct ClockOffset {
+    pub offset_us: i64,
+    /// The reading may be off by this much in either direction.
+    pub within_us: i64,
+}
+
+pub fn clock_offset(client: &mut Client) -> Result<ClockOffset> {
+    let statement = client.prepare("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")?;
+    let mut best: Option<ClockOffset> = None;
+    for _ in 0..11 {
+        let (before_us, started) = (wall_us(), Instant::now());
+        let server_us: i64 = client.query_one(&statement, &[])?.get(0);
+        let round_trip_us = started.elapsed().as_micros() as i64;
+        let sample = ClockOffset {
+            offset_us: server_us - before_us - round_trip_us / 2,
+            within_us: round_trip_us / 2,
+        };
+        if best.is_none_or(|b| sample.within_us < b.within_us) {
+            best = Some(sample);
+        }
+    }
+    best.context("measure the server's clock")
+}
+
+/// The server's own counters, as they stand.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct ServerCounters {
+    pub inserted_total: i64,
+    pub commits_total: i64,
+    pub rollbacks_total: i64,
+    pub deadlocks_total: i64,
+    pub wal_bytes_total: f64,
+    pub active_backends: i64,
+    pub waiting_backends: i64,
+}
+
+pub fn counters(client: &mut Client) -> Result<ServerCounters> {
+    let row = client.query_one(
+        "SELECT tup_inserted, xact_commit, xact_rollback, deadlocks,
+                pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8,
+                (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend'),
+                (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event IS NOT NULL
+                     AND backend_type = 'client backend')
+         FROM pg_stat_database WHERE datname = current_database()",
+        &[],
+    )?;
+    Ok(ServerCounters {
+        inserted_total: row.get(0),
+        commits_total: row.get(1),
+        rollbacks_total: row.get(2),
+        deadlocks_total: row.get(3),
+        wal_bytes_total: row.get(4),
+        active_backends: row.get(5),
+        waiting_backends: row.get(6),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_parameters_are_taken_out_of_the_url() {
+        let rows = [
+            ("postgres://h/d", "postgres://h/d", Tls::None, None),
+            ("postgres://h/d?sslmode=disable", "postgres://h/d", Tls::None, None),
+            ("postgres://h/d?a=b&sslmode=require", "postgres://h/d?a=b", Tls::Unchecked, None),
+            (
+                "postgres://h/d?sslmode=verify-full&sslrootcert=%2Fa%20b.crt",
+                "postgres://h/d",
+                Tls::Full,
+                Some("/a b.crt"),
+            ),
+            ("postgres://h/d?sslmode=verify-ca", "postgres://h/d", Tls::Authority, None),
+        ];
+        for (url, rest, tls, ca) in rows {
+            assert_eq!(split_url(url).unwrap(), (rest.to_owned(), tls, ca.map(PathBuf::from)), "{url}");
+        }
+        assert!(split_url("postgres://h/d?sslmode=maybe").is_err());
+    }
+}

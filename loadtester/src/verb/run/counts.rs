@@ -1,0 +1,65 @@
+//! What all threads have counted, added up. Each counts for itself; nothing here is on the way of a message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::judge::summary::Totals;
+use crate::measure::latency::{Collector, Set};
+use crate::send::generate;
+use crate::watch::counters;
+
+pub struct Counts {
+    collectors: Vec<Collector>,
+    generators: Vec<Arc<generate::Counters>>,
+    pub probe: Arc<counters::Counters>,
+    /// The histograms of the latest second, and of all so far.
+    pub second: Set,
+    pub total: Set,
+}
+
+impl Counts {
+    pub fn new(
+        models: usize,
+        collectors: Vec<Collector>,
+        generators: Vec<Arc<generate::Counters>>,
+        probe: Arc<counters::Counters>,
+    ) -> Self {
+        Self { collectors, generators, probe, second: Set::new(models), total: Set::new(models) }
+    }
+
+    /// Takes in what the threads have handed over since the last call, and what they left behind.
+    pub fn collect(&mut self, left_behind: &[Box<Set>]) {
+        self.second.clear();
+        for collector in &self.collectors {
+            collector.collect(&mut self.second);
+        }
+        left_behind.iter().for_each(|set| self.second.merge(set));
+        self.total.merge(&self.second);
+    }
+
+    pub fn totals(&self) -> Totals {
+        let sum = |of: fn(&generate::Counters) -> &AtomicU64| {
+            self.generators.iter().map(|c| of(c).load(Relaxed)).sum()
+        };
+        Totals {
+            sent: sum(|c| &c.sent),
+            bytes: sum(|c| &c.bytes),
+            acked: sum(|c| &c.acked),
+            failed: sum(|c| &c.failed),
+            indeterminate: sum(|c| &c.indeterminate),
+            queue_full: sum(|c| &c.queue_full),
+            steady_due: sum(|c| &c.steady_due),
+            steady_sent: sum(|c| &c.steady_sent),
+            stored: self.probe.stored.sum(),
+        }
+    }
+
+    /// Where nobody looks, nothing is known of it.
+    pub fn backlog(&self, totals: &Totals) -> Option<f64> {
+        self.has_looked().then(|| totals.acked.saturating_sub(totals.stored) as f64)
+    }
+
+    pub fn has_looked(&self) -> bool {
+        self.probe.looks.load(Relaxed) > 0
+    }
+}
