@@ -1,6 +1,8 @@
-//! Where records come from. librdkafka is spoken to here only: [`kafka`] polls, [`watch`] asks about topics, [`reread`]
-//! reads a range once more, [`native`] holds the calls for which the safe binding has no words.
+//! Where records come from. librdkafka is spoken to here only: [`poll`] takes records and [`readings`] knows where each
+//! partition is, [`watch`] looks after topics, [`ask`] has the questions, [`reread`] reads a range once more, [`native`] holds
+//! the calls for which the safe binding has no words.
 
+pub mod ask;
 pub mod native;
 pub mod readings;
 pub mod reread;
@@ -17,6 +19,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
+use crate::base::lock::lock;
 use crate::base::mutant::{Bug, planted};
 use crate::client::tls;
 use crate::config;
@@ -112,7 +115,7 @@ const WARNING: i32 = 4;
 impl Log {
     /// The last error of a connection, with what it means where that is known.
     pub fn last_error(&self) -> Option<String> {
-        let words = self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()?;
+        let words = lock(&self.last_error).clone()?;
         Some(tls::explain(&words).map_or_else(|| words.clone(), |sentence| format!("{sentence} ({words})")))
     }
 
@@ -124,12 +127,11 @@ impl Log {
         }
         // That all brokers are down says less than why the last one is.
         if !message.contains("brokers are down") {
-            *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                Some(message.to_owned());
+            *lock(&self.last_error) = Some(message.to_owned());
         }
         let message =
             &tls::explain(message).map_or_else(|| message.to_owned(), |s| format!("{message}: {s}"));
-        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut said = lock(&self.said);
         if let Some((_, since, silent)) = said.iter_mut().find(|(name, ..)| name == facility) {
             if since.elapsed() < REPEAT {
                 *silent += 1;

@@ -15,7 +15,7 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 use super::native::{Message, Queue};
 use super::readings::{Reading, Readings};
 use crate::base::budget::Budget;
-use crate::base::fault::fault;
+use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
 use crate::base::thread::Pulse;
 use crate::config;
@@ -112,7 +112,7 @@ impl Poller {
             }
             let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
             for (decoder, mut batch) in batches {
-                fault("after-poll");
+                fault(Point::AfterPoll);
                 batch.set_charge(self.budget.charge(batch.topic, batch.cost_bytes()));
                 if self.waits.during(Wait::Output, || self.decoders[decoder].send(batch)).is_err() {
                     return Ok(());

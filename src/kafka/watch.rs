@@ -1,9 +1,10 @@
-//! The topics thread: what Kafka has. It finds partitions and topic ids, decides where a claimed partition starts, and
+//! watch: what Kafka has. It finds partitions and topic ids, decides where a claimed partition starts, and
 //! commits offsets to the group for Kafka's own lag tools.
 //!
 //! Place in the flow: beside it, with a Kafka client of its own, so that a broker that does not answer holds up neither
 //! heartbeats nor records.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use crossbeam_channel::Sender;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Consumer, native};
+use super::ask::Asker;
+use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
 use crate::promise::claim::{Claim, Ownership, Start, Wake};
@@ -31,12 +33,6 @@ const COMMIT: Duration = Duration::from_secs(5);
 /// After a failed step.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Events of the client that are taken at once; it makes a few a second at most.
-const EVENTS: usize = 16;
-
-/// For one request. Long enough for a controller change.
-const REQUEST: Duration = Duration::from_secs(5);
-
 pub struct Watch {
     pub kafka: config::Kafka,
     pub topics: Arc<[Topic]>,
@@ -45,75 +41,66 @@ pub struct Watch {
     pub pulse: Arc<Pulse>,
 }
 
-/// Runs until the ownership closes. Kafka's absence is waited out and said once; what is wrong with one topic or partition
-/// holds up no other.
-pub fn run(watch: Watch, consumer: Consumer) -> Result<()> {
-    let mut next_look = Instant::now();
-    let mut next_commit = Instant::now() + COMMIT;
-    let mut failing = false;
-    while !watch.ownership.is_closing() {
-        let mut problem = None;
-        let claims: Vec<Arc<Claim>> = watch.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
-        // A start is decided on what Kafka says now: the topic may just have been created again.
-        if Instant::now() >= next_look || !claims.is_empty() {
-            next_look = Instant::now() + LOOK;
-            keep_first(&mut problem, watch.look(&consumer));
-        }
-        for claim in &claims {
-            keep_first(&mut problem, watch.open(&consumer, claim));
-        }
-        if Instant::now() >= next_commit {
-            next_commit = Instant::now() + COMMIT;
-            keep_first(&mut problem, watch.commit(&consumer));
-        }
-        serve_events(&consumer);
-        let Some(error) = problem else {
-            if std::mem::take(&mut failing) {
-                log::info!("Kafka answers again");
-            }
-            std::thread::sleep(OPEN_LOOK);
-            continue;
-        };
-        if !std::mem::replace(&mut failing, true) {
-            log::warn!("{error:#}; trying again every second");
-        }
-        std::thread::sleep(FAILED_PAUSE);
-    }
-    // The last positions, so that the lag tools show the truth while the service is down.
-    watch.commit(&consumer).unwrap_or_else(|error| log::debug!("{error:#}"));
-    Ok(())
-}
-
 fn keep_first(problem: &mut Option<anyhow::Error>, result: Result<()>) {
     if let Err(error) = result {
         problem.get_or_insert(error);
     }
 }
 
-/// Lets the client say what it has to say: its log, and how commits went. It has no records.
-fn serve_events(consumer: &Consumer) {
-    for _ in 0..EVENTS {
-        if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
-            log::debug!("kafka: {error}");
-        }
-    }
-}
-
 impl Watch {
+    /// Runs until the ownership closes. Kafka's absence is waited out and said once; what is wrong with one topic or partition
+    /// holds up no other.
+    pub fn run(self, asker: Asker) -> Result<()> {
+        let mut next_look = Instant::now();
+        let mut next_commit = Instant::now() + COMMIT;
+        let mut trouble = Episode::default();
+        while !self.ownership.is_closing() {
+            let mut problem = None;
+            let claims: Vec<Arc<Claim>> =
+                self.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+            // A start is decided on what Kafka says now: the topic may just have been created again.
+            if Instant::now() >= next_look || !claims.is_empty() {
+                next_look = Instant::now() + LOOK;
+                keep_first(&mut problem, self.look(&asker));
+            }
+            for claim in &claims {
+                keep_first(&mut problem, self.open(&asker, claim));
+            }
+            if Instant::now() >= next_commit {
+                next_commit = Instant::now() + COMMIT;
+                keep_first(&mut problem, self.commit(&asker));
+            }
+            asker.serve_events();
+            let Some(error) = problem else {
+                if trouble.ends() {
+                    log::info!("Kafka answers again");
+                }
+                std::thread::sleep(OPEN_LOOK);
+                continue;
+            };
+            if trouble.begins() {
+                log::warn!("{error:#}; trying again every second");
+            }
+            std::thread::sleep(FAILED_PAUSE);
+        }
+        // The last positions, so that the lag tools show the truth while the service is down.
+        self.commit(&asker).unwrap_or_else(|error| log::debug!("{error:#}"));
+        Ok(())
+    }
+
     /// One request, watched: each is bounded by itself, however many there are.
     fn ask<T>(&self, call: impl FnOnce() -> T) -> T {
         self.pulse.during("a request to Kafka", call)
     }
 
     /// Reads partition counts, topic ids, and the offsets of partitions that are new.
-    fn look(&self, consumer: &Consumer) -> Result<()> {
+    fn look(&self, asker: &Asker) -> Result<()> {
         // What is not seen now must not decide anything.
         self.topics.iter().for_each(Topic::forget_id);
         let names: Vec<&str> = self.topics.iter().map(|t| &*t.name).collect();
-        let cluster_id = self
-            .ask(|| consumer.client().fetch_cluster_id(REQUEST))
-            .context("the brokers do not tell their cluster id")?;
-        let described = self.ask(|| native::describe_topics(consumer, &names, REQUEST))?;
+        let cluster_id =
+            self.ask(|| asker.cluster_id()).context("the brokers do not tell their cluster id")?;
+        let described = self.ask(|| asker.describe(&names))?;
         let mut problem = None;
         let mut news = false;
         for topic in self.topics.iter() {
@@ -122,7 +109,7 @@ impl Watch {
                 keep_first(&mut problem, Err(anyhow!(sentence)));
             }
             match &description.id {
-                Ok(id) => match self.look_at(consumer, topic, &cluster_id, id, &mut problem) {
+                Ok(id) => match self.look_at(asker, topic, &cluster_id, id, &mut problem) {
                     Ok(new) => news |= new,
                     Err(error) => keep_first(&mut problem, Err(error)),
                 },
@@ -146,7 +133,7 @@ impl Watch {
     /// True if there is something that the ledger does not know.
     fn look_at(
         &self,
-        consumer: &Consumer,
+        asker: &Asker,
         topic: &Topic,
         cluster_id: &str,
         topic_id: &str,
@@ -163,13 +150,10 @@ impl Watch {
             ));
             self.ownership.touch();
         }
-        let metadata = self
-            .ask(|| consumer.fetch_metadata(Some(&topic.name), REQUEST))
-            .with_context(|| format!("cannot list the partitions of topic {:?}", topic.name))?;
-        let partition_count = metadata.topics().first().map_or(0, |t| t.partitions().len()) as i32;
+        let partition_count = self.ask(|| asker.partitions(&topic.name))?.len() as i32;
         let mut new = Vec::new();
         for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
-            match self.new_partition(consumer, topic, partition) {
+            match self.new_partition(asker, topic, partition) {
                 Ok(found) => new.push(found),
                 Err(error) => keep_first(problem, Err(error)),
             }
@@ -178,7 +162,7 @@ impl Watch {
         let compacted = match topic.seen() {
             Some(Seen { compacted: Some(known), .. }) => Some(known),
             // Without the right to ask, a record that compaction took stops the partition: the safe side.
-            _ => self.ask(|| native::is_compacted(consumer, &topic.name, REQUEST)).ok(),
+            _ => self.ask(|| asker.is_compacted(&topic.name)).ok(),
         };
         topic.set_seen(Seen {
             cluster_id: cluster_id.to_owned(),
@@ -190,28 +174,23 @@ impl Watch {
         Ok(news)
     }
 
-    fn new_partition(&self, consumer: &Consumer, topic: &Topic, partition: i32) -> Result<NewPartition> {
-        let (log_start, log_end) = self
-            .ask(|| consumer.fetch_watermarks(&topic.name, partition, REQUEST))
-            .with_context(|| format!("cannot read the log's ends of partition {}/{partition}", topic.name))?;
+    fn new_partition(&self, asker: &Asker, topic: &Topic, partition: i32) -> Result<NewPartition> {
+        let log = self.ask(|| asker.ends(&topic.name, partition))?;
         let start = match self.kafka.start {
-            StartPosition::Earliest => log_start,
-            StartPosition::Latest => log_end,
+            StartPosition::Earliest => log.start,
+            StartPosition::Latest => log.end,
             StartPosition::At(ms) => {
-                self.ask(|| offset_at(consumer, &topic.name, partition, ms))?.unwrap_or(log_end)
+                self.ask(|| asker.offset_at(&topic.name, partition, ms))?.unwrap_or(log.end)
             }
         };
-        Ok(NewPartition { partition, log_start, start })
+        Ok(NewPartition { partition, log_start: log.start, start })
     }
 
     /// Decides where a claim starts, and tells the poller.
-    fn open(&self, consumer: &Consumer, claim: &Claim) -> Result<()> {
+    fn open(&self, asker: &Asker, claim: &Claim) -> Result<()> {
         let Some(seen) = self.topics[claim.partition.topic].seen() else { return Ok(()) };
         let Some(topic_id) = seen.topic_id else { return Ok(()) };
-        let (start, end) =
-            self.ask(|| consumer.fetch_watermarks(&claim.topic, claim.partition.id, REQUEST)).with_context(
-                || format!("cannot read the log's ends of partition {}/{}", claim.topic, claim.partition.id),
-            )?;
+        let Range { start, end } = self.ask(|| asker.ends(&claim.topic, claim.partition.id))?;
         claim.set_log_end(end);
         let log = Log { topic_id, start, end, compacted: seen.compacted.unwrap_or(false) };
         match opening(&claim.topic_id, &log, &claim.places()) {
@@ -222,7 +201,7 @@ impl Watch {
         Ok(())
     }
 
-    fn commit(&self, consumer: &Consumer) -> Result<()> {
+    fn commit(&self, asker: &Asker) -> Result<()> {
         let mut offsets = TopicPartitionList::new();
         for claim in self.ownership.all() {
             offsets.add_partition_offset(
@@ -235,17 +214,9 @@ impl Watch {
             return Ok(());
         }
         // Not waited for: without a coordinator the client would wait for most of a minute, and these are for people only.
-        consumer.commit(&offsets, CommitMode::Async).context("cannot commit offsets for Kafka's lag tools")
+        asker
+            .consumer()
+            .commit(&offsets, CommitMode::Async)
+            .context("cannot commit offsets for Kafka's lag tools")
     }
-}
-
-/// The first offset at or after a time; `None` if there is none yet.
-fn offset_at(consumer: &Consumer, topic: &str, partition: i32, ms: i64) -> Result<Option<i64>> {
-    let mut times = TopicPartitionList::new();
-    times.add_partition_offset(topic, partition, Offset::Offset(ms))?;
-    let found = consumer.offsets_for_times(times, REQUEST).context("cannot look an offset up by time")?;
-    Ok(found.elements().first().and_then(|e| match e.offset() {
-        Offset::Offset(offset) => Some(offset),
-        _ => None,
-    }))
 }

@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rdkafka::consumer::Consumer as _;
 use serde_json::Value;
 
 use crate::config;
-use crate::kafka::{self, reread};
+use crate::kafka::ask::{ANSWER, Asker};
+use crate::kafka::reread;
 
 #[derive(Args)]
 pub struct Propose {
@@ -29,8 +28,6 @@ pub struct Propose {
     #[arg(short, long)]
     config: Option<PathBuf>,
 }
-
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Fields of one proposal; a topic with more has keys that are data.
 const FIELDS_MAX: usize = 200;
@@ -68,22 +65,13 @@ type Ranges = Vec<(i32, std::ops::Range<i64>)>;
 
 /// The last offsets of each partition, `count` in all.
 fn newest(kafka: &config::Kafka, topic: &str, count: i64) -> Result<Ranges> {
-    let consumer = kafka::consumer(kafka)?;
-    let metadata = consumer
-        .fetch_metadata(Some(topic), KAFKA_TIMEOUT)
-        .with_context(|| format!("cannot ask {} about topic {topic:?}", kafka.brokers))?;
-    let partitions: Vec<i32> =
-        metadata.topics().iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
-    if partitions.is_empty() {
-        bail!("there is no topic {topic:?} at {}, or it may not be read", kafka.brokers);
-    }
+    let asker = Asker::new(kafka, ANSWER)?;
+    let partitions = asker.partitions(topic).with_context(|| format!("at {}", kafka.brokers))?;
     let each = (count / partitions.len() as i64).max(1);
     partitions
         .into_iter()
         .map(|partition| {
-            let (start, end) = consumer
-                .fetch_watermarks(topic, partition, KAFKA_TIMEOUT)
-                .with_context(|| format!("cannot read the log's ends of partition {topic}/{partition}"))?;
+            let std::ops::Range { start, end } = asker.ends(topic, partition)?;
             Ok((partition, start.max(end - each)..end))
         })
         .collect()

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use postgres::Client;
-use rdkafka::consumer::Consumer as _;
 
 use crate::client::pg::Server;
 use crate::config::Config;
 use crate::decode::reject::printable;
-use crate::kafka;
+use crate::kafka::ask::Asker;
 use crate::promise::ledger;
 
 /// Kafka need not answer for a status; then lag is unknown.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER: Duration = Duration::from_secs(3);
 
 pub fn run(config: &Config) -> Result<()> {
     let mut client = Server::of(&config.postgres)?.connect("rowmill status")?;
@@ -89,11 +88,11 @@ fn log_ends(
     config: &Config,
     partitions: impl Iterator<Item = (String, i32)>,
 ) -> BTreeMap<(String, i32), i64> {
-    let Ok(consumer) = kafka::consumer(&config.kafka) else { return BTreeMap::new() };
+    let Ok(asker) = Asker::new(&config.kafka, ANSWER) else { return BTreeMap::new() };
     let mut ends = BTreeMap::new();
     for (topic, partition) in partitions {
-        match consumer.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT) {
-            Ok((_, end)) => drop(ends.insert((topic, partition), end)),
+        match asker.ends(&topic, partition) {
+            Ok(log) => drop(ends.insert((topic, partition), log.end)),
             // One that does not answer is enough: each would take the whole timeout.
             Err(_) => break,
         }

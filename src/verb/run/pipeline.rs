@@ -17,7 +17,8 @@ use crate::decode::row::Limits;
 use crate::decode::{self, Decode};
 use crate::figures::board::Work;
 use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
-use crate::kafka::{self, poll, watch};
+use crate::kafka::ask::{ANSWER, Asker};
+use crate::kafka::{poll, watch};
 use crate::promise::batch::{RawBatch, TableBatch};
 use crate::promise::claim::{Ownership, Wake};
 use crate::promise::guard::Guard;
@@ -139,7 +140,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let mut instruments = Instruments::default();
 
     let busy = counts.pollers + counts.decoders + plan.tables.len() * counts.writers;
-    let cores = thread::plan(&counts.pin, busy, &thread::cores());
+    let cores = thread::assign_cores(&counts.pin, busy, &thread::cores());
     log::info!("{busy} busy threads on cores {}", describe(&cores));
     let mut cores = cores.into_iter();
     let mut next_core = || cores.next().flatten();
@@ -256,12 +257,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         pulse: threads.pulse(&watch_thread),
     };
     let kafka = config.kafka.clone();
-    threads.spawn(
-        watch_thread,
-        None,
-        move || kafka::consumer(&kafka),
-        |consumer| watch::run(watch, consumer),
-    )?;
+    threads.spawn(watch_thread, None, move || Asker::new(&kafka, ANSWER), |asker| watch.run(asker))?;
 
     let topics = topics.clone();
     let lease = config.lease.duration;

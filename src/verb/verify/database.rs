@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use anyhow::{Context, Result};
 use postgres::{Portal, Row, Transaction};
-use postgres_protocol::escape::escape_literal;
 
 use super::judge::{Lane, Letter, Partition, Sum, WIDTH};
+use crate::client::pg::escape_literal;
 use crate::model::{Kafka, Plan, Source, quoted};
 
 /// Rows of one fetch from a cursor.

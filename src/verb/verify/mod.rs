@@ -1,9 +1,10 @@
 //! `rowmill verify`: Kafka once more, against what the database has of it.
 //!
 //! One snapshot of the database, then one pass over each partition's log, then a closer look where the two differ.
-//! [`database`] has the SQL, [`judge`] the decisions, [`report`] the words.
+//! [`database`] has the SQL, [`judge`] the decisions, [`findings`] what came of them, [`report`] the words.
 
 mod database;
+mod findings;
 mod judge;
 mod report;
 
@@ -13,35 +14,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use postgres::{IsolationLevel, Transaction};
-use rdkafka::consumer::Consumer as _;
 
-use self::database::{Counted, Letters, Place, Places, Traced};
+use self::database::{Letters, Place, Places, Traced};
+use self::findings::Findings;
 use self::judge::{Partition, Seen, Served, Sum, WIDTH};
 
 use crate::client::pg::Server;
 use crate::config::{self, Config};
-use crate::kafka::{self, native, reread};
+use crate::kafka::ask::Asker;
+use crate::kafka::reread;
 use crate::model::Plan;
 use crate::promise::{dead_letter, ledger};
 use crate::verb::setup;
 
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Everything that was found.
-struct Findings {
-    pipeline: String,
-    brokers: String,
-    database: String,
-    taken_at: String,
-    partitions: Vec<Partition>,
-    traced: Vec<String>,
-    counted: Vec<Counted>,
-    /// Tables of the ledger that the configuration does not have.
-    unknown: Vec<String>,
-    /// Sentences about what contradicts itself, and about what could not be judged.
-    broken: Vec<String>,
-    notes: Vec<String>,
-}
+/// For one answer of Kafka's. Nothing waits for this verb.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// True if nothing is wrong.
 pub fn run(config: &Config) -> Result<bool> {
@@ -123,9 +110,9 @@ fn ask_kafka(
     partitions: &mut [Partition],
     findings: &mut Findings,
 ) -> Result<()> {
-    let consumer = kafka::consumer(&config.kafka)?;
+    let asker = Asker::new(&config.kafka, ANSWER)?;
     let names: Vec<&str> = ids.keys().map(String::as_str).collect();
-    let described = native::describe_topics(&consumer, &names, KAFKA_TIMEOUT)?;
+    let described = asker.describe(&names)?;
     for topic in names {
         let id = described.iter().find(|d| d.name == topic).map(|d| &d.id);
         let mine = || partitions.iter().enumerate().filter(|(_, p)| p.topic == topic).map(|(index, _)| index);
@@ -138,17 +125,16 @@ fn ask_kafka(
             mine.into_iter().for_each(|index| partitions[index].checked_from = partitions[index].next());
             continue;
         }
-        let compacted = native::is_compacted(&consumer, topic, KAFKA_TIMEOUT)?;
+        let compacted = asker.is_compacted(topic)?;
         for index in mine {
             let partition = &mut partitions[index];
-            let (low, high) = consumer
-                .fetch_watermarks(topic, partition.id, KAFKA_TIMEOUT)
-                .with_context(|| format!("cannot ask Kafka for the log of {topic}/{}", partition.id))?;
+            let log = asker.ends(topic, partition.id)?;
             partition.compacted = compacted;
-            partition.checked_from = low.clamp(partition.start(), partition.next());
-            if high < partition.next() {
+            partition.checked_from = log.start.clamp(partition.start(), partition.next());
+            if log.end < partition.next() {
                 partition.broken.push(format!(
-                    "the log ends at {high}, before next_offset: Kafka lost records that were stored"
+                    "the log ends at {}, before next_offset: Kafka lost records that were stored",
+                    log.end
                 ));
             }
         }

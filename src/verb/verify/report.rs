@@ -1,32 +1,7 @@
 //! The words of `rowmill verify`: a line for each partition and table, what was looked at and what was not, the verdict.
 
-use super::Findings;
+use super::findings::Findings;
 use super::judge::{Class, Lane, Partition};
-
-impl Findings {
-    /// Lost, duplicated, phantom, altered.
-    fn totals(&self) -> [i64; 4] {
-        let mut totals = [0; 4];
-        for partition in &self.partitions {
-            totals.iter_mut().zip(partition.totals()).for_each(|(sum, more)| *sum += more);
-        }
-        totals[0] += self.counted.iter().map(|t| (t.expected - t.stored).max(0)).sum::<i64>();
-        totals
-    }
-
-    /// Rows too many in tables that do not say which: duplicates or phantoms.
-    fn surplus(&self) -> i64 {
-        self.counted.iter().map(|t| (t.stored - t.expected).max(0)).sum()
-    }
-
-    fn broken(&self) -> usize {
-        self.broken.len() + self.partitions.iter().map(|p| p.broken.len()).sum::<usize>()
-    }
-
-    pub(super) fn is_good(&self) -> bool {
-        self.totals() == [0; 4] && self.surplus() == 0 && self.broken() == 0
-    }
-}
 
 pub(super) fn print(findings: &Findings) {
     println!(

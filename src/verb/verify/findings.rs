@@ -1,0 +1,45 @@
+//! Everything that `rowmill verify` found, and whether it is good.
+
+use super::database::Counted;
+use super::judge::Partition;
+
+/// Everything that was found.
+pub(super) struct Findings {
+    pub(super) pipeline: String,
+    pub(super) brokers: String,
+    pub(super) database: String,
+    pub(super) taken_at: String,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) traced: Vec<String>,
+    pub(super) counted: Vec<Counted>,
+    /// Tables of the ledger that the configuration does not have.
+    pub(super) unknown: Vec<String>,
+    /// Sentences about what contradicts itself, and about what could not be judged.
+    pub(super) broken: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Findings {
+    /// Lost, duplicated, phantom, altered.
+    pub(super) fn totals(&self) -> [i64; 4] {
+        let mut totals = [0; 4];
+        for partition in &self.partitions {
+            totals.iter_mut().zip(partition.totals()).for_each(|(sum, more)| *sum += more);
+        }
+        totals[0] += self.counted.iter().map(|t| (t.expected - t.stored).max(0)).sum::<i64>();
+        totals
+    }
+
+    /// Rows too many in tables that do not say which: duplicates or phantoms.
+    pub(super) fn surplus(&self) -> i64 {
+        self.counted.iter().map(|t| (t.stored - t.expected).max(0)).sum()
+    }
+
+    pub(super) fn broken(&self) -> usize {
+        self.broken.len() + self.partitions.iter().map(|p| p.broken.len()).sum::<usize>()
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.totals() == [0; 4] && self.surplus() == 0 && self.broken() == 0
+    }
+}
