@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::promise::claim::{Claim, Lane, Ownership};
-use crate::promise::decide::{Holding, holder, lost, plan};
-use crate::promise::offsets::Partition;
+use crate::promise::decide::{Holding, holder, lost, share};
+use crate::promise::offsets::{Anchor, Partition};
 use crate::promise::topics::Topic;
 
 /// One ledger row, as a snapshot shows it.
@@ -20,6 +20,8 @@ pub struct Entry {
     pub owner_alive: bool,
     pub epoch: i64,
     pub next_offset: i64,
+    /// The record that was committed last.
+    pub anchor: Option<Anchor>,
     pub routing_hash: i64,
     pub pipeline: String,
     pub topic_id: String,
@@ -79,7 +81,7 @@ impl Viewer<'_> {
             .filter(|(partition, _)| !gone.contains(partition))
             .collect();
         let holdings = self.holdings(&rows, |partition| kept.contains_key(&partition));
-        let moves = plan(self.me, members, &holdings);
+        let moves = share(self.me, members, &holdings);
         let claim: BTreeSet<Partition> = moves.claim.iter().copied().collect();
         let is_forgotten = |partition: &Partition, entry: &Entry| {
             entry.owner.as_deref() == Some(self.me)
@@ -171,6 +173,7 @@ mod tests {
             owner_alive: !owner.ends_with('!'),
             epoch: 1,
             next_offset: next,
+            anchor: None,
             routing_hash: topics()[0].routing_hash,
             pipeline: "p".into(),
             topic_id: "id".into(),

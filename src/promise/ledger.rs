@@ -1,15 +1,16 @@
-//! The ledger's only SQL: register, heartbeat, snapshot, claim, advance, resolve, release.
+//! The ledger's only writers, beside sql/rowmill.sql: register, heartbeat, snapshot, claim, advance, resolve, release, and what
+//! only a person may ask for.
 //!
 //! Every statement is unnamed or simple, so that a pooler in transaction mode may stand in between.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use postgres::Client;
 use postgres::types::Type;
-use postgres_protocol::escape::escape_literal;
+use postgres::{Client, Transaction};
 
-use crate::client::pg::describe;
+use crate::client::pg::{describe, escape_literal};
 use crate::promise::decide::Standing;
 use crate::promise::duties::Entry;
 use crate::promise::offsets::Anchor;
@@ -110,7 +111,7 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
              SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive
              FROM (SELECT DISTINCT pipeline, owner FROM rowmill.ledger WHERE owner IS NOT NULL) AS owners)
          SELECT l.topic, l.partition, l.target, l.owner, coalesce(a.alive, false), l.epoch, l.next_offset,
-                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id
+                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash
          FROM rowmill.ledger l LEFT JOIN alive a USING (pipeline, owner)
          WHERE l.topic = ANY ($1)
          ORDER BY l.topic, l.partition, l.target",
@@ -130,9 +131,15 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
             pipeline: row.get(8),
             topic_id: row.get(9),
             cluster_id: row.get(10),
+            anchor: anchor(row, 11),
         })
         .collect();
     Ok((members, entries))
+}
+
+/// The anchor whose offset and hash are two columns, the first of which is number `at`.
+fn anchor(row: &postgres::Row, at: usize) -> Option<Anchor> {
+    Some(Anchor { offset: row.get::<_, Option<i64>>(at)?, hash: row.get::<_, Option<i64>>(at + 1)? })
 }
 
 /// What REGISTER needs to know of a topic.
@@ -190,6 +197,55 @@ pub fn adopt_routing(
     )?)
 }
 
+/// Moves the rows of a pipeline that does not run to another; how many.
+///
+/// # Errors
+/// Also where a member of it still lives.
+pub fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> Result<u64> {
+    let alive = transaction.query_one(
+        "SELECT EXISTS (SELECT FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member))",
+        &[&other],
+    )?;
+    if alive.get(0) {
+        bail!("pipeline {other:?} still runs: stop its processes first");
+    }
+    Ok(transaction.execute(
+        "UPDATE rowmill.ledger SET pipeline = $2, owner = NULL, epoch = epoch + 1 WHERE pipeline = $1",
+        &[&other, &pipeline],
+    )?)
+}
+
+/// Moves the tables that stand inside a gap of a partition, `[first, next)`, to its end, and writes that down. Whoever owns
+/// the partition is fenced by the new epoch. Returns each table that moved, and from where.
+pub fn accept_gap(
+    transaction: &mut Transaction<'_>,
+    topic: &str,
+    partition: i32,
+    gap: Range<i64>,
+) -> Result<Vec<(String, i64)>> {
+    let moved = transaction.query(
+        "WITH stands AS (
+             SELECT target, next_offset FROM rowmill.ledger
+             WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
+             FOR UPDATE)
+         UPDATE rowmill.ledger l
+         SET holes = holes + $4 - l.next_offset, next_offset = $4, anchor_offset = NULL, anchor_hash = NULL,
+             owner = NULL, epoch = epoch + 1, stopped = NULL
+         FROM stands
+         WHERE l.topic = $1 AND l.partition = $2 AND l.target = stands.target
+         RETURNING l.target, stands.next_offset",
+        &[&topic, &partition, &gap.start, &gap.end],
+    )?;
+    let moved: Vec<(String, i64)> = moved.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for (target, from) in &moved {
+        transaction.execute(
+            "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
+            &[&topic, &partition, target, from, &gap.end],
+        )?;
+    }
+    Ok(moved)
+}
+
 /// CLAIM: all targets of the partition, or none (an empty list).
 pub fn claim(
     client: &mut Client,
@@ -211,16 +267,13 @@ pub fn claim(
             (&targets, Type::TEXT_ARRAY),
         ],
     )?;
-    let anchor = |row: &postgres::Row| {
-        Some(Anchor { offset: row.get::<_, Option<i64>>(3)?, hash: row.get::<_, Option<i64>>(4)? })
-    };
     Ok(rows
         .iter()
         .map(|row| Claimed {
             target: row.get(0),
             epoch: row.get(1),
             next_offset: row.get(2),
-            anchor: anchor(row),
+            anchor: anchor(row, 3),
             topic_id: row.get(5),
         })
         .collect())

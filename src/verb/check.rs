@@ -1,27 +1,28 @@
 //! `rowmill check`: what would go wrong, before it does.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use postgres::Client;
-use rdkafka::consumer::Consumer as _;
 
 use crate::client::pg::{self, Server};
 use crate::client::tls;
 use crate::config::{self, Config};
 use crate::decode::lookup;
-use crate::kafka::{self, native};
+use crate::kafka::ask::{ANSWER, Asker};
+use crate::kafka::native;
 use crate::model::Plan;
 use crate::promise::decide::{Log, Opening, opening};
+use crate::promise::duties::Entry;
 use crate::promise::ledger;
-use crate::promise::offsets::{Anchor, Place};
+use crate::promise::offsets::Place;
 use crate::verb::setup;
 
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Events of the client that are taken to find an error among them.
-const EVENTS: usize = 16;
+/// For a handshake of our own with a broker that does not answer.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// What was found, good and bad.
 #[derive(Default)]
@@ -212,21 +213,21 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
         names.dedup();
         names
     };
-    let described = kafka::consumer(&config.kafka).and_then(|consumer| {
+    let described = Asker::new(&config.kafka, ANSWER).and_then(|asker| {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        match native::describe_topics(&consumer, &names, KAFKA_TIMEOUT) {
-            Ok(described) => Ok((described, consumer)),
-            Err(error) => Err(why(config, &consumer, error)),
+        match asker.describe(&names) {
+            Ok(described) => Ok((described, asker)),
+            Err(error) => Err(why(config, &asker, error)),
         }
     });
-    let (described, consumer) = match described {
+    let (described, asker) = match described {
         Ok(described) => described,
         Err(error) => {
             findings.bad(format!("Kafka at {}: {error:#}", config.kafka.brokers));
             return;
         }
     };
-    let cluster = consumer.client().fetch_cluster_id(KAFKA_TIMEOUT).unwrap_or_default();
+    let cluster = asker.cluster_id().unwrap_or_default();
     findings.good(format!("cluster {cluster} at {}", config.kafka.brokers));
     for topic in &described {
         match &topic.id {
@@ -239,7 +240,7 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
         }
     }
     let Some((plan, mut client)) = found else { return };
-    if let Err(error) = check_ledger(config, &plan, &mut client, &consumer, &described, &cluster, findings) {
+    if let Err(error) = check_ledger(config, &plan, &mut client, &asker, &described, &cluster, findings) {
         findings.bad(format!("{error:#}"));
     }
 }
@@ -260,32 +261,28 @@ fn check_rights(topic: &native::Description, findings: &mut Findings) {
 }
 
 /// A request without an answer says nothing; a handshake of our own, or the connection's last error, says why.
-fn why(config: &Config, consumer: &kafka::Consumer, error: anyhow::Error) -> anyhow::Error {
+fn why(config: &Config, asker: &Asker, error: anyhow::Error) -> anyhow::Error {
     if let Some(tls) = &config.kafka.tls {
         // A key with a password is for the client only; a server's certificate can be judged without one.
         let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
         let files = tls::Files { ca: tls.ca.as_deref(), client };
         for broker in config.kafka.brokers.split(',') {
             let (host, port) = config::address_of(broker);
-            if let Err(refused) = tls::probe(host, port, files, KAFKA_TIMEOUT) {
+            if let Err(refused) = tls::probe(host, port, files, HANDSHAKE) {
                 return refused;
             }
         }
     }
-    // The client hands its errors over when it is asked for events.
-    for _ in 0..EVENTS {
-        drop(consumer.poll(Duration::ZERO));
-    }
-    let words = consumer.context().last_error().unwrap_or_else(|| format!("{error:#}"));
+    let words = asker.last_error().unwrap_or_else(|| format!("{error:#}"));
     anyhow::anyhow!("{words}; are the brokers and their ports right?")
 }
 
-/// The ledger's positions against the logs, by the same decision that `run` takes.
+/// The ledger's positions against the logs, by the same decision that `run` takes, on the same facts.
 fn check_ledger(
     config: &Config,
     plan: &Plan,
     client: &mut Client,
-    consumer: &kafka::Consumer,
+    asker: &Asker,
     described: &[native::Description],
     cluster: &str,
     findings: &mut Findings,
@@ -295,7 +292,7 @@ fn check_ledger(
     let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
     let (members, entries) = ledger::snapshot(client, &config.pipeline, &names)?;
     findings.good(format!("{} living members", members.len()));
-    let mut known = 0;
+    let mut places: BTreeMap<(&str, i32), Vec<&Entry>> = BTreeMap::new();
     for entry in &entries {
         let Some(topic) = topics.iter().find(|t| *t.name == *entry.topic) else { continue };
         let place = format!("{}/{} -> {}", entry.topic, entry.partition, entry.target);
@@ -315,15 +312,22 @@ fn check_ledger(
             ));
             continue;
         }
-        let Some(Ok(topic_id)) = described.iter().find(|d| *d.name == *entry.topic).map(|d| &d.id) else {
+        places.entry((&entry.topic, entry.partition)).or_default().push(entry);
+    }
+    let mut known = 0;
+    for ((topic, partition), entries) in places {
+        let Some(Ok(topic_id)) = described.iter().find(|d| d.name == topic).map(|d| d.id.clone()) else {
             continue;
         };
-        let (start, end) = consumer.fetch_watermarks(&entry.topic, entry.partition, KAFKA_TIMEOUT)?;
-        let log = Log { topic_id: topic_id.clone(), start, end, compacted: false };
-        let places = [Place { next: entry.next_offset, anchor: None::<Anchor> }];
-        match opening(&entry.topic_id, &log, &places) {
-            Opening::Read { .. } => known += 1,
-            Opening::Stop(reason) => findings.bad(format!("{place}: {reason}")),
+        let Range { start, end } = asker.ends(topic, partition)?;
+        // Without the right to ask, `run` takes it for a topic that keeps everything, too.
+        let compacted = asker.is_compacted(topic).unwrap_or(false);
+        let log = Log { topic_id, start, end, compacted };
+        let tables: Vec<Place> =
+            entries.iter().map(|e| Place { next: e.next_offset, anchor: e.anchor }).collect();
+        match opening(&entries[0].topic_id, &log, &tables) {
+            Opening::Read { .. } => known += entries.len(),
+            Opening::Stop(reason) => findings.bad(format!("{topic}/{partition}: {reason}")),
         }
     }
     findings.good(format!("{known} positions inside their logs"));

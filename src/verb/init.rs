@@ -7,7 +7,7 @@ use clap::Args;
 use postgres::Transaction;
 
 use crate::client::pg::{Server, describe};
-use crate::promise::ledger::{SCHEMA_SQL, SCHEMA_VERSION};
+use crate::promise::ledger::{self, SCHEMA_SQL, SCHEMA_VERSION};
 
 /// The five built-in tables, and the same as TimescaleDB hypertables.
 const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.sql"));
@@ -95,7 +95,8 @@ pub fn run(init: &Init) -> Result<()> {
         println!("tables state, metric, log, network_trace, network_ping, in schema public");
     }
     if let (Some(other), Some(config)) = (&init.take_over, &config) {
-        take_over(&mut transaction, other, &config.pipeline)?;
+        let moved = ledger::take_over(&mut transaction, other, &config.pipeline)?;
+        println!("{moved} ledger rows moved from pipeline {other:?} to {:?}", config.pipeline);
     }
     for gap in &init.accept_gap {
         accept(&mut transaction, gap)?;
@@ -129,56 +130,17 @@ fn execute(transaction: &mut Transaction<'_>, sql: &str, what: &str) -> Result<(
         .map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
 }
 
-fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> Result<()> {
-    let alive = transaction.query_one(
-        "SELECT EXISTS (SELECT FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member))",
-        &[&other],
-    )?;
-    if alive.get(0) {
-        bail!("pipeline {other:?} still runs: stop its processes first");
-    }
-    let moved = transaction.execute(
-        "UPDATE rowmill.ledger SET pipeline = $2, owner = NULL, epoch = epoch + 1 WHERE pipeline = $1",
-        &[&other, &pipeline],
-    )?;
-    println!("{moved} ledger rows moved from pipeline {other:?} to {pipeline:?}");
-    Ok(())
-}
-
-/// Moves the tables that stand inside the gap to its end. Whoever owns the partition is fenced by the new epoch.
+/// Lets a pipeline go on behind records that Kafka no longer has.
 fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
-    let moved = transaction.query(
-        "WITH stands AS (
-             SELECT target, next_offset FROM rowmill.ledger
-             WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
-             FOR UPDATE)
-         UPDATE rowmill.ledger l
-         SET holes = holes + $4 - l.next_offset, next_offset = $4, anchor_offset = NULL, anchor_hash = NULL,
-             owner = NULL, epoch = epoch + 1, stopped = NULL
-         FROM stands
-         WHERE l.topic = $1 AND l.partition = $2 AND l.target = stands.target
-         RETURNING l.target, stands.next_offset",
-        &[&gap.topic, &gap.partition, &gap.from, &gap.to],
-    )?;
+    let Gap { topic, partition, from, to } = gap;
+    let moved = ledger::accept_gap(transaction, topic, *partition, *from..*to)?;
     if moved.is_empty() {
         bail!(
-            "no table stands inside [{}, {}) of {}/{}: see `rowmill status` for where they are",
-            gap.from,
-            gap.to,
-            gap.topic,
-            gap.partition
+            "no table stands inside [{from}, {to}) of {topic}/{partition}: see `rowmill status` for where they are"
         );
     }
-    for row in moved {
-        let (target, from): (String, i64) = (row.get(0), row.get(1));
-        transaction.execute(
-            "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
-            &[&gap.topic, &gap.partition, &target, &from, &gap.to],
-        )?;
-        println!(
-            "gap [{}, {}) of {}/{} accepted for table {target}",
-            gap.from, gap.to, gap.topic, gap.partition
-        );
+    for (target, stood) in moved {
+        println!("gap [{stood}, {to}) of {topic}/{partition} accepted for table {target}");
     }
     Ok(())
 }

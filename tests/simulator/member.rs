@@ -249,6 +249,7 @@ impl Member {
                 owner_alive: row.owner.as_deref().is_some_and(|owner| server.alive(owner)),
                 epoch: row.epoch,
                 next_offset: row.next,
+                anchor: row.anchor,
                 routing_hash: topic.routing_hash,
                 pipeline: PIPELINE.into(),
                 topic_id: TOPIC_ID.into(),
