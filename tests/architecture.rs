@@ -44,16 +44,16 @@ const CRATES: &[(&str, &[&str])] = &[
     ("foldhash", &["src/decode/lookup.rs"]),
     ("jiff", &["src"]),
     ("nix", &["src"]),
-    ("openssl", &["src/client"]),
+    ("openssl", &["src/client", "src/verb/verify/judge.rs"]),
     ("oxhttp", &["src/figures/page.rs"]),
     ("postgres", &["src/client", "src/promise", "src/store", "src/verb"]),
     ("postgres_openssl", &["src/client"]),
-    ("postgres_protocol", &["src/promise/ledger.rs"]),
+    ("postgres_protocol", &["src/client/pg.rs"]),
     ("rdkafka", &["src/kafka"]),
     ("rdkafka_sys", &["src/kafka"]),
     ("redis", &["src/client", "src/decode/lookup.rs"]),
     ("rowmill", &["src/main.rs"]),
-    ("toml", &["src/config"]),
+    ("toml", &["src/config", "src/verb/propose.rs"]),
 ];
 
 /// Texts that only some files may hold.

@@ -6,7 +6,7 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::promise::decide::{Gate, Holding, Verdict, plan};
+use rowmill::promise::decide::{Gate, Holding, Verdict, share};
 use rowmill::promise::offsets::Anchor;
 
 #[derive(Arbitrary, Debug)]
@@ -36,7 +36,7 @@ fn share_out(input: &Input) {
     for _ in 0..100 {
         let mut moved = false;
         for me in &members {
-            let moves = plan(me, &members, &holdings);
+            let moves = share(me, &members, &holdings);
             for partition in &moves.release {
                 assert_eq!(holdings[*partition].owner.as_ref(), Some(me), "gives away what it has");
                 holdings[*partition].owner = None;
@@ -58,7 +58,7 @@ fn share_out(input: &Input) {
     assert_eq!(counts.iter().sum::<usize>(), holdings.len(), "everything has an owner");
     let spread = counts.iter().max().zip(counts.iter().min()).map_or(0, |(most, least)| most - least);
     assert!(spread <= 1, "{counts:?}");
-    assert!(members.iter().all(|me| plan(me, &members, &holdings).release.is_empty()), "and it stays so");
+    assert!(members.iter().all(|me| share(me, &members, &holdings).release.is_empty()), "and it stays so");
 }
 
 fn pass_the_gate(input: &Input) {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::base::lock::lock;
+
 /// Bytes that may be in hand, in all and by topic.
 #[derive(Debug)]
 pub struct Budget {
@@ -75,7 +77,7 @@ impl Budget {
 
     /// Waits until something was given back, at most `timeout`.
     pub fn wait(&self, timeout: Duration) {
-        let guard = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = lock(&self.waiters);
         drop(self.room.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 use serde::Deserialize;
+
+use crate::base::lock::lock;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,7 +38,7 @@ pub fn start(format: Format, level: log::LevelFilter) {
         .format(move |out, record| {
             let silent = match record.level() {
                 Level::Warn => {
-                    let mut repeats = repeats.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut repeats = lock(&repeats);
                     match repeats.say(place(record), Instant::now()) {
                         Some(silent) => silent,
                         None => return Ok(()),

@@ -5,13 +5,15 @@ use std::fmt::{self, Display};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use core_affinity::CoreId;
 use crossbeam_channel::Sender;
+
+use crate::base::lock::lock;
 
 /// How threads are tied to cores.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -25,7 +27,7 @@ pub enum Pin {
 }
 
 /// Which core each busy thread gets, in the order of the pipeline; `None` where it may run anywhere.
-pub fn plan(pin: &Pin, busy_threads: usize, cores: &[usize]) -> Vec<Option<usize>> {
+pub fn assign_cores(pin: &Pin, busy_threads: usize, cores: &[usize]) -> Vec<Option<usize>> {
     match pin {
         Pin::Off => vec![None; busy_threads],
         Pin::Auto if cores.len() < busy_threads + 2 => vec![None; busy_threads],
@@ -154,7 +156,7 @@ impl Pulse {
 
     /// Marks a call that must end: the watchdog ends the process if it does not.
     pub fn during<T>(&self, doing: &'static str, call: impl FnOnce() -> T) -> T {
-        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        *lock(&self.doing) = doing;
         self.since_ms.store(self.start.elapsed().as_millis() as i64, SeqCst);
         let result = call();
         self.since_ms.store(-1, SeqCst);
@@ -165,8 +167,7 @@ impl Pulse {
     pub fn overdue(&self, limit_ms: i64) -> Option<(&str, &'static str, i64)> {
         let since = self.since_ms.load(SeqCst);
         let lasts = self.start.elapsed().as_millis() as i64 - since;
-        (since >= 0 && lasts > limit_ms)
-            .then(|| (self.name.as_str(), *self.doing.lock().unwrap_or_else(PoisonError::into_inner), lasts))
+        (since >= 0 && lasts > limit_ms).then(|| (self.name.as_str(), *lock(&self.doing), lasts))
     }
 }
 
@@ -185,12 +186,12 @@ impl Threads {
     /// A pulse for a thread that is about to start.
     pub fn pulse(&self, name: &str) -> Arc<Pulse> {
         let pulse = Arc::new(Pulse::new(name));
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+        lock(&self.pulses).push(pulse.clone());
         pulse
     }
 
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.pulses).clone()
     }
 
     /// Starts a thread. However it ends, by return, error or panic, the main thread is told its name and why. Pinning is
@@ -239,10 +240,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plan_pins_only_where_there_is_room() {
+    fn cores_are_assigned_only_where_there_is_room() {
         #[track_caller]
         fn check(pin: Pin, busy: usize, cores: usize, expected: &[Option<usize>]) {
-            assert_eq!(plan(&pin, busy, &(0..cores).collect::<Vec<_>>()), expected);
+            assert_eq!(assign_cores(&pin, busy, &(0..cores).collect::<Vec<_>>()), expected);
         }
         check(Pin::Off, 2, 64, &[None, None]);
         check(Pin::Auto, 3, 1, &[None; 3]);

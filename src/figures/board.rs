@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::lock::lock;
 use crate::base::thread::Threads;
 use crate::figures::family::Family;
 use crate::figures::process;
@@ -88,7 +89,7 @@ impl Board {
     }
 
     fn end(&self) -> MutexGuard<'_, Option<&'static str>> {
-        self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stopping)
     }
 
     /// Waits for `timeout`, or until the end begins.
@@ -114,7 +115,7 @@ impl Board {
             }
         }
         let Some(service) = self.service().filter(|_| self.stopping().is_none()) else { return Ok(()) };
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = lock(&self.progress);
         match progress.stuck(service.works(), Instant::now(), self.limit) {
             Some(work) => Err(format!("{work} has had work and not moved for {} s", self.limit.as_secs())),
             None => Ok(()),
@@ -141,7 +142,7 @@ impl Board {
                 .with(is(self.ready())),
         ];
         families.extend(self.service().into_iter().flat_map(|service| service.families()));
-        families.extend(self.spent.lock().unwrap_or_else(PoisonError::into_inner).families());
+        families.extend(lock(&self.spent).families());
         families
     }
 }

@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::base::failure::Class;
+use crate::base::lock::lock;
 
 /// What one poller did.
 #[derive(Debug, Default)]
@@ -155,7 +156,7 @@ impl TableMetrics {
 
     /// Counts one committed dead letter.
     pub fn dead_letter(&self, reason: &str) {
-        let mut reasons = self.dead_reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons = lock(&self.dead_reasons);
         if let Some(count) = reasons.get_mut(reason) {
             *count += 1;
             return;
@@ -165,7 +166,7 @@ impl TableMetrics {
     }
 
     pub fn dead_letters(&self) -> Vec<(String, u64)> {
-        let reasons = self.dead_reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = lock(&self.dead_reasons);
         reasons.iter().map(|(reason, count)| (reason.to_string(), *count)).collect()
     }
 
@@ -252,7 +253,7 @@ impl Waits {
     }
 
     fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.times)
     }
 }
 

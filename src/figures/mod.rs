@@ -7,3 +7,4 @@ pub mod page;
 pub mod statsd;
 pub mod notify;
 pub mod process;
+pub mod lag;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::base::lock::lock;
 use crate::base::mutant::{Bug, planted};
+use crate::figures::lag::Lag;
 use crate::promise::decide::Gate;
 use crate::promise::lane::LaneMetrics;
 use crate::promise::offsets::{Anchor, Partition, Place};
@@ -23,9 +25,9 @@ pub struct Claim {
     /// One lane for each table that the topic feeds, in the plan's order.
     pub lanes: Vec<Lane>,
     state: AtomicU8,
-    /// True until the topics thread has found out where to start.
+    /// True until the watch thread has found out where to start.
     wants_start: AtomicBool,
-    /// Set by the topics thread, taken by the poller.
+    /// Set by the watch thread, taken by the poller.
     start: Mutex<Option<Start>>,
     is_stopped: AtomicBool,
     /// What is in hand must not be committed, although the claim is ours.
@@ -33,20 +35,8 @@ pub struct Claim {
     stop_reason: Mutex<Option<String>>,
     /// The offset after the last record that the poller passed on.
     polled: AtomicI64,
-    /// The log's end as last seen; -1 while unknown.
-    log_end: AtomicI64,
-    times: ClaimTimes,
-}
-
-/// When things happened to a claim, in milliseconds since 1970 UTC by this machine's clock or by the records' own; 0 is
-/// never. For the lag in seconds only: nothing is decided by it.
-#[derive(Debug, Default)]
-struct ClaimTimes {
-    claimed: AtomicI64,
-    /// The timestamp of the first record that the poller passed on.
-    first_record: AtomicI64,
-    /// When all tables were last seen to have everything.
-    level: AtomicI64,
+    /// For people only: nothing is decided by it.
+    lag: Lag,
 }
 
 /// Where the poller begins with a claim.
@@ -111,8 +101,7 @@ impl Claim {
             is_halted: AtomicBool::new(false),
             stop_reason: Mutex::new(None),
             polled: AtomicI64::new(first),
-            log_end: AtomicI64::new(-1),
-            times: ClaimTimes { claimed: AtomicI64::new(now_ms()), ..ClaimTimes::default() },
+            lag: Lag::begin(),
         }
     }
 
@@ -190,9 +179,7 @@ impl Claim {
     /// Notes how far the poller is, and when the first record of what it passed on was stamped.
     pub fn set_polled(&self, next: i64, first_ms: Option<i64>) {
         self.polled.store(next, SeqCst);
-        if self.times.first_record.load(Relaxed) == 0 {
-            self.times.first_record.store(first_ms.unwrap_or_default(), Relaxed);
-        }
+        self.lag.note_first(first_ms);
     }
 
     /// True when every table committed all that was read.
@@ -201,68 +188,30 @@ impl Claim {
         self.lanes.iter().all(|lane| lane.committed() >= polled)
     }
 
+    /// Notes where the log ends.
     pub fn set_log_end(&self, end: i64) {
-        self.log_end.store(end, Relaxed);
-        if self.lag() == Some(0) {
-            self.times.level.store(now_ms(), Relaxed);
-        }
+        self.lag.set_log_end(end, self.committed());
     }
 
     /// Records between the slowest table and the log's end; `None` until the end is known.
     pub fn lag(&self) -> Option<i64> {
-        let end = self.log_end.load(Relaxed);
-        (end >= 0).then(|| (end - self.committed()).max(0))
+        self.lag.records(self.committed())
     }
 
     /// The same for one table.
     pub fn lane_lag(&self, lane: &Lane) -> Option<i64> {
-        let end = self.log_end.load(Relaxed);
-        (end >= 0).then(|| (end - lane.committed()).max(0))
+        self.lag.records(lane.committed())
     }
 
-    /// For how long the oldest record that one table lacks has waited, in seconds. It is as exact as records' timestamps
-    /// are, and no larger than the time since the table was last seen to have everything.
+    /// For how long the oldest record that one table lacks has waited, in seconds.
     pub fn lane_lag_seconds(&self, lane: &Lane) -> Option<f64> {
-        let records = self.lane_lag(lane)?;
-        let [claimed, first, level, last] =
-            [&self.times.claimed, &self.times.first_record, &self.times.level, &lane.record_ms]
-                .map(|time| time.load(Relaxed));
-        Some(lag_seconds(records, now_ms(), LagTimes { claimed, first, level, last }))
+        self.lag.seconds(lane.committed(), lane.record_ms.load(Relaxed))
     }
 
     /// The slowest table's next offset.
     pub fn committed(&self) -> i64 {
         self.lanes.iter().map(Lane::committed).min().expect("a topic feeds at least one table")
     }
-}
-
-/// What is known about when a record may have been waiting since; 0 is unknown.
-#[derive(Clone, Copy, Debug)]
-struct LagTimes {
-    claimed: i64,
-    first: i64,
-    level: i64,
-    /// The last committed record's timestamp.
-    last: i64,
-}
-
-/// A table that has everything has no lag. Otherwise the oldest record that it lacks came after the last one that it has,
-/// and after the moment at which nothing was lacking.
-fn lag_seconds(records: i64, now_ms: i64, times: LagTimes) -> f64 {
-    if records == 0 {
-        return 0.0;
-    }
-    let since = match times.last.max(times.level) {
-        0 if times.first > 0 => times.first,
-        // Right after a claim nothing was read yet: at least since then.
-        0 => times.claimed,
-        known => known,
-    };
-    (now_ms - since).max(0) as f64 / 1000.0
-}
-
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }
 
 impl Lane {
@@ -366,11 +315,6 @@ impl Ownership {
     }
 }
 
-/// A panic elsewhere ends the process anyway; the data behind these locks is whole at every moment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Why the lease thread should look before its next tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -416,25 +360,6 @@ mod tests {
         assert!(claim.is_drained());
         claim.set_log_end(35);
         assert_eq!(claim.lag(), Some(5));
-    }
-
-    #[test]
-    fn lag_in_seconds_is_the_wait_of_the_oldest_record() {
-        #[track_caller]
-        fn check(records: i64, [claimed, first, level, last]: [i64; 4], expected: f64) {
-            let seconds = lag_seconds(records, 100_000, LagTimes { claimed, first, level, last });
-            assert!((seconds - expected).abs() < 1e-9, "{seconds}");
-        }
-        check(0, [90_000, 10_000, 0, 10_000], 0.0);
-        // Taken over, and nothing read yet.
-        check(5, [99_000, 0, 0, 0], 1.0);
-        // Read, and not committed yet.
-        check(5, [99_000, 40_000, 0, 0], 60.0);
-        check(5, [99_000, 40_000, 0, 70_000], 30.0);
-        // A quiet topic: the last record is an hour old, but nothing was lacking two seconds ago.
-        check(1, [1, 1, 98_000, 10], 2.0);
-        // A producer whose clock runs ahead.
-        check(1, [1, 1, 0, 200_000], 0.0);
     }
 
     #[test]

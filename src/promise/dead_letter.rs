@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use postgres::Client;
 
 use crate::base::failure::Failure;
-use crate::base::fault::fault;
+use crate::base::fault::{Point, fault};
 use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
 use crate::client::pg;
 use crate::promise::batch::Record;
@@ -65,7 +65,7 @@ pub fn copy<'a>(
     }
     bytes.extend_from_slice(&TRAILER);
     copy.write_all(&bytes).map_err(pg::copy_failed)?;
-    fault("dead-letter-copy");
+    fault(Point::DeadLetterCopy);
     Ok(copy.finish()?)
 }
 

@@ -1,4 +1,4 @@
-//! The decisions of the protocol, as plain functions: who has a partition ([`holder`]) and who should ([`plan`]), whether
+//! The decisions of the protocol, as plain functions: who has a partition ([`holder`]) and who should ([`share`]), whether
 //! a claim still holds ([`lost`]), where to start reading ([`opening`]), which record to take ([`Gate`]), what follows
 //! from a transaction that failed ([`after_failure`]), and what became of a commit whose reply was lost ([`resolve`]).
 //!
@@ -11,7 +11,7 @@ use crate::base::failure::Class;
 use crate::base::mutant::{Bug, planted};
 use crate::promise::offsets::{Anchor, Place};
 
-// ---- plan: who should own what ------------------------------------------------------------------------------
+// ---- share: who should own what ------------------------------------------------------------------------------
 
 /// One partition as the ledger showed it: `None` is free, or owned by a member that is no longer alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Moves<P> {
 /// Each member claims free partitions up to its quota, and gives partitions away only when it has more than the ceiling,
 /// or another one is below the floor and the free ones do not suffice: two members never take turns at outbidding each
 /// other.
-pub fn plan<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P>]) -> Moves<P> {
+pub fn share<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P>]) -> Moves<P> {
     let mut ranked: Vec<&str> = members.iter().map(String::as_str).collect();
     if !ranked.contains(&me) {
         ranked.push(me);
@@ -339,10 +339,10 @@ mod tests {
     }
 
     #[test]
-    fn plan_is_fair_and_sticky() {
+    fn share_is_fair_and_sticky() {
         #[track_caller]
         fn check(me: &str, alive: &[&str], owners: &[&str], release: &[usize], claim: &[usize]) {
-            let moves = plan(me, &members(alive), &holdings(owners));
+            let moves = share(me, &members(alive), &holdings(owners));
             assert_eq!(moves, Moves { release: release.to_vec(), claim: claim.to_vec() });
         }
         check("a", &["a"], &[], &[], &[]);
@@ -371,7 +371,7 @@ mod tests {
 
     /// Members tick in any order, each on the true state, until nothing moves: everything is owned, evenly.
     #[test]
-    fn plan_settles() {
+    fn share_settles() {
         for partitions in 0..14 {
             for count in 1..5 {
                 let names: Vec<String> = (0..count).map(|i| format!("m{i}")).collect();
@@ -383,7 +383,7 @@ mod tests {
                 for _ in 0..20 {
                     moved = 0;
                     for me in &names {
-                        let moves = plan(me, &names, &state);
+                        let moves = share(me, &names, &state);
                         moved += moves.release.len() + moves.claim.len();
                         moves.release.iter().for_each(|p| state[*p].owner = None);
                         moves.claim.iter().for_each(|p| state[*p].owner = Some(me.clone()));

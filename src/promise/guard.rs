@@ -5,8 +5,9 @@
 //! so the same records are judged the same at every speed.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use crate::base::lock::lock;
 use crate::config;
 
 /// Outcomes of records: a record that goes into two tables has two.
@@ -103,11 +104,6 @@ impl Guard {
             recent.tallies.pop_front();
         }
     }
-}
-
-/// A panic elsewhere ends the process anyway; the data behind these locks is whole at every moment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

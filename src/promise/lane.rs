@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::base::lock::lock;
 use crate::promise::offsets::Partition;
 
 /// What became of the records of one partition in one table, in this process, through all its claims.
@@ -27,12 +28,12 @@ pub struct LaneRegister(Mutex<BTreeMap<LanePlace, Arc<LaneMetrics>>>);
 
 impl LaneRegister {
     pub fn lane(&self, partition: Partition, table: usize) -> Arc<LaneMetrics> {
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = lock(&self.0);
         lanes.entry((partition, table)).or_default().clone()
     }
 
     pub fn all(&self) -> Vec<(LanePlace, Arc<LaneMetrics>)> {
-        let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lanes = lock(&self.0);
         lanes.iter().map(|(place, lane)| (*place, lane.clone())).collect()
     }
 }

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::Client;
 
 use crate::base::failure::Class;
-use crate::base::fault::fault;
+use crate::base::fault::{Point, fault};
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::client::pg::{self, Server};
@@ -261,7 +261,7 @@ impl Lease {
         if claimed.is_empty() {
             return Ok(());
         }
-        fault("in-claim");
+        fault(Point::InClaim);
         let topic_id = claimed[0].topic_id.clone();
         let lanes = topic
             .tables
@@ -307,7 +307,7 @@ impl Lease {
     }
 
     fn release(&self, client: &mut Client, claim: &Claim) -> Result<()> {
-        fault("in-release");
+        fault(Point::InRelease);
         for (lane, target) in claim.lanes.iter().zip(&self.topics[claim.partition.topic].targets) {
             ledger::release(client, &self.me.name, &claim.topic, claim.partition.id, target, lane.epoch())?;
         }

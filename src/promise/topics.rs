@@ -1,11 +1,12 @@
 //! The topics of a plan: what the configuration says of them, and what Kafka was last seen to have.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use crate::base::hash;
+use crate::base::lock::lock;
 
 /// One topic and the tables that it feeds.
 #[derive(Debug)]
@@ -47,26 +48,26 @@ impl Topic {
     }
 
     pub fn seen(&self) -> Option<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.seen).clone()
     }
 
     pub fn set_seen(&self, seen: Seen) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        *lock(&self.seen) = Some(seen);
     }
 
     /// The topic's id must be seen again before it decides anything.
     pub fn forget_id(&self) {
-        if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(seen) = lock(&self.seen).as_mut() {
             seen.topic_id = None;
         }
     }
 
     pub fn is_registered(&self, partition: i32) -> bool {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
+        lock(&self.registered).contains(&partition)
     }
 
     pub fn set_registered(&self, partitions: impl IntoIterator<Item = i32>) {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).extend(partitions);
+        lock(&self.registered).extend(partitions);
     }
 }
 

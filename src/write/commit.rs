@@ -10,7 +10,7 @@ use super::hand::Hand;
 use super::isolate::isolate;
 use super::{State, Writer, account};
 use crate::base::failure::{Class, Failure};
-use crate::base::fault::fault;
+use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
 use crate::base::retry::{BackOff, Episode};
 use crate::figures::instruments::Wait;
@@ -131,13 +131,13 @@ impl Writer {
             let advance = ledger::advance_and_commit(&self.sessions.me.name, &self.target, &moves(spans));
             session.execute(&format!("{advance}; BEGIN"))?;
         }
-        fault("before-copy");
+        fault(Point::BeforeCopy);
         let mut rows = Rows::of(state.hand.load_mut());
         let no_rows = rows.is_empty();
         if !no_rows {
             self.pulse.during("COPY of rows", || self.sink.send(session, &mut rows))?;
         }
-        fault("after-copy");
+        fault(Point::AfterCopy);
         let result = self.finish(session, state.hand.load(), spans);
         // Without rows, none of them can be at fault: our schema is.
         result.map_err(|failure| if no_rows { failure.not_of_a_row() } else { failure })
@@ -167,7 +167,7 @@ impl Writer {
         if planted(Bug::AdvanceLater) {
             session.execute("COMMIT; BEGIN")?;
         }
-        fault("before-commit");
+        fault(Point::BeforeCommit);
         let sent_at = Instant::now();
         let result = self.pulse.during("COMMIT", || match planted(Bug::AdvanceFirst) {
             true => session.commit_with("COMMIT"),
@@ -176,7 +176,7 @@ impl Writer {
         if result.is_ok() {
             self.metrics.commit_seconds.observe(sent_at.elapsed().as_secs_f64());
         }
-        fault("after-commit");
+        fault(Point::AfterCommit);
         result
     }
 

@@ -220,7 +220,9 @@ impl Tree {
     /// Files that import each other in a circle, each circle sorted.
     pub(crate) fn circles(&self) -> Vec<Vec<&str>> {
         let mut edges: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        self.imports().iter().for_each(|(from, to, _)| drop(edges.entry(*from).or_default().insert(*to)));
+        for (from, to, _) in self.imports() {
+            edges.entry(from).or_default().insert(to);
+        }
         let reach = |from: usize| {
             let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
             while let Some(at) = open.pop() {

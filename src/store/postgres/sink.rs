@@ -6,7 +6,7 @@ use std::io::Write as _;
 use postgres::error::DbError;
 
 use crate::base::failure::{Class, Failure, Refusal};
-use crate::base::fault::fault;
+use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
 use crate::client::binary::{self, HEADER, TRAILER};
 use crate::client::pg;
@@ -52,7 +52,7 @@ impl Sink {
                 }
             }
             batch.bytes[bytes].chunks(WRITE_BYTES).try_for_each(&mut write)?;
-            fault("mid-copy");
+            fault(Point::MidCopy);
         }
         write(&TRAILER)?;
         let stored = copy.finish().map_err(|error| self.failed(error))?;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use postgres::Client;
 
+use super::filter::{Decision, Filter, count};
 use super::letter::{self, Letter, Part};
-use super::{Decision, Filter, count};
 use crate::base::failure::{Class, Failure};
 use crate::base::thread::Pulse;
 use crate::client::pg::Server;
