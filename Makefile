@@ -4,8 +4,12 @@
 .PHONY: help demo test bench bench-quick peers profile ways verify-large faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
-# One test at a time: some measure time, others kill the servers that all share.
-TEST_THREADS ?= 1
+# These tests need no servers. Every other one does, so a new one is run without being named here.
+WITHOUT_SERVERS := simulator corpus configuration
+TESTS := $(wildcard tests/*.rs loadtester/tests/*.rs) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))
+ON_SERVERS := $(filter-out $(WITHOUT_SERVERS),$(notdir $(basename $(TESTS))))
+# More than run at a time: tests/pipeline/servers.rs lets each in when there are servers for it.
+TEST_THREADS ?= 8
 
 help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
@@ -94,10 +98,13 @@ lint:
 	.ci/systemd
 
 unit:
-	cargo test $(FEATURES) --lib --bins --test simulator --test corpus --test configuration
+	cargo test $(FEATURES) --lib --bins $(WITHOUT_SERVERS:%=--test %)
 
+# Built before the servers start: they would only wait for the compiler.
 integration:
-	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)
+	cargo test $(FEATURES) $(ON_SERVERS:%=--test %) --no-run
+	STACK_DIR=target/test-stack stack/with \
+		cargo test $(FEATURES) $(ON_SERVERS:%=--test %) -- --test-threads=$(TEST_THREADS) $(TEST)
 
 stack-up:
 	stack/up
