@@ -25,7 +25,7 @@ help:
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make try-systemd  install and run the service under a systemd of its own, as the documents say (needs root)"
 	@echo "make check        lints and unit tests, without servers"
-	@echo "make lint         format, clippy; shellcheck, promtool and systemd-analyze, which 'stack/install --checks' brings"
+	@echo "make lint         format, clippy, links; shellcheck, promtool and systemd-analyze, which 'stack/install --checks' brings"
 	@echo "make unit         unit tests"
 	@echo "make integration  tests on real servers"
 	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
@@ -93,6 +93,7 @@ check: lint unit
 lint:
 	cargo fmt --all --check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
+	.ci/documents
 	.ci/shellcheck
 	.ci/monitoring
 	.ci/systemd
