@@ -123,9 +123,7 @@ fn a_topic_that_is_created_again_and_longer_stops() {
     world.produce("in", 0, (0..100).map(record));
     let engine = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
-    let topic = world.topic("in");
-    world.stack(&["kafka-topics", "--delete", "--topic", &topic]);
-    std::thread::sleep(Duration::from_secs(1));
+    world.delete_topic("in");
     world.create_topic("in", 1);
     world.produce("in", 0, (1000..1500).map(record));
     wait_for("the running engine to notice", 12, || engine.log().contains("created again"));
@@ -147,8 +145,7 @@ fn a_topic_that_is_created_again_and_shorter_stops() {
     let engine = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
     assert!(engine.stop().0.success());
-    world.stack(&["kafka-topics", "--delete", "--topic", &world.topic("in")]);
-    std::thread::sleep(Duration::from_secs(1));
+    world.delete_topic("in");
     world.create_topic("in", 1);
     world.produce("in", 0, (1000..1020).map(record));
     let again = world.engine(&config, &[]);

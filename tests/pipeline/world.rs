@@ -146,6 +146,25 @@ impl World {
         let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))
             .expect("Kafka answers");
         created[0].as_ref().unwrap_or_else(|e| panic!("{e:?}"));
+        self.wait_led(&name, partitions as usize);
+    }
+
+    /// Deletes a topic, and returns when the broker has let it go: until then it takes records for the old one.
+    pub(crate) fn delete_topic(&self, short: &str) {
+        let name = self.topic(short);
+        self.stack(&["kafka-topics", "--delete", "--topic", &name]);
+        self.wait_led(&name, 0);
+    }
+
+    /// Waits until the broker itself says that it leads so many partitions. It learns of a change later than who asks for it.
+    fn wait_led(&self, topic: &str, partitions: usize) {
+        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
+        wait_for(&format!("the broker to lead {partitions} partitions of {topic}"), 60, || {
+            let answer =
+                consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).expect("Kafka answers");
+            let led = answer.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0);
+            led.count() == partitions
+        });
     }
 
     pub(crate) fn sql(&self) -> Client {
