@@ -66,7 +66,7 @@ faults:
 
 verify-large:
 	stack/install
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bin rowmill --bin verify_large
 	STACK_DIR=target/bench-stack stack/with target/release/verify_large $(VERIFY)
 
 mutants:
@@ -75,12 +75,12 @@ mutants:
 
 ways:
 	stack/install
-	cargo build --release -p rowmill-bench
+	cargo build --release --workspace --bin ways
 	STACK_DIR=target/bench-stack stack/with target/release/ways $(WAYS)
 
 loadtester-proof:
 	stack/install
-	cargo build --release -p rowmill -p loadtester
+	cargo build --release --workspace --bin rowmill --bin loadtester --bin loadtester-fake-consumer
 	STACK_DIR=target/proof-stack stack/with loadtester/proof/run $(PROOF)
 
 try-systemd:
