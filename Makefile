@@ -4,8 +4,12 @@
 .PHONY: help demo test bench bench-quick peers profile ways verify-large faults mutants loadtester-proof try-systemd check lint unit integration stack-up stack-down clean
 
 FEATURES := --workspace --features fault-points
-# One test at a time: some measure time, others kill the servers that all share.
-TEST_THREADS ?= 1
+# These tests need no servers. Every other one does, so a new one is run without being named here.
+WITHOUT_SERVERS := simulator corpus configuration
+TESTS := $(wildcard tests/*.rs loadtester/tests/*.rs) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))
+ON_SERVERS := $(filter-out $(WITHOUT_SERVERS),$(notdir $(basename $(TESTS))))
+# More than run at a time: tests/pipeline/servers.rs lets each in when there are servers for it.
+TEST_THREADS ?= 8
 
 help:
 	@echo "make demo         see it work: Kafka to PostgreSQL, with bad records and a kill in the middle"
@@ -21,7 +25,7 @@ help:
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make try-systemd  install and run the service under a systemd of its own, as the documents say (needs root)"
 	@echo "make check        lints and unit tests, without servers"
-	@echo "make lint         format, clippy; shellcheck, promtool, systemd where they are installed"
+	@echo "make lint         format, clippy, links; shellcheck, promtool and systemd-analyze, which 'stack/install --checks' brings"
 	@echo "make unit         unit tests"
 	@echo "make integration  tests on real servers"
 	@echo "make stack-up     start Kafka, PostgreSQL and Redis under target/stack and leave them running"
@@ -33,7 +37,7 @@ demo:
 	STACK_DIR=target/demo-stack stack/with stack/demo
 
 test:
-	stack/install
+	stack/install --checks
 	$(MAKE) lint unit integration
 
 bench:
@@ -62,7 +66,7 @@ faults:
 
 verify-large:
 	stack/install
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bin rowmill --bin verify_large
 	STACK_DIR=target/bench-stack stack/with target/release/verify_large $(VERIFY)
 
 mutants:
@@ -71,12 +75,12 @@ mutants:
 
 ways:
 	stack/install
-	cargo build --release -p rowmill-bench
+	cargo build --release --workspace --bin ways
 	STACK_DIR=target/bench-stack stack/with target/release/ways $(WAYS)
 
 loadtester-proof:
 	stack/install
-	cargo build --release -p rowmill -p loadtester
+	cargo build --release --workspace --bin rowmill --bin loadtester --bin loadtester-fake-consumer
 	STACK_DIR=target/proof-stack stack/with loadtester/proof/run $(PROOF)
 
 try-systemd:
@@ -89,15 +93,19 @@ check: lint unit
 lint:
 	cargo fmt --all --check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
+	.ci/documents
 	.ci/shellcheck
 	.ci/monitoring
 	.ci/systemd
 
 unit:
-	cargo test $(FEATURES) --lib --bins --test simulator --test corpus --test configuration
+	cargo test $(FEATURES) --lib --bins $(WITHOUT_SERVERS:%=--test %)
 
+# Built before the servers start: they would only wait for the compiler.
 integration:
-	STACK_DIR=target/test-stack stack/with cargo test $(FEATURES) --test '*' -- --test-threads=$(TEST_THREADS) $(TEST)
+	cargo test $(FEATURES) $(ON_SERVERS:%=--test %) --no-run
+	STACK_DIR=target/test-stack stack/with \
+		cargo test $(FEATURES) $(ON_SERVERS:%=--test %) -- --test-threads=$(TEST_THREADS) $(TEST)
 
 stack-up:
 	stack/up

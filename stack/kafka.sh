@@ -88,14 +88,8 @@ kafka_start() {
 
 # The port opens before the broker is registered and may lead partitions; this line comes after both.
 kafka_answers() { grep -qs 'Kafka Server started' "$kafka_log"; }
-kafka_decided() { kafka_answers || is_stopped kafka; }
-
-kafka_wait() {
-  wait_until 60 kafka_decided || true
-  kafka_answers || fail "start Kafka on port $KAFKA_PORT" "$(tail_of "$kafka_log")" \
-    "see $kafka_log; 'stack/down --wipe' starts from nothing"
-}
+kafka_settle() { :; }
 
 kafka_where() { printf '127.0.0.1:%s, TLS %s' "$KAFKA_PORT" "$KAFKA_TLS_PORT"; }
-kafka_stop() { end_process kafka TERM 20; }
-kafka_kill() { end_process kafka KILL 10; }
+kafka_stop() { end_process kafka TERM; }
+kafka_kill() { end_process kafka KILL; }

@@ -40,12 +40,36 @@ seconds_since() {
   printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 
-# wait_until SECONDS COMMAND...: true as soon as the command is, false after that time.
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+# How long a server may take until it answers. Alone on a machine it takes seconds; beside three builds on two cores, or on
+# a slow disk, more than a minute. Who waits for nothing sees so from the lines below, and a server that has ended is not
+# waited for; so the limit is only there for one that hangs.
+start_limit_s=300
+# How long a server may take to end in good order, before it is killed: a busy disk has to take what it holds.
+end_limit_s=60
+# An idle machine shows none of these lines.
+first_line_after_s=10
+next_line_after_s=30
+
+# wait_until WHAT SECONDS CONDITION [HOPELESS...]: true as soon as CONDITION is, a command in one word ('is_stopped kafka');
+# false after that time, or when the command HOPELESS says that it will never be. Tells on standard error that it waits.
 wait_until() {
-  local deadline=$(($(now_ms) + $1 * 1000))
-  shift
-  until "$@"; do
-    [ "$(now_ms)" -lt "$deadline" ] || return 1
+  local what=$1 limit_s=$2 condition=$3 began waited_s next_line_s=$first_line_after_s
+  shift 3
+  began=$(now_ms)
+  until $condition; do
+    # Asked once more: it may have come true before the end.
+    if [ $# != 0 ] && "$@"; then
+      $condition && return
+      return 1
+    fi
+    waited_s=$((($(now_ms) - began) / 1000))
+    [ "$waited_s" -lt "$limit_s" ] || return 1
+    if [ "$waited_s" -ge "$next_line_s" ]; then
+      printf 'stack: waiting for %s since %d s, for at most %d s\n' "$what" "$waited_s" "$limit_s" >&2
+      next_line_s=$((waited_s + next_line_after_s))
+    fi
     sleep 0.1
   done
 }
@@ -83,16 +107,19 @@ running_pid() {
 is_running() { running_pid "$1" >/dev/null; }
 is_stopped() { ! is_running "$1"; }
 
-# end_process NAME SIGNAL SECONDS: signal, wait, and SIGKILL if that was not enough.
+# end_process NAME SIGNAL: signal, wait, and SIGKILL if that was not enough.
 end_process() {
   local pid
   pid=$(running_pid "$1") || return 0
   kill -s "$2" "$pid"
-  if ! wait_until "$3" is_stopped "$1"; then
-    say "stack: $1 did not end within $3 s of SIG$2; killing it"
+  wait_until "$1 to end" "$end_limit_s" "is_stopped $1" && return
+  if [ "$2" != KILL ]; then
+    say "stack: $1 did not end within $end_limit_s s of SIG$2; killing it"
     kill -s KILL "$pid"
-    wait_until 10 is_stopped "$1"
+    wait_until "$1 to end" "$end_limit_s" "is_stopped $1" && return
   fi
+  fail "end $1, process $pid" "it is still there $end_limit_s s after SIGKILL, so the kernel waits for its disk or its memory" \
+    "wait until it is gone, then try again"
 }
 
 # --- ports and other choices that a stack keeps ---------------------------------------------------------------------
@@ -142,8 +169,9 @@ is_stack() { [ -e "$STACK_DIR/lock" ]; }
 # Only one script at a time may change a stack. The descriptor must not reach the servers: they would hold the lock.
 lock_stack() {
   exec 9>"$STACK_DIR/lock"
-  flock -w 120 9 ||
-    fail "lock $STACK_DIR" "another stack/up, down or restart has been at work there for two minutes" \
+  # The other one may be ending a server and starting it again.
+  wait_until "another stack/up, down or restart in $STACK_DIR" $((end_limit_s + start_limit_s)) 'flock -n 9' ||
+    fail "lock $STACK_DIR" "another stack/up, down or restart has been at work there for $((end_limit_s + start_limit_s)) s" \
       "wait for it, or end it, then try again"
 }
 
@@ -153,8 +181,8 @@ require_stack() {
 }
 
 # --- servers --------------------------------------------------------------------------------------------------------
-# kafka.sh, postgres.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_wait
-# (until it answers), NAME_answers, NAME_where, NAME_stop and NAME_kill.
+# kafka.sh, postgres.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
+# NAME_settle (what is done once it answers), NAME_where, NAME_stop and NAME_kill; and NAME_log, the log's path.
 
 servers="kafka postgres redis"
 
@@ -169,15 +197,24 @@ server_up() {
   local began
   began=$(now_ms)
   if is_running "$1"; then
-    wait_until 10 "$1_answers" ||
-      fail "use the running $1" "it does not answer at $("$1_where")" "stack/restart $1"
+    server_wait "$1"
     printf '%-9s running on %s\n' "$1" "$("$1_where")"
     return
   fi
   "$1_prepare"
   "$1_start"
-  "$1_wait"
+  server_wait "$1"
+  "$1_settle"
   printf '%-9s ready in %s on %s\n' "$1" "$(seconds_since "$began")" "$("$1_where")"
+}
+
+# Until the server answers, or it is clear that it will not.
+server_wait() {
+  local log=$1_log why="it did not answer within $start_limit_s s"
+  wait_until "$1 to answer at $("$1_where")" "$start_limit_s" "$1_answers" is_stopped "$1" && return
+  is_running "$1" || why="it ended"
+  fail "start $1 at $("$1_where")" "$why; $(tail_of "${!log}")" \
+    "see ${!log}; 'stack/restart $1' tries again, 'stack/down --wipe' and 'stack/up' start from nothing"
 }
 
 # fill_template FILE NAME...: prints the file with each @NAME@ replaced by that variable's value.

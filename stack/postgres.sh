@@ -114,10 +114,10 @@ postgres_start() {
       FAKETIME_DONT_FAKE_MONOTONIC=1)
   as_pg_user env "${clock[@]}" sh -c 'exec setsid "$1/postgres" -D "$2" >>"$3" 2>&1 </dev/null' sh \
     "$PGBIN" "$PGDATA" "$postgres_log" >/dev/null 2>&1 8>&- 9>&- &
-  wait_until 30 postgres_left_or_has_pid $! || true
+  wait_until "PostgreSQL's pid file" "$start_limit_s" postgres_has_pid has_left $! || true
 }
 
-postgres_left_or_has_pid() { postgres_has_pid || ! kill -0 "$1" 2>/dev/null; }
+has_left() { ! kill -0 "$1" 2>/dev/null; }
 
 # The server's own pid file: ours would hold runuser's pid.
 postgres_has_pid() {
@@ -131,13 +131,10 @@ psql_stack() {
     --host=127.0.0.1 --port="$PG_PORT" --username=rowmill "$@"
 }
 
-postgres_answers() { psql_stack --dbname=postgres --command='SELECT 1' >/dev/null 2>&1; }
-postgres_decided() { postgres_answers || is_stopped postgres; }
+# A server that is frozen takes the connection and says nothing.
+postgres_answers() { PGCONNECT_TIMEOUT=10 psql_stack --dbname=postgres --command='SELECT 1' >/dev/null 2>&1; }
 
-postgres_wait() {
-  wait_until 60 postgres_decided || true
-  postgres_answers || fail "start PostgreSQL on port $PG_PORT" "$(tail_of "$postgres_log")" \
-    "see $postgres_log; 'stack/down --wipe' starts from nothing"
+postgres_settle() {
   if [ -z "$(psql_stack --dbname=postgres --command="SELECT 1 FROM pg_database WHERE datname = 'rowmill'")" ]; then
     psql_stack --dbname=postgres --command='CREATE DATABASE rowmill'
   fi
@@ -145,7 +142,7 @@ postgres_wait() {
 
 postgres_where() { printf '127.0.0.1:%s, TLS on the same port' "$PG_PORT"; }
 # INT is PostgreSQL's "fast": sessions are ended, the data is written out.
-postgres_stop() { end_process postgres INT 30; }
+postgres_stop() { end_process postgres INT; }
 # QUIT is "immediate": no checkpoint, so the next start recovers from WAL, as after a crash. Unlike SIGKILL it takes
 # every backend along, so that the port and the shared memory are free at once.
-postgres_kill() { end_process postgres QUIT 10; }
+postgres_kill() { end_process postgres QUIT; }

@@ -78,8 +78,7 @@ pub fn conditions(client: &mut Client, program: &str) -> Result<String> {
         |name: &str| -> Result<String> { Ok(client.query_one(&format!("SHOW {name}"), &[])?.get(0)) };
     let mut text = String::from("\n## Conditions\n\n");
     let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
-    let command: Vec<String> = std::env::args().skip(1).collect();
-    line("command", &format!("{program} {}", command.join(" ")));
+    line("command", &format!("{program} {}", recorded(std::env::args().skip(1))));
     line("commit", &output_of("git", &["describe", "--always", "--dirty"]));
     line("PostgreSQL", &show("server_version")?);
     for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
@@ -100,6 +99,21 @@ pub fn conditions(client: &mut Client, program: &str) -> Result<String> {
     Ok(text)
 }
 
+/// The arguments without where the results go, and with paths that begin at the checkout: another machine has neither.
+fn recorded(arguments: impl Iterator<Item = String>) -> String {
+    let checkout = format!("{}/", source_directory().parent().unwrap_or(Path::new("")).display());
+    let mut kept = Vec::new();
+    let mut arguments = arguments.map(|argument| argument.replace(&checkout, ""));
+    while let Some(argument) = arguments.next() {
+        if argument == "--results" {
+            arguments.next();
+        } else if !argument.starts_with("--results=") {
+            kept.push(argument);
+        }
+    }
+    kept.join(" ")
+}
+
 fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).current_dir(source_directory()).output();
     output.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
@@ -107,4 +121,22 @@ fn output_of(program: &str, arguments: &[&str]) -> String {
 
 fn source_directory() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_command_names_no_place_of_this_machine() {
+        let here = source_directory().join("x.toml").display().to_string();
+        let rows = [
+            (vec!["--results", "/var/x", "--rounds", "3"], "--rounds 3"),
+            (vec!["--rounds", "3", "--results=/var/x"], "--rounds 3"),
+            (vec!["--config", &here], "--config benches/x.toml"),
+        ];
+        for (arguments, expected) in rows {
+            assert_eq!(recorded(arguments.into_iter().map(str::to_owned)), expected);
+        }
+    }
 }

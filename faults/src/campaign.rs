@@ -26,6 +26,9 @@ pub(crate) struct Campaign {
     pub(crate) interrupt: Interrupt,
 }
 
+/// A server that was struck comes back by itself, or the stack's scripts say after this time why it does not.
+const SERVER_AWAY_MAX: Duration = Duration::from_secs(300);
+
 /// Topic, partition, target; and how far it is.
 pub(crate) type Progress = BTreeMap<(String, i32, String), i64>;
 
@@ -36,7 +39,7 @@ impl Campaign {
 
     /// Keeps trying for as long as a server may be away.
     pub(crate) fn patient_sql(&self) -> Result<Client> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + SERVER_AWAY_MAX;
         loop {
             match self.sql() {
                 Err(_) if Instant::now() < deadline && !self.interrupt.came() => {

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
@@ -17,8 +18,25 @@ fn server(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run through `make test`, which starts the servers"))
 }
 
-/// A database of the test's own, with empty tables.
-fn database(name: &str) -> String {
+/// Who measures time has the machine: whoever has a database has the turn, until it is dropped.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A database of the test's own, with empty tables, and the turn.
+struct Database {
+    url: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl std::ops::Deref for Database {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.url
+    }
+}
+
+fn database(name: &str) -> Database {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let url = server("DATABASE_URL");
     let mut admin = Client::connect(&url, NoTls).expect("connect to DATABASE_URL");
     admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).unwrap();
@@ -27,7 +45,7 @@ fn database(name: &str) -> String {
     let own = format!("{login}/{name}");
     let mut client = Client::connect(&own, NoTls).unwrap();
     client.batch_execute(include_str!("../../sql/tables.sql")).unwrap();
-    own
+    Database { url: own, _turn: turn }
 }
 
 struct Consumer(Child);
@@ -282,7 +300,7 @@ fn a_full_disk_costs_files_not_the_verdict() {
         .args(["-c", "ulimit -f 8; trap '' XFSZ; exec \"$@\"", "limited", env!("CARGO_BIN_EXE_loadtester")])
         .args([
             "--database",
-            &database,
+            &*database,
             "--topic-prefix",
             prefix,
             "--out",

@@ -1,8 +1,18 @@
-//! Too much at once: memory stays bounded, and a table that is stuck holds up nobody else.
+//! Too much at once: what the pipe holds is bounded, in batches and in bytes, and a table that is stuck holds up nobody else.
 
 use std::time::Duration;
 
+use crate::metrics::{free_port, scrape};
 use crate::world::{World, all_rows, record, wait_for};
+
+fn listening_on(port: u16) -> String {
+    format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n")
+}
+
+/// How many batches wait for this thread.
+fn waiting_for(port: u16, thread: &str) -> Option<f64> {
+    scrape(port).get(&format!("rowmill_queue_batches{{thread={thread:?}}}")).copied()
+}
 
 #[test]
 fn a_stuck_table_leaves_the_others_alone() {
@@ -11,8 +21,10 @@ fn a_stuck_table_leaves_the_others_alone() {
         world.create_topic(name, 2);
         world.create_table(name, "");
     }
+    let port = free_port();
     let config = format!(
-        "memory_max = \"8MB\"\nmessage_max = \"1MB\"\n{}{}",
+        "memory_max = \"8MB\"\nmessage_max = \"1MB\"\n{}{}{}",
+        listening_on(port),
         world.model("stuck", "stuck", ""),
         world.model("free", "free", "")
     );
@@ -27,14 +39,16 @@ fn a_stuck_table_leaves_the_others_alone() {
     for partition in 0..2 {
         world.produce("stuck", partition, (0..100_000).map(record));
     }
-    std::thread::sleep(Duration::from_secs(1));
+    wait_for("batches for the stuck table", 20, || waiting_for(port, "write-stuck-0") >= Some(1.0));
     world.produce("free", 1, (0..1000).map(record));
     let took = wait_for("the free table to go on", 10, || world.count("SELECT count(*) FROM free") == 1010);
     eprintln!("the free table waited {:.1} s", took.as_secs_f64());
+    wait_for("the stuck topic to be set aside", 10, || {
+        engine.log().contains("is stuck: its tables took nothing")
+    });
     world.produce("free", 1, (1000..2000).map(record));
     let took = wait_for("the free table to flow", 2, || world.count("SELECT count(*) FROM free") == 2010);
     eprintln!("and then {:.1} s", took.as_secs_f64());
-    assert!(engine.log().contains("is stuck: its tables took nothing"), "{}", engine.log());
     transaction.rollback().expect("unlocked");
 
     world.wait_drained(&["stuck", "free"], 60);
@@ -62,7 +76,7 @@ fn two_stuck_topics_leave_room_for_a_third() {
         world.produce(topic, 0, (0..150_000).map(record));
     }
     let engine = world.engine(&config, &[]);
-    std::thread::sleep(Duration::from_secs(6));
+    wait_for("both topics to be set aside", 20, || engine.log().matches("is stuck").count() == 2);
     world.produce("z", 0, (0..1000).map(record));
     wait_for("the free table to go on", 5, || world.count("SELECT count(*) FROM free") == 1000);
     transaction.rollback().expect("unlocked");
@@ -71,8 +85,13 @@ fn two_stuck_topics_leave_room_for_a_third() {
     assert!(engine.stop().0.success());
 }
 
+/// The writer has one batch in hand and four wait for it; what comes then makes one more larger, until the bytes are used up.
 #[test]
 fn memory_is_bounded_while_nothing_can_be_written() {
+    const TABLE_BATCHES: f64 = 4.0;
+    const MEMORY_MAX: f64 = (24 << 20) as f64;
+    /// The last poll takes what librdkafka holds, and that is as much as its queue takes.
+    const PREFETCHED_MAX: f64 = (8 << 20) as f64;
     let world = World::new("memory");
     world.create_topic("in", 4);
     world.create_table("t", "");
@@ -84,8 +103,26 @@ fn memory_is_bounded_while_nothing_can_be_written() {
     let mut locker = world.sql();
     let mut transaction = locker.transaction().expect("begun");
     transaction.batch_execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("locked");
-    let engine = world.engine(&format!("memory_max = \"24MB\"\n{}", world.model("in", "t", "")), &[]);
-    std::thread::sleep(Duration::from_secs(6));
+    let port = free_port();
+    let config = format!(
+        "memory_max = \"24MB\"\n[threads]\nwriters = 1\n{}{}",
+        listening_on(port),
+        world.model("in", "t", "")
+    );
+    let engine = world.engine(&config, &[]);
+    let in_hand = || scrape(port).get("rowmill_memory_in_hand_bytes").copied().unwrap_or_default();
+    wait_for("the memory to be used up", 20, || in_hand() >= MEMORY_MAX);
+    let held = || {
+        let polled = scrape(port).get("rowmill_polled_records_total{thread=\"poll-0\"}").copied();
+        (waiting_for(port, "write-t-0"), waiting_for(port, "decode-0"), polled, in_hand())
+    };
+    wait_for("the decoder to have done its part", 10, || waiting_for(port, "decode-0") == Some(0.0));
+    let full = held();
+    assert_eq!(full.0, Some(TABLE_BATCHES));
+    assert!((MEMORY_MAX..MEMORY_MAX + PREFETCHED_MAX).contains(&full.3), "{full:?}");
+    // Nothing more is taken, for as long as nothing is given back.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(held(), full);
     let peak = engine.peak_memory();
     // 170 MB wait in Kafka; the engine holds its budget, librdkafka's queue of 8 MB, and itself.
     assert!(peak < 128 << 20, "{} MB", peak >> 20);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{World, all_rows, record, rowmill, stack, wait_for};
+use crate::world::{World, all_rows, record, rowmill, wait_for};
 
 #[test]
 fn retention_past_the_position_stops_until_the_gap_is_accepted() {
@@ -25,7 +25,7 @@ fn retention_past_the_position_stops_until_the_gap_is_accepted() {
             "{{\"partitions\":[{{\"topic\":\"{topic}\",\"partition\":0,\"offset\":250}}],\"version\":1}}"
         ),
     );
-    stack(&["kafka", "delete-records", "--offset-json-file", &request]);
+    world.stack(&["kafka", "delete-records", "--offset-json-file", &request]);
 
     let path = world.file("check.toml", &config);
     let (text, fine) = rowmill(&world, &["check", "--config", &path]);
@@ -71,7 +71,7 @@ fn records_deleted_in_front_of_a_running_engine_stop_the_partition() {
             world.topic("in")
         ),
     );
-    stack(&["kafka", "delete-records", "--offset-json-file", &request]);
+    world.stack(&["kafka", "delete-records", "--offset-json-file", &request]);
     blocker.batch_execute("COMMIT").expect("unlocked");
     wait_for("the stop", 40, || engine.log().contains("no longer has offsets ["));
     world.produce("in", 1, (0..100).map(record));
@@ -95,11 +95,8 @@ fn a_corrupt_batch_stops_its_partition() {
         world.produce("in", 1, (start..start + 100).map(record));
     }
     // One byte of a value, on the disk, in the middle batch.
-    let log = format!(
-        "{}/kafka/data/{}-0/00000000000000000000.log",
-        crate::world::env("STACK_DIR"),
-        world.topic("in")
-    );
+    let log =
+        format!("{}/kafka/data/{}-0/00000000000000000000.log", world.server("STACK_DIR"), world.topic("in"));
     let bytes = std::fs::read(&log).expect("the broker's file");
     let needle = br#"{"n":150,"#;
     let at = bytes.windows(needle.len()).position(|w| w == needle).expect("the record is on disk");
@@ -126,9 +123,7 @@ fn a_topic_that_is_created_again_and_longer_stops() {
     world.produce("in", 0, (0..100).map(record));
     let engine = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
-    let topic = world.topic("in");
-    stack(&["kafka-topics", "--delete", "--topic", &topic]);
-    std::thread::sleep(Duration::from_secs(1));
+    world.delete_topic("in");
     world.create_topic("in", 1);
     world.produce("in", 0, (1000..1500).map(record));
     wait_for("the running engine to notice", 12, || engine.log().contains("created again"));
@@ -150,8 +145,7 @@ fn a_topic_that_is_created_again_and_shorter_stops() {
     let engine = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
     assert!(engine.stop().0.success());
-    stack(&["kafka-topics", "--delete", "--topic", &world.topic("in")]);
-    std::thread::sleep(Duration::from_secs(1));
+    world.delete_topic("in");
     world.create_topic("in", 1);
     world.produce("in", 0, (1000..1020).map(record));
     let again = world.engine(&config, &[]);

@@ -11,7 +11,7 @@ fn each_planted_mistake_is_named_with_its_remedy() {
     let good = world.model("in", "t", "");
     let check_as = |url: &str, config: &str, mistake: &str, remedy: &str| {
         let file = world.file("check.toml", config);
-        let (text, ok) = rowmill_as(url, &["check", "--config", &file]);
+        let (text, ok) = rowmill_as(&world, url, &["check", "--config", &file]);
         let named = text.lines().any(|l| l.contains("PROBLEM") && l.contains(mistake) && l.contains(remedy));
         assert!(!ok && named, "expected {mistake:?} with {remedy:?}:\n{text}");
     };

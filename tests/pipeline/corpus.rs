@@ -11,7 +11,7 @@ use std::time::Duration;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 
-use crate::world::{World, producer, wait_for};
+use crate::world::{World, wait_for};
 use load::{Case, MESSAGE_MAX, TOKEN, TOPICS, cases, good, models};
 
 /// Inputs that are on their way at once, each in a partition of its own.
@@ -99,7 +99,7 @@ fn configured_models(world: &World) -> String {
 
 /// Sends each case of the wave to the partition of its own, with its neighbors, to every topic.
 fn produce<'a>(world: &World, wave: &'a [Case], place: &[bool], sent: &mut BTreeMap<Place, Sent<'a>>) {
-    let producer = producer("none");
+    let producer = world.producer("none");
     for (number, topic) in TOPICS.iter().enumerate() {
         let topic = world.topic(topic);
         for (case, partition) in wave.iter().zip(0..) {

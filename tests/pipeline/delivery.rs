@@ -1,6 +1,6 @@
 //! What is there arrives, whatever the shape of the pipeline.
 
-use crate::world::{Class, World, all_rows, env, produce_transactions, record};
+use crate::world::{Class, World, all_rows, record};
 
 #[test]
 fn every_record_becomes_one_row() {
@@ -83,7 +83,7 @@ fn aborted_transactions_and_tombstones_leave_no_rows() {
     let world = World::new("transactions");
     world.create_topic("in", 1);
     world.create_table("t", "");
-    produce_transactions(&world.topic("in"), 0, 30);
+    world.produce_transactions("in", 0, 30);
     world.produce_tombstone("in", 0);
     world.produce("in", 0, (1000..1010).map(record));
     let _engine = world.engine(&world.model("in", "t", "tombstones = \"skip\""), &[]);
@@ -107,7 +107,7 @@ fn partitions_that_come_later_are_read_from_their_start() {
         world.count("SELECT count(*) FROM rowmill.ledger") == 1
     });
     assert_eq!(world.count("SELECT start_offset FROM rowmill.ledger"), 100);
-    crate::world::stack(&["kafka-topics", "--alter", "--topic", &world.topic("in"), "--partitions", "3"]);
+    world.stack(&["kafka-topics", "--alter", "--topic", &world.topic("in"), "--partitions", "3"]);
     world.produce("in", 2, (0..100).map(record));
     world.produce("in", 0, (100..200).map(record));
     world.wait_drained(&["in"], 30);
@@ -171,11 +171,11 @@ fn tls_everywhere() {
     let config = format!(
         "[kafka]\nbrokers = {:?}\n[kafka.tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[postgres]\nurl = {postgres:?}\n[redis]\n\
          url = {redis:?}\nca = {:?}\n[lookup.word]\nkey = \"word:{{}}\"\n{}word = {{ lookup = \"word\", unknown = \"null\" }}\n",
-        env("KAFKA_TLS_BROKERS"),
-        env("KAFKA_SSL_CA"),
-        env("KAFKA_SSL_CERT"),
-        env("KAFKA_SSL_KEY"),
-        env("REDIS_SSL_CA"),
+        world.server("KAFKA_TLS_BROKERS"),
+        world.server("KAFKA_SSL_CA"),
+        world.server("KAFKA_SSL_CERT"),
+        world.server("KAFKA_SSL_KEY"),
+        world.server("REDIS_SSL_CA"),
         world.model("in", "t", "")
     );
     let engine = world.engine(&config, &[]);

@@ -3,26 +3,16 @@
 
 use std::time::Duration;
 
-use crate::world::{World, all_rows, stack, wait_for};
-
-/// The standby is removed however the test ends.
-struct Standby;
-
-impl Drop for Standby {
-    fn drop(&mut self) {
-        stack(&["standby", "stop"]);
-    }
-}
+use crate::world::{World, all_rows, wait_for};
 
 #[test]
 fn a_standby_without_the_last_commits_takes_over() {
-    let mut world = World::new("failover");
+    let mut world = World::alone("failover");
     world.create_topic("in", 3);
     world.create_table("t", "");
     let primary_url = world.database_url.clone();
-    let port = stack(&["standby", "start"]);
+    let port = world.stack(&["standby", "start"]);
     let port = port.trim();
-    let _standby = Standby;
     let (proxy, url) = world.proxy();
     let load = world.load("in", 3, 3000);
     let config = format!("[postgres]\nurl = {url:?}\n{}", world.model("in", "t", ""));
@@ -33,7 +23,7 @@ fn a_standby_without_the_last_commits_takes_over() {
     });
     std::thread::sleep(Duration::from_secs(1));
 
-    stack(&["standby", "detach"]);
+    world.stack(&["standby", "detach"]);
     let reached = world.count("SELECT sum(next_offset)::BIGINT FROM rowmill.ledger");
     wait_for("commits that the standby will not have", 20, || {
         world.count("SELECT sum(next_offset)::BIGINT FROM rowmill.ledger") > reached + 3000
@@ -43,7 +33,7 @@ fn a_standby_without_the_last_commits_takes_over() {
     proxy.cut();
     // For a moment the new server is still read-only.
     std::thread::sleep(Duration::from_secs(1));
-    stack(&["standby", "promote"]);
+    world.stack(&["standby", "promote"]);
     let (login, _) = primary_url.rsplit_once('@').expect("the URL has a login");
     let (_, database) = primary_url.rsplit_once('/').expect("the URL names a database");
     world.database_url = format!("{login}@127.0.0.1:{port}/{database}");
@@ -57,4 +47,5 @@ fn a_standby_without_the_last_commits_takes_over() {
     assert!(first.stop().0.success());
     assert!(second.stop().0.success());
     world.database_url = primary_url;
+    world.stack(&["standby", "stop"]);
 }

@@ -4,13 +4,22 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::world::{Engine, World, record, wait_for};
 
-/// A port that nobody listens on at the moment.
+/// A port that nobody listens on, and that nobody gets meanwhile: neither another test, nor the stack's servers (below 30000),
+/// nor an outgoing connection (from 32768 on).
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_add(ASKED.fetch_add(1, SeqCst));
+        let port = 30_000 + (number % 2_768) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Status and body of a GET; `None` while nobody listens.

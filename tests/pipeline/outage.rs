@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::{World, all_rows, stack, wait_for};
+use crate::world::{World, all_rows, wait_for};
 
 /// A model whose `word` comes from Redis.
 fn with_lookup(world: &World) -> String {
@@ -23,16 +23,16 @@ fn give_words(world: &World) {
 
 #[test]
 fn postgres_restarts() {
-    let world = World::new("outage_postgres");
+    let world = World::alone("outage_postgres");
     world.create_topic("in", 3);
     world.create_table("t", "");
     let load = world.load("in", 3, 5000);
     let engine = world.engine(&world.model("in", "t", ""), &[]);
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
     for _ in 0..3 {
-        stack(&["kill", "postgres"]);
+        world.stack(&["kill", "postgres"]);
         std::thread::sleep(Duration::from_millis(500));
-        stack(&["restart", "postgres"]);
+        world.stack(&["restart", "postgres"]);
         std::thread::sleep(Duration::from_millis(1500));
     }
     load.stop();
@@ -44,7 +44,7 @@ fn postgres_restarts() {
 /// What was committed may be gone after a crash; rows and positions go together, and are read again.
 #[test]
 fn commits_that_were_not_synchronous_are_read_again() {
-    let world = World::new("outage_asynchronous");
+    let world = World::alone("outage_asynchronous");
     world.create_topic("in", 3);
     world.create_table("t", "");
     let database = world.database_url.rsplit_once('/').expect("the URL names a database").1.to_owned();
@@ -55,8 +55,8 @@ fn commits_that_were_not_synchronous_are_read_again() {
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
     for _ in 0..3 {
         std::thread::sleep(Duration::from_secs(1));
-        stack(&["kill", "postgres"]);
-        stack(&["restart", "postgres"]);
+        world.stack(&["kill", "postgres"]);
+        world.stack(&["restart", "postgres"]);
     }
     load.stop();
     world.wait_drained(&["in"], 40);
@@ -86,15 +86,15 @@ fn low_timeouts_of_the_database_do_no_harm() {
 
 #[test]
 fn kafka_restarts() {
-    let world = World::new("outage_kafka");
+    let world = World::alone("outage_kafka");
     world.create_topic("in", 3);
     world.create_table("t", "");
     let load = world.load("in", 3, 2000);
     let engine = world.engine(&world.model("in", "t", ""), &[]);
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
-    stack(&["kill", "kafka"]);
+    world.stack(&["kill", "kafka"]);
     std::thread::sleep(Duration::from_secs(1));
-    stack(&["restart", "kafka"]);
+    world.stack(&["restart", "kafka"]);
     std::thread::sleep(Duration::from_secs(3));
     load.stop();
     world.wait_drained(&["in"], 60);
@@ -104,16 +104,16 @@ fn kafka_restarts() {
 
 #[test]
 fn redis_is_down_for_a_while() {
-    let world = World::new("outage_redis");
+    let world = World::alone("outage_redis");
     world.create_topic("in", 2);
     world.create_table("t", "");
     give_words(&world);
     let load = world.load("in", 2, 2000);
     let engine = world.engine(&with_lookup(&world), &[]);
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") > 0);
-    stack(&["kill", "redis"]);
+    world.stack(&["kill", "redis"]);
     wait_for("the engine to say so", 20, || engine.log().contains("waiting for Redis"));
-    stack(&["restart", "redis"]);
+    world.stack(&["restart", "redis"]);
     // It comes back empty: still no reason to set anything aside.
     wait_for("the engine to notice an empty Redis", 20, || engine.log().contains("nothing is set aside"));
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);

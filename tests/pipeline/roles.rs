@@ -37,7 +37,7 @@ fn the_writer_needs_what_the_file_grants_and_can_do_nothing_else() {
         .batch_execute(&format!("CREATE ROLE {person} LOGIN PASSWORD 'pw' IN ROLE rowmill_reader"))
         .expect("a person");
     let (owner, writer) = (url_of(&world, "rowmill_owner"), url_of(&world, "rowmill_writer"));
-    let (text, ok) = rowmill_as(&owner, &["init", "--models"]);
+    let (text, ok) = rowmill_as(&world, &owner, &["init", "--models"]);
     assert!(ok, "{text}");
     admin
         .batch_execute(
@@ -46,14 +46,14 @@ fn the_writer_needs_what_the_file_grants_and_can_do_nothing_else() {
         .expect("a table");
     let config = world.model("in", "t", "");
     let file = world.file("roles.toml", &config);
-    let (text, ok) = rowmill_as(&writer, &["check", "--config", &file]);
+    let (text, ok) = rowmill_as(&world, &writer, &["check", "--config", &file]);
     assert!(!ok, "the file was not run after init: {text}");
     admin.batch_execute(ROLES).expect("grants");
-    let (text, ok) = rowmill_as(&writer, &["check", "--config", &file]);
+    let (text, ok) = rowmill_as(&world, &writer, &["check", "--config", &file]);
     assert!(!ok && text.contains("the role may not INSERT on \"public\".\"t\""), "{text}");
     admin.batch_execute("GRANT INSERT ON public.t TO rowmill_writer").expect("granted");
     admin.batch_execute("GRANT SELECT ON public.t TO rowmill_reader").expect("granted");
-    let (text, ok) = rowmill_as(&writer, &["check", "--config", &file]);
+    let (text, ok) = rowmill_as(&world, &writer, &["check", "--config", &file]);
     assert!(ok, "{text}");
 
     // Rows, dead letters, a row that only the server refuses, a kill and a take-over.
@@ -74,10 +74,10 @@ fn the_writer_needs_what_the_file_grants_and_can_do_nothing_else() {
         if text == "{" || !seen.borrow_mut().insert(text) { Class::Dead } else { Class::Row }
     });
 
-    let (text, ok) = rowmill_as(&owner, &["dead-letters", "list", "--config", &file]);
+    let (text, ok) = rowmill_as(&world, &owner, &["dead-letters", "list", "--config", &file]);
     assert!(ok && text.contains("invalid_json"), "{text}");
     let reader = url_of(&world, &person);
-    let (text, ok) = rowmill_as(&reader, &["status", "--config", &file]);
+    let (text, ok) = rowmill_as(&world, &reader, &["status", "--config", &file]);
     assert!(ok && text.contains("letters of table"), "{text}");
     let mut sql = Client::connect(&writer, NoTls).expect("the writer logs in");
     for forbidden in [

@@ -3,7 +3,6 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -16,7 +15,7 @@ use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
 use crate::metrics::{free_port, get};
-use crate::world::{World, all_rows, env, record, rowmill, stack, wait_for};
+use crate::world::{World, all_rows, record, rowmill, wait_for};
 
 /// Where this configuration's servers are, and whom it trusts.
 struct Servers {
@@ -31,10 +30,10 @@ impl Servers {
         let (postgres, redis) = world.tls_urls();
         let (postgres, _) = postgres.split_once('?').expect("the URL says how to verify");
         Servers {
-            kafka: env("KAFKA_SASL_BROKERS"),
+            kafka: world.server("KAFKA_SASL_BROKERS"),
             postgres: postgres.to_owned(),
             redis,
-            ca: env("KAFKA_SSL_CA"),
+            ca: world.server("KAFKA_SSL_CA"),
         }
     }
 
@@ -60,7 +59,10 @@ impl Servers {
 }
 
 fn world() -> World {
-    let world = World::new("security");
+    filled(World::new("security"))
+}
+
+fn filled(world: World) -> World {
     world.create_topic("in", 1);
     world.create_table("t", "");
     redis::cmd("SET").arg("user:a").arg("7").query::<()>(&mut world.redis()).expect("set");
@@ -112,13 +114,13 @@ fn a_certificate_for_another_name_is_refused() {
 
 #[test]
 fn a_server_that_speaks_plaintext_is_refused() {
-    let world = world();
+    let world = filled(World::alone("security"));
     let servers = Servers::new(&world);
     let mut postgres = world.sql();
     postgres.batch_execute("ALTER SYSTEM SET ssl = off").expect("set");
     postgres.batch_execute("SELECT pg_reload_conf()").expect("reloaded");
     let plain = Servers {
-        kafka: env("KAFKA_BROKERS"),
+        kafka: world.server("KAFKA_BROKERS"),
         redis: world.redis_url.replace("redis://", "rediss://"),
         postgres: servers.postgres,
         ca: servers.ca,
@@ -131,7 +133,7 @@ fn a_server_that_speaks_plaintext_is_refused() {
 
 #[test]
 fn an_expired_certificate_is_refused() {
-    let world = world();
+    let world = filled(World::alone("security"));
     let expired = Expired::install(&world);
     let text = Servers::new(&world).check(&world);
     drop(expired);
@@ -150,14 +152,14 @@ struct Expired<'a> {
 
 impl Expired<'_> {
     fn install(world: &World) -> Expired<'_> {
-        let tls = PathBuf::from(env("KAFKA_SSL_CA")).parent().expect("a directory").to_owned();
+        let tls = PathBuf::from(world.server("KAFKA_SSL_CA")).parent().expect("a directory").to_owned();
         let read = |name: &str| std::fs::read(tls.join(name)).expect("the stack's file");
         let key = PKey::private_key_from_pem(&read("server.key")).expect("a key");
         let authority = X509::from_pem(&read("ca.crt")).expect("a certificate");
         let authority_key = PKey::private_key_from_pem(&read("ca.key")).expect("a key");
         let expired = certificate("localhost", &key, Some((&authority, &authority_key)), (-3, -1));
         let pem = expired.to_pem().expect("PEM");
-        let postgres = PathBuf::from(env("PGDATA")).join("expired.crt");
+        let postgres = PathBuf::from(world.server("PGDATA")).join("expired.crt");
         let redis = world.path("expired.crt");
         std::fs::write(&postgres, &pem).expect("a file");
         std::fs::write(&redis, &pem).expect("a file");
@@ -185,7 +187,7 @@ impl Expired<'_> {
             .arg(file.to_str().expect("text"))
             .query::<()>(&mut self.world.redis())
             .expect("Redis takes it");
-        stack(&["restart", "kafka"]);
+        self.world.stack(&["restart", "kafka"]);
     }
 }
 
@@ -250,7 +252,7 @@ fn records_flow_over_tls_with_users_and_passwords_from_credentials() {
     let secrets = world.path("credentials");
     std::fs::create_dir(&secrets).expect("a directory");
     std::fs::write(secrets.join("redis-password"), "acl-pw\n").expect("a file");
-    std::fs::write(secrets.join("kafka-password"), env("KAFKA_SASL_PASSWORD")).expect("a file");
+    std::fs::write(secrets.join("kafka-password"), world.server("KAFKA_SASL_PASSWORD")).expect("a file");
     let servers = Servers::new(&world);
     let login = "username = \"rowmill-lookup\"\npassword = \"credential:redis-password\"\n";
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
@@ -274,7 +276,7 @@ fn records_flow_over_tls_with_users_and_passwords_from_credentials() {
 
 /// Runs the lines of docs/deployment.md that begin with this command, with other words in them.
 #[track_caller]
-fn as_documented(command: &str, changes: &[(&str, &str)]) {
+fn as_documented(world: &World, command: &str, changes: &[(&str, &str)]) {
     let lines: String = include_str!("../../docs/deployment.md")
         .lines()
         .filter(|line| line.starts_with(command))
@@ -284,7 +286,7 @@ fn as_documented(command: &str, changes: &[(&str, &str)]) {
         "set -euo pipefail\nkafka-acls.sh() {{ \"$STACK_BIN/kafka\" acls \"$@\"; }}\n\
          kafka-configs.sh() {{ \"$STACK_BIN/kafka\" configs \"$@\"; }}\n{lines}"
     );
-    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    let output = world.command("bash").args(["-c", &script]).output().expect("bash starts");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!lines.is_empty() && output.status.success(), "{lines}{told}");
 }
@@ -293,13 +295,13 @@ fn as_documented(command: &str, changes: &[(&str, &str)]) {
 fn a_kafka_user_needs_what_the_documents_grant_and_check_names_what_is_missing() {
     let world = world();
     let (user, topic) = (format!("least-{}", std::process::id()), world.topic("in"));
-    let tools = env("STACK_DIR") + "/kafka/tls.properties";
-    let broker = env("KAFKA_TLS_BROKERS");
+    let tools = world.server("STACK_DIR") + "/kafka/tls.properties";
+    let broker = world.server("KAFKA_TLS_BROKERS");
     let mut changes =
         vec![("kafka-1.example:9093", broker.as_str()), ("admin.properties", &tools), ("...", "user-pw")];
     let name = format!("--entity-name {user}");
     changes.push(("--entity-name rowmill", &name));
-    as_documented("kafka-configs.sh", &changes);
+    as_documented(&world, "kafka-configs.sh", &changes);
     let config = Servers::new(&world)
         .config(&world, "")
         .replace("\"rowmill\"", &format!("{user:?}"))
@@ -313,7 +315,7 @@ fn a_kafka_user_needs_what_the_documents_grant_and_check_names_what_is_missing()
 
     problem("Topic authorization failed; create it, mend its name, or let this user describe it");
     let principal = format!("User:{user}");
-    stack(&[
+    world.stack(&[
         "kafka",
         "acls",
         "--add",
@@ -333,7 +335,7 @@ fn a_kafka_user_needs_what_the_documents_grant_and_check_names_what_is_missing()
         ("my_topic", &topic),
         ("my_pipeline", "rowmill"),
     ]);
-    as_documented("kafka-acls.sh", &changes);
+    as_documented(&world, "kafka-acls.sh", &changes);
     let (text, ok) = rowmill(&world, &["check", "--config", &file]);
     assert!(ok && !text.contains("without DescribeConfigs"), "{text}");
 

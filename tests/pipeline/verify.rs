@@ -1,6 +1,6 @@
 //! `rowmill verify` finds what is damaged behind its back, and nothing else.
 
-use crate::world::{Engine, World, produce_transactions, record, rowmill};
+use crate::world::{Engine, World, record, rowmill};
 
 /// Good records, bad ones, tombstones, and aborted transactions.
 fn filled(world: &World) {
@@ -9,7 +9,7 @@ fn filled(world: &World) {
     world.produce("in", 0, (0..200).map(value));
     world.produce_tombstone("in", 0);
     world.produce("in", 1, (0..100).map(value));
-    produce_transactions(&world.topic("in"), 1, 4);
+    world.produce_transactions("in", 1, 4);
     // The last offset must be a record's: nobody waits for markers behind it.
     world.produce("in", 1, [record(1000)]);
 }
@@ -226,7 +226,7 @@ fn a_running_engine_and_an_expired_log() {
             "{{\"partitions\":[{{\"topic\":\"{topic}\",\"partition\":0,\"offset\":250}}],\"version\":1}}"
         ),
     );
-    crate::world::stack(&["kafka", "delete-records", "--offset-json-file", &request]);
+    world.stack(&["kafka", "delete-records", "--offset-json-file", &request]);
     let (text, fine) = rowmill(&world, &["verify", "--config", &path]);
     assert!(fine && text.contains("/0 offsets [0, 250) against Kafka, which no longer has them"), "{text}");
     fails(

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use rowmill_faults::proxy::Proxy;
 
-/// One test at a time has the servers: two engines and a producer fill two cores, and some tests stop a server.
-static SERVERS: Mutex<()> = Mutex::new(());
+use crate::servers::Servers;
 
 pub(crate) struct World {
     name: String,
@@ -29,7 +28,10 @@ pub(crate) struct World {
     database: String,
     pub(crate) database_url: String,
     pub(crate) redis_url: String,
-    _turn: MutexGuard<'static, ()>,
+    /// For questions: most waiting is asking again and again, and a new session costs more than its answer.
+    session: Mutex<Option<(String, Client)>>,
+    /// Last, so that the next test comes when nothing of this one is left.
+    servers: Servers,
 }
 
 /// Topic, partition, offset.
@@ -46,11 +48,6 @@ pub(crate) enum Class {
     Skipped,
 }
 
-pub(crate) fn env(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: run through `make test`, which starts the servers"))
-}
-
 /// Waits for a condition, and says what it waited for if it does not come.
 #[track_caller]
 pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) -> Duration {
@@ -64,43 +61,38 @@ pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> 
 
 /// Runs a verb that is not `run`; what it printed, and whether it ended well.
 pub(crate) fn rowmill(world: &World, arguments: &[&str]) -> (String, bool) {
-    run(Command::new(env!("CARGO_BIN_EXE_rowmill"))
-        .args(arguments)
-        .env("DATABASE_URL", &world.database_url)
-        .env("REDIS_URL", &world.redis_url))
+    rowmill_as(world, &world.database_url, arguments)
 }
 
 /// The same with another PostgreSQL role.
-pub(crate) fn rowmill_as(database_url: &str, arguments: &[&str]) -> (String, bool) {
-    run(Command::new(env!("CARGO_BIN_EXE_rowmill")).args(arguments).env("DATABASE_URL", database_url))
-}
-
-fn run(command: &mut Command) -> (String, bool) {
-    let output = command.output().expect("rowmill starts");
+pub(crate) fn rowmill_as(world: &World, database_url: &str, arguments: &[&str]) -> (String, bool) {
+    let output = world
+        .command(env!("CARGO_BIN_EXE_rowmill"))
+        .args(arguments)
+        .env("DATABASE_URL", database_url)
+        .env("REDIS_URL", &world.redis_url)
+        .output()
+        .expect("rowmill starts");
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (text, output.status.success())
 }
 
-/// Runs one of the stack's own commands, for example `restart postgres`; what it printed.
-pub(crate) fn stack(arguments: &[&str]) -> String {
-    let command = PathBuf::from(env("STACK_BIN")).join(arguments[0]);
-    let output = Command::new(&command)
-        .args(&arguments[1..])
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("the stack's command starts");
-    assert!(output.status.success(), "{} {:?} failed", command.display(), &arguments[1..]);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 impl World {
+    /// A world on servers that others use at the same time.
     pub(crate) fn new(name: &str) -> World {
-        let turn = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        World::on(Servers::shared(), name)
+    }
+
+    /// A world on servers that this test may kill, restart and reconfigure: nobody else uses them meanwhile.
+    pub(crate) fn alone(name: &str) -> World {
+        World::on(Servers::alone(), name)
+    }
+
+    fn on(servers: Servers, name: &str) -> World {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, SeqCst);
-        let name = format!("{name}_{}_{number}", std::process::id());
-        let admin_url = env("DATABASE_URL");
+        let name = format!("{name}_{}_{}", std::process::id(), NUMBER.fetch_add(1, SeqCst));
+        let admin_url = servers.get("DATABASE_URL");
         let mut admin = Client::connect(&admin_url, NoTls).expect("PostgreSQL answers");
         admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
         // The tests' role may have the name of the schema, which would come first.
@@ -108,27 +100,38 @@ impl World {
             .batch_execute(&format!("ALTER DATABASE {name} SET search_path = public"))
             .expect("its search path");
         let (base, _) = admin_url.rsplit_once('/').expect("the URL names a database");
-        let (redis, _) = env("REDIS_URL")
-            .rsplit_once('/')
-            .map(|(a, b)| (a.to_owned(), b.to_owned()))
-            .expect("a database number");
+        let redis_url = servers.get("REDIS_URL");
+        let (redis, _) = redis_url.rsplit_once('/').expect("a database number");
         let world = World {
             dir: tempfile::tempdir().expect("a directory"),
             database_url: format!("{base}/{name}"),
             database: name.clone(),
-            redis_url: format!("{redis}/{}", 1 + number % 15),
+            redis_url: format!("{redis}/{}", servers.redis_number()),
             name,
-            _turn: turn,
+            session: Mutex::new(None),
+            servers,
         };
         redis::cmd("FLUSHDB").query::<()>(&mut world.redis()).expect("Redis answers");
-        let status = Command::new(env!("CARGO_BIN_EXE_rowmill"))
-            .arg("init")
-            .env("DATABASE_URL", &world.database_url)
-            .stdout(Stdio::null())
-            .status()
-            .expect("rowmill starts");
-        assert!(status.success(), "rowmill init failed");
+        let (text, ok) = rowmill(&world, &["init"]);
+        assert!(ok, "rowmill init failed: {text}");
         world
+    }
+
+    /// One of the servers' addresses, by its name in the stack's `env`.
+    pub(crate) fn server(&self, name: &str) -> String {
+        self.servers.get(name)
+    }
+
+    /// Runs one of the stack's own commands, for example `kafka-topics`; what it printed.
+    pub(crate) fn stack(&self, arguments: &[&str]) -> String {
+        self.servers.stack(arguments)
+    }
+
+    /// A command of another program, with the servers' addresses in its environment.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.servers.environment());
+        command
     }
 
     /// A topic's full name; tests use short ones.
@@ -137,12 +140,31 @@ impl World {
     }
 
     pub(crate) fn create_topic(&self, short: &str, partitions: i32) {
-        let admin: AdminClient<DefaultClientContext> = kafka().create().expect("an admin client");
+        let admin: AdminClient<DefaultClientContext> = self.kafka().create().expect("an admin client");
         let name = self.topic(short);
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))
             .expect("Kafka answers");
         created[0].as_ref().unwrap_or_else(|e| panic!("{e:?}"));
+        self.wait_led(&name, partitions as usize);
+    }
+
+    /// Deletes a topic, and returns when the broker has let it go: until then it takes records for the old one.
+    pub(crate) fn delete_topic(&self, short: &str) {
+        let name = self.topic(short);
+        self.stack(&["kafka-topics", "--delete", "--topic", &name]);
+        self.wait_led(&name, 0);
+    }
+
+    /// Waits until the broker itself says that it leads so many partitions. It learns of a change later than who asks for it.
+    fn wait_led(&self, topic: &str, partitions: usize) {
+        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
+        wait_for(&format!("the broker to lead {partitions} partitions of {topic}"), 60, || {
+            let answer =
+                consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).expect("Kafka answers");
+            let led = answer.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0);
+            led.count() == partitions
+        });
     }
 
     pub(crate) fn sql(&self) -> Client {
@@ -164,7 +186,7 @@ impl World {
 
     /// This world's PostgreSQL and Redis, over TLS.
     pub(crate) fn tls_urls(&self) -> (String, String) {
-        let (postgres, redis) = (env("DATABASE_URL_TLS"), env("REDIS_TLS_URL"));
+        let (postgres, redis) = (self.server("DATABASE_URL_TLS"), self.server("REDIS_TLS_URL"));
         let (address, parameters) = postgres.split_once('?').expect("the URL says how to verify");
         let (server, _) = address.rsplit_once('/').expect("the URL names a database");
         let (redis_server, _) = redis.rsplit_once('/').expect("the URL names a database");
@@ -219,7 +241,8 @@ impl World {
         let path = self.dir.path().join(format!("rowmill-{number}.toml"));
         std::fs::write(&path, config).expect("a file");
         let log = self.dir.path().join(format!("engine-{number}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_rowmill"))
+        let child = self
+            .command(env!("CARGO_BIN_EXE_rowmill"))
             .args(["run", "--config"])
             .arg(&path)
             .env("DATABASE_URL", &self.database_url)
@@ -243,7 +266,7 @@ impl World {
         partition: i32,
         values: impl IntoIterator<Item = String>,
     ) {
-        let producer = producer(codec);
+        let producer = self.producer(codec);
         for value in values {
             send(&producer, &self.topic(topic), partition, Some(value.as_bytes()));
         }
@@ -251,7 +274,7 @@ impl World {
     }
 
     pub(crate) fn produce_tombstone(&self, topic: &str, partition: i32) {
-        let producer = producer("none");
+        let producer = self.producer("none");
         send(&producer, &self.topic(topic), partition, None);
         producer.flush(Duration::from_secs(30)).expect("Kafka takes it");
     }
@@ -259,9 +282,8 @@ impl World {
     /// Produces numbered records in the background, about `rate` a second, until the result is dropped or stopped.
     pub(crate) fn load(&self, topic: &str, partitions: i32, rate: u64) -> Load {
         let (stop, name) = (Arc::new(AtomicBool::new(false)), self.topic(topic));
-        let stopping = stop.clone();
+        let (stopping, producer) = (stop.clone(), self.producer("none"));
         let thread = std::thread::spawn(move || {
-            let producer = producer("none");
             let (start, mut n) = (Instant::now(), 0u64);
             while !stopping.load(SeqCst) {
                 let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -281,7 +303,8 @@ impl World {
     /// Every committed record of a topic, read with a client of its own: partition, offset, value.
     pub(crate) fn read_topic(&self, short: &str) -> Vec<(i32, i64, Value)> {
         let topic = self.topic(short);
-        let consumer: BaseConsumer = kafka()
+        let consumer: BaseConsumer = self
+            .kafka()
             .set("group.id", "truth")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
@@ -316,7 +339,7 @@ impl World {
 
     /// What a group has committed to Kafka.
     pub(crate) fn group_offset(&self, group: &str, short: &str, partition: i32) -> Option<i64> {
-        let consumer: BaseConsumer = kafka().set("group.id", group).create().expect("a consumer");
+        let consumer: BaseConsumer = self.kafka().set("group.id", group).create().expect("a consumer");
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic(short), partition);
         let committed = consumer.committed_offsets(list, Duration::from_secs(20)).expect("Kafka answers");
@@ -327,7 +350,7 @@ impl World {
     #[track_caller]
     pub(crate) fn wait_drained(&self, topics: &[&str], seconds: u64) -> Duration {
         let mut ends = BTreeMap::new();
-        let consumer: BaseConsumer = kafka().create().expect("a consumer");
+        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
         for short in topics {
             let topic = self.topic(short);
             let timeout = Duration::from_secs(20);
@@ -342,12 +365,8 @@ impl World {
     }
 
     fn is_drained(&self, ends: &BTreeMap<(String, i32), i64>) -> bool {
-        let Ok(mut client) = Client::connect(&self.database_url, NoTls) else { return false };
-        let Ok(rows) =
-            client.query("SELECT topic, partition, min(next_offset) FROM rowmill.ledger GROUP BY 1, 2", &[])
-        else {
-            return false;
-        };
+        let sql = "SELECT topic, partition, min(next_offset) FROM rowmill.ledger GROUP BY 1, 2";
+        let Ok(rows) = self.ask(|client| client.query(sql, &[])) else { return false };
         let reached: BTreeMap<(String, i32), i64> =
             rows.iter().map(|r| ((r.get(0), r.get(1)), r.get(2))).collect();
         ends.iter().all(|(place, end)| *end == 0 || reached.get(place).is_some_and(|next| next >= end))
@@ -398,7 +417,71 @@ impl World {
     }
 
     pub(crate) fn count(&self, sql: &str) -> i64 {
-        self.sql().query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e}")).get(0)
+        self.ask(|client| client.query_one(sql, &[])).unwrap_or_else(|e| panic!("{sql}: {e}")).get(0)
+    }
+
+    /// Asks in the session that is kept for this, and once more in a new one: a server may have been restarted since.
+    fn ask<T>(
+        &self,
+        question: impl Fn(&mut Client) -> Result<T, postgres::Error>,
+    ) -> Result<T, postgres::Error> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((url, client)) = &mut *session
+            && *url == self.database_url
+            && let Ok(answer) = question(client)
+        {
+            return Ok(answer);
+        }
+        *session = None;
+        let mut client = Client::connect(&self.database_url, NoTls)?;
+        let answer = question(&mut client);
+        *session = Some((self.database_url.clone(), client));
+        answer
+    }
+
+    fn kafka(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.server("KAFKA_BROKERS"));
+        config
+    }
+
+    pub(crate) fn producer(&self, codec: &str) -> ThreadedProducer<DefaultProducerContext> {
+        self.kafka()
+            .set("compression.type", codec)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "2")
+            .set("queue.buffering.max.messages", "1000000")
+            .create()
+            .expect("a producer")
+    }
+
+    /// Sends records inside transactions, some of them aborted; the values of the aborted ones hold "aborted".
+    pub(crate) fn produce_transactions(&self, short: &str, partition: i32, transactions: u64) {
+        let topic = self.topic(short);
+        let producer: BaseProducer =
+            self.kafka().set("transactional.id", format!("{topic}-tx")).create().expect("a producer");
+        let timeout = Duration::from_secs(20);
+        producer.init_transactions(timeout).expect("Kafka answers");
+        for number in 0..transactions {
+            producer.begin_transaction().expect("begun");
+            let abort = number % 3 == 1;
+            for i in 0..5 {
+                let value = if abort {
+                    format!("{{\"n\":{i},\"word\":\"aborted\"}}")
+                } else {
+                    record(number * 5 + i)
+                };
+                producer
+                    .send(BaseRecord::<[u8], _>::to(&topic).partition(partition).payload(value.as_bytes()))
+                    .expect("sent");
+            }
+            producer.flush(timeout).expect("flushed");
+            if abort {
+                producer.abort_transaction(timeout).expect("aborted");
+            } else {
+                producer.commit_transaction(timeout).expect("committed");
+            }
+        }
     }
 }
 
@@ -416,7 +499,7 @@ impl Drop for World {
             }
             return;
         }
-        if let Ok(mut admin) = Client::connect(&env("DATABASE_URL"), NoTls) {
+        if let Ok(mut admin) = Client::connect(&self.server("DATABASE_URL"), NoTls) {
             admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).ok();
         }
     }
@@ -516,22 +599,6 @@ pub(crate) fn all_rows(_: Option<&[u8]>) -> Class {
     Class::Row
 }
 
-fn kafka() -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", env("KAFKA_BROKERS"));
-    config
-}
-
-pub(crate) fn producer(codec: &str) -> ThreadedProducer<DefaultProducerContext> {
-    kafka()
-        .set("compression.type", codec)
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "2")
-        .set("queue.buffering.max.messages", "1000000")
-        .create()
-        .expect("a producer")
-}
-
 fn send(
     producer: &ThreadedProducer<DefaultProducerContext>,
     topic: &str,
@@ -544,30 +611,5 @@ fn send(
         assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
         record = back;
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Sends records inside transactions, some of them aborted; the values of the aborted ones hold "aborted".
-pub(crate) fn produce_transactions(topic: &str, partition: i32, transactions: u64) {
-    let producer: BaseProducer =
-        kafka().set("transactional.id", format!("{topic}-tx")).create().expect("a producer");
-    let timeout = Duration::from_secs(20);
-    producer.init_transactions(timeout).expect("Kafka answers");
-    for number in 0..transactions {
-        producer.begin_transaction().expect("begun");
-        let abort = number % 3 == 1;
-        for i in 0..5 {
-            let value =
-                if abort { format!("{{\"n\":{i},\"word\":\"aborted\"}}") } else { record(number * 5 + i) };
-            producer
-                .send(BaseRecord::<[u8], _>::to(topic).partition(partition).payload(value.as_bytes()))
-                .expect("sent");
-        }
-        producer.flush(timeout).expect("flushed");
-        if abort {
-            producer.abort_transaction(timeout).expect("aborted");
-        } else {
-            producer.commit_transaction(timeout).expect("committed");
-        }
     }
 }

@@ -76,6 +76,8 @@ const BAD: [&str; 10] = [
     "no such time",
     "not UTF-8",
 ];
+/// What is not there after this is missing. A busy machine takes seconds.
+const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(60);
 const BAD_RECORDS: u64 = (BAD.len() * MODELS.len()) as u64;
 
 fn main() -> ExitCode {
@@ -178,7 +180,7 @@ fn count(database: &mut Client, query: &str) -> Result<u64> {
 
 /// An unknown token is asked for again before it is given up, so the last dead letter may come late.
 fn wait_for_dead_letters(database: &mut Client) -> Result<()> {
-    let limit = Instant::now() + Duration::from_secs(10);
+    let limit = Instant::now() + DEAD_LETTERS_WAIT;
     while count(database, "SELECT count(*) FROM rowmill.dead_letter")? < BAD_RECORDS && Instant::now() < limit
     {
         std::thread::sleep(Duration::from_millis(100));
