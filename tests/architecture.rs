@@ -53,6 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rdkafka_sys", &["src/kafka"]),
     ("redis", &["src/client", "src/decode/lookup.rs"]),
     ("rowmill", &["src/main.rs"]),
+    ("strsim", &["src/base/spelling.rs"]),
     ("toml", &["src/config", "src/verb/propose.rs"]),
 ];
 

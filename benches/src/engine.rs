@@ -2,7 +2,7 @@
 //! then SIGTERM.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const STALL_MAX: Duration = Duration::from_secs(60);
 
 pub struct Engine<'a> {
+    /// Which rowmill; `None` for the one beside this program.
+    pub program: Option<&'a Path>,
     pub servers: &'a Servers,
     pub configuration: PathBuf,
     /// What the processes say, all of them.
@@ -128,7 +130,8 @@ impl Engine<'_> {
 
     fn command(&self, verb: &str) -> Result<Command> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(std::env::current_exe()?.with_file_name("rowmill"));
+        let beside = std::env::current_exe()?.with_file_name("rowmill");
+        let mut command = Command::new(self.program.unwrap_or(&beside));
         command
             .arg(verb)
             .arg("--config")

@@ -9,20 +9,9 @@ pub fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> St
     }
 }
 
-/// Letters to change, add or drop, upper and lower case being the same.
+/// Letters to change, add, drop or swap with the next, upper and lower case being the same.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    strsim::osa_distance(&a.to_lowercase(), &b.to_lowercase())
 }
 
 #[cfg(test)]
@@ -37,6 +26,7 @@ mod tests {
         }
         check("broker", "; did you mean \"brokers\"?");
         check("GroupId", "; did you mean \"group_id\"?");
+        check("borkers", "; did you mean \"brokers\"?");
         check("xyzzy", "");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ struct Options {
     /// 'kafka.properties."check.crcs" = "false"'.
     #[arg(long)]
     setting: Vec<String>,
+    /// Another rowmill, for example of the commit before: it drains the same topic in the same rounds, and the ratio to it is
+    /// told.
+    #[arg(long)]
+    before: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,6 +59,9 @@ enum Subject {
     Raw2,
     Naive,
     Rowmill,
+    /// What --before names.
+    #[value(skip)]
+    Before,
 }
 
 impl Subject {
@@ -64,6 +71,7 @@ impl Subject {
             Subject::Raw2 => "raw_copy_2",
             Subject::Naive => "naive_pipe",
             Subject::Rowmill => "rowmill",
+            Subject::Before => "before",
         }
     }
 }
@@ -97,7 +105,10 @@ fn main() -> ExitCode {
     exit_code("bench", run(Options::parse()))
 }
 
-fn run(options: Options) -> Result<()> {
+fn run(mut options: Options) -> Result<()> {
+    if options.before.is_some() {
+        options.subjects.push(Subject::Before);
+    }
     let bench = Bench::new(options)?;
     bench.prefill()?;
     bench.options.servers.fill_redis(bench.options.users)?;
@@ -168,7 +179,8 @@ impl Bench {
         let background_cores = background_cores()?;
         let (busy, stolen) = usage::of_machine()?;
         let (span_rows, seconds, usage) = match subject {
-            Subject::Rowmill => self.run_rowmill(round)?,
+            Subject::Rowmill => self.run_rowmill(round, subject.name(), None)?,
+            Subject::Before => self.run_rowmill(round, subject.name(), self.options.before.as_deref())?,
             reference => self.run_reference(reference)?,
         };
         let (busy_after, stolen_after) = usage::of_machine()?;
@@ -215,9 +227,10 @@ impl Bench {
         Ok((report.span_rows, report.seconds, report.usage))
     }
 
-    fn run_rowmill(&self, round: usize) -> Result<(u64, f64, Usage)> {
-        let file = |rest: &str| self.directory.join(format!("rowmill-{round}{rest}"));
+    fn run_rowmill(&self, round: usize, name: &str, program: Option<&Path>) -> Result<(u64, f64, Usage)> {
+        let file = |rest: &str| self.directory.join(format!("{name}-{round}{rest}"));
         let engine = Engine {
+            program,
             servers: &self.options.servers,
             configuration: self.configuration.clone(),
             log: file(".log"),
@@ -333,6 +346,16 @@ impl Bench {
                 "ratio_to_raw_copy, naive pipe",
                 over_rounds(&|r| Some(rate(r, Subject::Naive)? / ceiling(r)?)),
                 "- | -",
+            ),
+            (
+                "rows/s, rowmill to before",
+                over_rounds(&|r| Some(rate(r, Subject::Rowmill)? / rate(r, Subject::Before)?)),
+                "at least 0.97 | 1",
+            ),
+            (
+                "own CPU, rowmill to before",
+                over_rounds(&|r| Some(cpu(r, Subject::Rowmill)? / cpu(r, Subject::Before)?)),
+                "- | 1",
             ),
             (
                 "own CPU, rowmill to naive pipe",

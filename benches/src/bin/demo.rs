@@ -99,7 +99,12 @@ fn run(options: &Options) -> Result<bool> {
     kafka::create_topics(&client(options), &MODELS, PARTITIONS)?;
 
     let (servers, configuration) = (servers(options), configure(options)?);
-    let engine = Engine { servers: &servers, configuration, log: options.directory.join("rowmill.log") };
+    let engine = Engine {
+        program: None,
+        servers: &servers,
+        configuration,
+        log: options.directory.join("rowmill.log"),
+    };
     engine.init(&["--models"])?;
     let mut running = engine.start()?;
     println!("rowmill runs as process {}, its log is {}", running.0.id(), engine.log.display());

@@ -111,7 +111,7 @@ fn measure(options: &Options, directory: &Path, round: usize, case: &Case) -> Re
     let configuration = directory.join(format!("{}.toml", case.file()));
     fs::write(&configuration, case.configuration())?;
     let log = directory.join(format!("{}.log", case.file()));
-    let engine = Engine { servers: &options.servers, configuration, log };
+    let engine = Engine { program: None, servers: &options.servers, configuration, log };
     let (busy, _) = usage::of_machine()?;
     let records = case.records();
     let drained = engine.drain(case.processes, records)?;

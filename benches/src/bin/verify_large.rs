@@ -62,7 +62,12 @@ fn run(options: &Options) -> Result<()> {
     let directory = result_directory(&options.results, &options.name)?;
     let configuration = directory.join("rowmill.toml");
     fs::write(&configuration, CONFIGURATION)?;
-    let engine = Engine { servers: &options.servers, configuration, log: directory.join("rowmill.log") };
+    let engine = Engine {
+        program: None,
+        servers: &options.servers,
+        configuration,
+        log: directory.join("rowmill.log"),
+    };
     fill(options)?;
     let mut client = options.servers.fresh_tables(TABLE)?;
     println!("storing {} records", options.records);
