@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use rowmill::decode::value::{Json, Reading, from_json};
+use rowmill::decode::value::read::{Json, Reading};
+use rowmill::decode::value::take::from_json;
 use rowmill::model::types::{Encoding, NumericLimit, Type};
 
 fn types() -> Vec<Type> {

@@ -3,3 +3,4 @@
 pub mod binary;
 pub mod tls;
 pub mod pg;
+pub mod redis;

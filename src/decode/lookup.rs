@@ -10,16 +10,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
+use redis::{Client, Connection};
 
+use crate::base::retry::BackOff;
 use crate::base::thread::Pulse;
-use crate::client::tls;
+use crate::client::redis::{TIMEOUT, client, connect};
 use crate::config;
 use crate::decode::row::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
-
-/// For a connection and for each reply. A healthy Redis answers in a millisecond.
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Between two tries while Redis is away: from the first to the last value, doubling.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -117,13 +115,13 @@ impl LookupCache {
 
     /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
     /// said so first.
-    pub fn resolve(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {
+    pub fn look_up(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {
         let waits = self.waits.clone();
-        waits.during(Wait::Lookup, || self.resolve_all(wanted, keep_going))
+        waits.during(Wait::Lookup, || self.look_up_all(wanted, keep_going))
     }
 
-    fn resolve_all(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
-        let mut pause = BACK_OFF.0;
+    fn look_up_all(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
+        let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
         // What was said last; each new state of Redis is said once.
         let mut said = Said::Nothing;
         for chunk in wanted.chunks(KEYS_MAX) {
@@ -147,8 +145,7 @@ impl LookupCache {
                         if std::mem::replace(&mut said, Said::Away) != Said::Away {
                             log::warn!("waiting for Redis: {error:#}");
                         }
-                        std::thread::sleep(pause);
-                        pause = (pause * 2).min(BACK_OFF.1);
+                        std::thread::sleep(back_off.pause());
                     }
                 }
             }
@@ -312,50 +309,6 @@ impl Lookups for LookupCache {
             _ => Found::NotCached,
         }
     }
-}
-
-/// How many keys Redis has, for `rowmill check`.
-pub fn ping(redis: &config::Redis) -> Result<u64> {
-    let mut connection = connect(&client(redis)?, redis)?;
-    redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
-}
-
-fn client(redis: &config::Redis) -> Result<Client> {
-    let open = || {
-        let mut info = redis.url.as_str().into_connection_info()?;
-        let mut login = info.redis_settings().clone();
-        if let Some(username) = &redis.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &redis.password {
-            login = login.set_password(password);
-        }
-        info = info.set_redis_settings(login);
-        let Some(ca) = &redis.ca else { return Client::open(info) };
-        let read = |path: &String| std::fs::read(path).map_err(redis::RedisError::from);
-        let client_tls = match (&redis.cert, &redis.key) {
-            (Some(cert), Some(key)) => {
-                Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
-            }
-            _ => None,
-        };
-        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: Some(read(ca)?) })
-    };
-    // The URL may hold a password, and the error could quote it.
-    open().map_err(|error| {
-        anyhow::anyhow!("cannot use the Redis URL or its certificates: {}", error.category())
-    })
-}
-
-/// Opens a connection. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
-/// speak TLS, and trusts the system's authorities too.
-fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
-    const ABOUT: &str = "cannot connect to Redis";
-    if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
-        let client = redis.cert.as_deref().zip(redis.key.as_deref());
-        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT).context(ABOUT)?;
-    }
-    client.get_connection_with_timeout(TIMEOUT).context(ABOUT)
 }
 
 #[cfg(test)]

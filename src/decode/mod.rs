@@ -210,7 +210,7 @@ impl Decoder {
         for index in run.records.clone() {
             while !self.decode_record(batch, &run.claim, index, &mut lanes, outlets) {
                 let wanted = self.wanted(batch, run, index);
-                if !self.lookups.resolve(&wanted, &mut *keep_going) {
+                if !self.lookups.look_up(&wanted, &mut *keep_going) {
                     return false;
                 }
             }

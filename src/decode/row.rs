@@ -15,7 +15,9 @@ use super::scan::{NotJson, Scan};
 use crate::client::binary;
 pub use crate::decode::reject::{Reason, Reject};
 use crate::decode::reject::{excerpt, excerpt_bytes};
-use crate::decode::value::{self, Json, Reading, Value, Wrong};
+use crate::decode::value::read::{Json, Reading, Value};
+use crate::decode::value::wrong::Wrong;
+use crate::decode::value::{base64, json, take};
 use crate::model::types::Type;
 use crate::model::{Condition, Expected, Kafka, OnUnknown, Path, Plan, PlanColumn, Source, Tombstones};
 use crate::promise::batch::{Headers, Record};
@@ -409,7 +411,7 @@ impl Step {
             Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
                 None => self.missing("the field is absent", out)?,
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
-                Some(json) => value::from_json(&self.ty, reading, json, scratch, out)?,
+                Some(json) => take::from_json(&self.ty, reading, json, scratch, out)?,
             },
             Fill::Lookup { slot, lookup, unknown } => {
                 let token = match input.slots[slot].of(input.text) {
@@ -428,11 +430,11 @@ impl Step {
                     }
                 }
             }
-            Fill::Clock => value::micros(0, out),
+            Fill::Clock => take::micros(0, out),
             Fill::Message { depth_max } => match &self.ty {
-                Type::Json => value::json(input.text, depth_max, out)?,
-                Type::Jsonb => value::jsonb(input.text, depth_max, out)?,
-                ty => value::from_value(ty, Reading::default(), Value::String(input.text), out)?,
+                Type::Json => take::json(input.text, depth_max, out)?,
+                Type::Jsonb => take::jsonb(input.text, depth_max, out)?,
+                ty => take::from_value(ty, Reading::default(), Value::String(input.text), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
             Fill::Null => binary::null(out),
@@ -446,20 +448,20 @@ impl Step {
                 None => self.null("the record has no key", out)?,
                 Some(key) => self.key(key, out)?,
             },
-            Kafka::Offset => value::int(&self.ty, record.offset, out),
-            Kafka::Partition => value::int(&self.ty, record.partition.into(), out),
+            Kafka::Offset => take::int(&self.ty, record.offset, out),
+            Kafka::Partition => take::int(&self.ty, record.partition.into(), out),
             Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
                 (None, _) => self.null("the record has no timestamp", out)?,
-                (Some(ms), Type::Int8) => value::int(&self.ty, ms, out),
+                (Some(ms), Type::Int8) => take::int(&self.ty, ms, out),
                 (Some(ms), _) => {
                     let micros = binary::micros_of_millis(ms)
                         .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
-                    value::micros(micros, out);
+                    take::micros(micros, out);
                 }
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                value::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
+                take::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
@@ -468,7 +470,7 @@ impl Step {
 
     fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
         if self.ty == Type::Bytea {
-            return value::bytes(key, out);
+            return take::bytes(key, out);
         }
         let text =
             std::str::from_utf8(key).map_err(|_| Wrong::new(Reason::InvalidUtf8, "the key is not UTF-8"))?;
@@ -477,11 +479,11 @@ impl Step {
         }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        value::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+        take::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        value::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
+        take::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
     }
 
     fn missing(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -603,7 +605,7 @@ impl Level {
         let raw = scan.since(start);
         scan.expect(b':')?;
         // A key with half a surrogate pair is nobody's field.
-        let Ok(key) = value::unescape(raw, &mut self.scratch) else { return Ok(None) };
+        let Ok(key) = json::unescape(raw, &mut self.scratch) else { return Ok(None) };
         let found = self.entries.binary_search_by(|entry| by_length(entry.name.as_bytes(), key.as_bytes()));
         let Ok(index) = found else { return Ok(None) };
         if let Some(usual) = self.usual.get_mut(position) {
@@ -728,7 +730,7 @@ fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
     let (suffix, value) = match value.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
         None => ("", serde_json::Value::Null),
         Some((Ok(text), _)) if !text.contains('\0') => ("", text.into()),
-        Some((_, bytes)) => ("_base64", value::base64_text(bytes).into()),
+        Some((_, bytes)) => ("_base64", base64::text(bytes).into()),
     };
     json.push_str(&format!("\"{name}{suffix}\":{value}"));
 }

@@ -9,9 +9,9 @@ use anyhow::Result;
 use postgres::Client;
 
 use crate::client::pg::{self, Server};
+use crate::client::redis;
 use crate::client::tls;
 use crate::config::{self, Config};
-use crate::decode::lookup;
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native;
 use crate::model::Plan;
@@ -196,7 +196,7 @@ fn check_privileges(client: &mut Client, plan: &Plan, findings: &mut Findings) {
 fn check_redis(config: &Config, findings: &mut Findings) {
     let Some(redis) = &config.redis else { return };
     println!("Redis");
-    match lookup::ping(redis) {
+    match redis::ping(redis) {
         Ok(0) => findings.bad(
             "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
         ),

@@ -1,6 +1,6 @@
 //! Numbers by their exact text: numeric without a detour through a double, and integers from any way of writing them.
 
-use super::{Value, Written, out_of_range, wrong_type};
+use super::wrong::{Written, out_of_range};
 use crate::model::types::NumericLimit;
 
 /// PostgreSQL's own bounds of numeric.
@@ -188,13 +188,9 @@ fn exponent(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// A JSON number, or a string that holds one: decimals are often sent as strings so that no double can touch them. The
-/// digits travel as written; the server rounds to the column's scale (half away from zero), and a number that has too
-/// many digits before the point after that is refused here.
-pub(super) fn numeric(value: Value<'_>, limit: Option<NumericLimit>, out: &mut Vec<u8>) -> Written {
-    const TAKES: &str = "a number, or a string with one";
-    let (Value::Number(text) | Value::String(text)) = value else { return Err(wrong_type(TAKES, value)) };
-    let number = Decimal::parse(text).ok_or_else(|| wrong_type(TAKES, value))?;
+/// Appends a numeric. The digits travel as written; the server rounds to the column's scale (half away from zero), and a
+/// number that has too many digits before the point after that is refused here.
+pub(super) fn write(number: &Decimal<'_>, limit: Option<NumericLimit>, out: &mut Vec<u8>) -> Written {
     if !number.fits_numeric() {
         return Err(out_of_range("numeric holds 131072 digits before and 16383 after the point"));
     }
@@ -204,7 +200,7 @@ pub(super) fn numeric(value: Value<'_>, limit: Option<NumericLimit>, out: &mut V
         let why = format!("numeric({},{}) has too few digits before the point", limit.precision, limit.scale);
         return Err(out_of_range(&why));
     }
-    append(&number, out);
+    append(number, out);
     Ok(())
 }
 
@@ -244,7 +240,7 @@ mod tests {
 
     fn encode(text: &str, limit: Option<NumericLimit>) -> Result<Vec<u8>, Reason> {
         let mut out = Vec::new();
-        numeric(Value::Number(text), limit, &mut out).map_err(|wrong| wrong.reason)?;
+        write(&Decimal::parse(text).expect("a number"), limit, &mut out).map_err(|wrong| wrong.reason)?;
         Ok(out)
     }
 

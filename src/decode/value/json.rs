@@ -1,7 +1,8 @@
 //! What a valid JSON text may still hold that PostgreSQL does not: found in one walk over its bytes.
 //! Everything here is given text that serde_json has already accepted as JSON.
 
-use super::{Decimal, Wrong, nul, out_of_range};
+use super::decimal::Decimal;
+use super::wrong::{Wrong, nul, out_of_range};
 use crate::decode::reject::Reason;
 
 /// The content of a JSON string (quotes included in `raw`); without escapes it is borrowed as it stands.

@@ -1,7 +1,8 @@
 //! Dates and times: RFC 3339 by hand, because the shape is fixed and every record has at least one.
 //! Nothing here depends on a clock, a locale, a time zone or a session setting: "now" and "01/02/2023" are refused.
 
-use super::{Decimal, Wrong, out_of_range};
+use super::decimal::Decimal;
+use super::wrong::{Wrong, out_of_range};
 use crate::client::binary::micros_since_2000;
 use crate::decode::reject::Reason;
 use crate::model::types::Unit;

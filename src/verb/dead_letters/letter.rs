@@ -6,7 +6,7 @@ use postgres::{GenericClient, Row};
 use serde_json::{Value, json};
 
 use crate::decode::reject::{excerpt_bytes, printable};
-use crate::decode::value::base64_text;
+use crate::decode::value::base64;
 use crate::promise::batch::{Headers, Record};
 
 /// How much of a letter is read.
@@ -193,7 +193,7 @@ fn in_json(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
         None => Value::Null,
         Some((_, Ok(text))) => json!({ "text": text }),
-        Some((bytes, Err(_))) => json!({ "base64": base64_text(bytes) }),
+        Some((bytes, Err(_))) => json!({ "base64": base64::text(bytes) }),
     }
 }
 

@@ -282,7 +282,7 @@ fn look_up(
     let newest_ms = letter.record().timestamp_ms;
     decoder.tokens(message, |lookup, token| wanted.push(Wanted { lookup, token: token.into(), newest_ms }));
     let began = Instant::now();
-    if !lookups.resolve(&wanted, || began.elapsed() < LOOKUP_PATIENCE) {
+    if !lookups.look_up(&wanted, || began.elapsed() < LOOKUP_PATIENCE) {
         bail!(
             "Redis did not tell the tokens of letter {} within {} s: see above, and run it again when it answers",
             letter.id,
