@@ -86,7 +86,7 @@ struct RawSasl {
 struct RawPostgres {
     url: Option<String>,
     password: Option<String>,
-    lock_timeout: Option<Span>,
+    lock_timeout: Option<Period>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,15 +106,15 @@ struct RawRedis {
 #[serde(deny_unknown_fields)]
 struct RawLookup {
     key: String,
-    ttl: Option<Span>,
+    ttl: Option<Period>,
     cache_max: Option<usize>,
-    grace: Option<Span>,
+    grace: Option<Period>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLease {
-    duration: Option<Span>,
+    duration: Option<Period>,
     session_lock: Option<bool>,
 }
 
@@ -125,7 +125,7 @@ struct RawThreads {
     decoders: Option<usize>,
     writers: Option<usize>,
     pin: Option<RawPin>,
-    watchdog: Option<Span>,
+    watchdog: Option<Period>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -158,7 +158,7 @@ struct RawMetrics {
     listen: Option<String>,
     statsd: Option<String>,
     statsd_tags: Option<StatsdTags>,
-    statsd_interval: Option<Span>,
+    statsd_interval: Option<Period>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -862,12 +862,12 @@ fn parse_bytes(text: &str) -> Option<Bytes> {
 
 /// `"5s"`, `"500ms"`, `"2m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span(Duration);
+struct Period(Duration);
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_span(&text).ok_or_else(|| {
+        parse_period(&text).ok_or_else(|| {
             serde::de::Error::custom(format!(
                 "{text:?} is no duration: write it like \"5s\", \"500ms\" or \"2m\""
             ))
@@ -875,9 +875,9 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-fn parse_span(text: &str) -> Option<Span> {
+fn parse_period(text: &str) -> Option<Period> {
     let (number, factor) = split_unit(text, &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)])?;
-    Some(Span(Duration::from_millis(number.checked_mul(factor)?)))
+    Some(Period(Duration::from_millis(number.checked_mul(factor)?)))
 }
 
 /// The number and the factor of its unit; longer units come first in the list where one ends another.
@@ -1106,8 +1106,8 @@ mod tests {
         assert_eq!(parse_bytes("64MB"), Some(Bytes(64 << 20)));
         assert_eq!(parse_bytes("1 kB"), Some(Bytes(1024)));
         assert_eq!(parse_bytes("64"), None);
-        assert_eq!(parse_span("500ms"), Some(Span(Duration::from_millis(500))));
-        assert_eq!(parse_span("5s"), Some(Span(Duration::from_secs(5))));
-        assert_eq!(parse_span("5"), None);
+        assert_eq!(parse_period("500ms"), Some(Period(Duration::from_millis(500))));
+        assert_eq!(parse_period("5s"), Some(Period(Duration::from_secs(5))));
+        assert_eq!(parse_period("5"), None);
     }
 }
