@@ -266,7 +266,7 @@ fn why(config: &Config, consumer: &kafka::Consumer, error: anyhow::Error) -> any
         let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
         let files = tls::Files { ca: tls.ca.as_deref(), client };
         for broker in config.kafka.brokers.split(',') {
-            let (host, port) = config::address_of(broker);
+            let (host, port) = config::address::address_of(broker);
             if let Err(refused) = tls::probe(host, port, files, KAFKA_TIMEOUT) {
                 return refused;
             }
