@@ -11,7 +11,9 @@ use postgres_openssl::MakeTlsConnector;
 
 use crate::base::failure::{Class, Failure};
 use crate::client::tls;
-use crate::config::{self, is_loopback};
+use crate::config;
+use crate::config::address::is_loopback;
+
 pub use postgres_protocol::escape::escape_literal;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.

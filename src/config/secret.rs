@@ -54,6 +54,24 @@ pub fn path(setting: &str, text: &str, environment: Environment<'_>) -> Result<S
     Ok(path)
 }
 
+/// [`value`] of a setting that may be absent.
+pub(super) fn optional(
+    setting: &str,
+    text: Option<String>,
+    environment: Environment<'_>,
+) -> Result<Option<String>> {
+    text.map(|text| value(setting, &text, environment)).transpose()
+}
+
+/// [`path`] of a setting that may be absent.
+pub(super) fn optional_path(
+    setting: &str,
+    text: Option<String>,
+    environment: Environment<'_>,
+) -> Result<Option<String>> {
+    text.map(|text| path(setting, &text, environment)).transpose()
+}
+
 fn credential(setting: &str, name: &str, environment: Environment<'_>) -> Result<String> {
     if name.is_empty() || name.contains('/') {
         bail!("{setting}: {name:?} is no name of a credential");

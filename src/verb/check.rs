@@ -267,7 +267,7 @@ fn why(config: &Config, asker: &Asker, error: anyhow::Error) -> anyhow::Error {
         let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
         let files = tls::Files { ca: tls.ca.as_deref(), client };
         for broker in config.kafka.brokers.split(',') {
-            let (host, port) = config::address_of(broker);
+            let (host, port) = config::address::address_of(broker);
             if let Err(refused) = tls::probe(host, port, files, HANDSHAKE) {
                 return refused;
             }

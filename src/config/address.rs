@@ -1,0 +1,22 @@
+//! Hosts and ports as the settings write them.
+
+/// Host and port of a broker; without one, Kafka's usual port.
+pub fn address_of(broker: &str) -> (&str, u16) {
+    const KAFKA_PORT: u16 = 9092;
+    let port = broker.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+    (host_of(broker), port.unwrap_or(KAFKA_PORT))
+}
+
+/// The host of `host:port`, where the port may be missing and an IPv6 address stands in brackets.
+pub(super) fn host_of(address: &str) -> &str {
+    let address = address.trim().rsplit("://").next().unwrap_or_default();
+    match address.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => address.split(':').next().unwrap_or_default(),
+    }
+}
+
+/// True for a name or address of this machine, for which TLS protects nothing.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
