@@ -149,7 +149,7 @@ pub struct Decoder {
 }
 
 /// What one run becomes in one table, while it is decoded.
-struct Lane {
+struct OpenLane {
     outlet: usize,
     table: usize,
     /// Records below are not for this table any more.
@@ -202,7 +202,7 @@ impl Decoder {
     ) -> bool {
         let tables = self.topics[batch.topic].1.clone();
         let share = (batch.arena_bytes() / tables.len(), batch.len() / tables.len());
-        let mut lanes: Vec<Lane> = tables
+        let mut lanes: Vec<OpenLane> = tables
             .iter()
             .zip(&run.claim.lanes)
             .map(|(table, lane)| open_lane(outlets, *table, &run.claim, lane.first, share))
@@ -227,7 +227,7 @@ impl Decoder {
         batch: &RawBatch,
         claim: &Claim,
         index: usize,
-        lanes: &mut [Lane],
+        lanes: &mut [OpenLane],
         outlets: &mut [Outlet],
     ) -> bool {
         let record = batch.record(claim, index);
@@ -316,7 +316,13 @@ fn all_cached(decoder: &mut TopicDecoder, message: Message<'_>, lookups: &Lookup
 }
 
 /// Finds the table's writer for this partition: always the same one. `share` is what a new batch makes room for: bytes, rows.
-fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64, share: (usize, usize)) -> Lane {
+fn open_lane(
+    outlets: &mut [Outlet],
+    table: usize,
+    claim: &Claim,
+    from: i64,
+    share: (usize, usize),
+) -> OpenLane {
     let wanted = |o: &Outlet| o.table == table && claim.partition.id as usize % o.writers == o.number;
     let outlet = outlets.iter().position(wanted).expect("every table has a writer for every partition");
     let open = outlets[outlet].batch();
@@ -325,7 +331,7 @@ fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64, sha
         open.bytes.reserve(share.0);
         open.rows.reserve(share.1);
     }
-    Lane {
+    OpenLane {
         outlet,
         table,
         from,
@@ -337,7 +343,7 @@ fn open_lane(outlets: &mut [Outlet], table: usize, claim: &Claim, from: i64, sha
     }
 }
 
-fn set_aside(lane: &mut Lane, offset: i64, index: usize, reject: Reject, outlets: &mut [Outlet]) {
+fn set_aside(lane: &mut OpenLane, offset: i64, index: usize, reject: Reject, outlets: &mut [Outlet]) {
     if offset < lane.from {
         return;
     }
@@ -356,7 +362,7 @@ fn close_lane(
     batch: &Arc<RawBatch>,
     run: &Run,
     number: usize,
-    lane: Lane,
+    lane: OpenLane,
     budget: &Arc<Budget>,
     outlets: &mut [Outlet],
 ) {

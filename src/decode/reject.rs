@@ -62,6 +62,18 @@ reasons! {
     UnknownToken = "unknown_token",
 }
 
+impl Reason {
+    /// The reason with this code; `None` for a server's own.
+    pub fn of(code: &str) -> Option<Reason> {
+        Reason::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
+    /// Found before anybody could say whose record it is: all tables of its topic missed it.
+    pub fn is_of_no_table(self) -> bool {
+        matches!(self, Reason::Unroutable | Reason::Tombstone | Reason::TooLarge)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

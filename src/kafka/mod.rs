@@ -25,12 +25,12 @@ use crate::client::tls;
 use crate::config;
 
 /// A consumer whose log goes through ours.
-pub type Consumer = BaseConsumer<Log>;
+pub type Consumer = BaseConsumer<ClientLog>;
 
 /// A new consumer handle. It joins no group: partitions are assigned by hand.
 pub fn consumer(kafka: &config::Kafka) -> Result<Consumer> {
     client_config(kafka)
-        .create_with_context(Log::default())
+        .create_with_context(ClientLog::default())
         .with_context(|| format!("cannot create a Kafka client for {}", kafka.brokers))
 }
 
@@ -103,7 +103,7 @@ const FACILITIES_MAX: usize = 64;
 
 /// Passes librdkafka's log on, without its repetitions.
 #[derive(Default)]
-pub struct Log {
+pub struct ClientLog {
     said: Mutex<Vec<(String, Instant, u64)>>,
     /// The last error of a connection, for those who wonder why a request was not answered.
     last_error: Mutex<Option<String>>,
@@ -112,7 +112,7 @@ pub struct Log {
 /// The least urgent of syslog's levels that people are shown.
 const WARNING: i32 = 4;
 
-impl Log {
+impl ClientLog {
     /// The last error of a connection, with what it means where that is known.
     pub fn last_error(&self) -> Option<String> {
         let words = lock(&self.last_error).clone()?;
@@ -148,7 +148,7 @@ impl Log {
     }
 }
 
-impl ClientContext for Log {
+impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.say(level as i32, facility, message);
     }
@@ -158,4 +158,4 @@ impl ClientContext for Log {
     }
 }
 
-impl ConsumerContext for Log {}
+impl ConsumerContext for ClientLog {}

@@ -402,9 +402,38 @@ mod tests {
 
     #[test]
     fn errors_are_sorted_by_what_follows() {
-        assert_eq!(sort(Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE), Trouble::Position);
-        assert_eq!(sort(Code::RD_KAFKA_RESP_ERR__BAD_MSG), Trouble::Data);
-        assert_eq!(sort(Code::RD_KAFKA_RESP_ERR__FATAL), Trouble::Fatal);
-        assert_eq!(sort(Code::RD_KAFKA_RESP_ERR__TRANSPORT), Trouble::Passing);
+        #[track_caller]
+        fn check(codes: &[Code], expected: Trouble) {
+            codes.iter().for_each(|code| assert_eq!(sort(*code), expected, "{code:?}"));
+        }
+        check(
+            &[
+                Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE,
+                Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET,
+                Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION,
+            ],
+            Trouble::Position,
+        );
+        check(
+            &[
+                Code::RD_KAFKA_RESP_ERR__BAD_MSG,
+                Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION,
+                Code::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED,
+                Code::RD_KAFKA_RESP_ERR_INVALID_MSG,
+                Code::RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE,
+                Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+            ],
+            Trouble::Data,
+        );
+        check(&[Code::RD_KAFKA_RESP_ERR__FATAL], Trouble::Fatal);
+        check(
+            &[
+                Code::RD_KAFKA_RESP_ERR__TRANSPORT,
+                Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+                Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+                Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+            ],
+            Trouble::Passing,
+        );
     }
 }

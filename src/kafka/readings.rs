@@ -158,12 +158,12 @@ mod tests {
     use super::*;
     use crate::promise::batch::{Headers, Record};
     use crate::promise::claim::Lane;
-    use crate::promise::decide::{Log, Opening, Verdict, opening};
+    use crate::promise::decide::{LogState, Opening, Verdict, opening};
 
     fn claim(id: i32, next: i64, anchor: Option<Anchor>) -> Arc<Claim> {
         let lanes = vec![Lane::new(0, 1, next, anchor, Arc::default())];
         let claim = Arc::new(Claim::new(Partition { topic: 0, id }, "t".into(), "id".into(), lanes));
-        let log = Log { topic_id: "id".into(), start: 0, end: 100, compacted: false };
+        let log = LogState { topic_id: "id".into(), start: 0, end: 100, compacted: false };
         match opening("id", &log, &claim.places()) {
             Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
             Opening::Stop(reason) => panic!("{reason}"),

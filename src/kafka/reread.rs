@@ -12,7 +12,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use super::Log;
+use super::ClientLog;
 use crate::config;
 
 /// Brokers that say nothing for so long are given up.
@@ -67,9 +67,15 @@ pub fn range(
     }
 }
 
-fn assigned(kafka: &config::Kafka, topic: &str, partition: i32, first: i64) -> Result<BaseConsumer<Log>> {
-    let consumer: BaseConsumer<Log> =
-        super::client_config(kafka).set("enable.partition.eof", "true").create_with_context(Log::default())?;
+fn assigned(
+    kafka: &config::Kafka,
+    topic: &str,
+    partition: i32,
+    first: i64,
+) -> Result<BaseConsumer<ClientLog>> {
+    let consumer: BaseConsumer<ClientLog> = super::client_config(kafka)
+        .set("enable.partition.eof", "true")
+        .create_with_context(ClientLog::default())?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(first))?;
     consumer.assign(&list)?;

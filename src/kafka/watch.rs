@@ -18,7 +18,7 @@ use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
 use crate::promise::claim::{Claim, Ownership, Start, Wake};
-use crate::promise::decide::{Log, Opening, opening};
+use crate::promise::decide::{LogState, Opening, opening};
 use crate::promise::topics::{NewPartition, Seen, Topic};
 
 /// A re-created topic must be noticed within 10 s.
@@ -192,7 +192,7 @@ impl Watch {
         let Some(topic_id) = seen.topic_id else { return Ok(()) };
         let Range { start, end } = self.ask(|| asker.ends(&claim.topic, claim.partition.id))?;
         claim.set_log_end(end);
-        let log = Log { topic_id, start, end, compacted: seen.compacted.unwrap_or(false) };
+        let log = LogState { topic_id, start, end, compacted: seen.compacted.unwrap_or(false) };
         match opening(&claim.topic_id, &log, &claim.places()) {
             Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
             Opening::Stop(reason) => claim.stop(reason),

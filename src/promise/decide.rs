@@ -114,7 +114,7 @@ pub fn lost(me: &str, committed: i64, row: Option<(Option<&str>, i64)>) -> Optio
 
 /// What Kafka says of a partition's log at the moment of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
+pub struct LogState {
     pub topic_id: String,
     pub start: i64,
     /// The offset that the next record will get.
@@ -133,7 +133,7 @@ pub enum Opening {
 }
 
 /// Decides where a claimed partition starts, or why it may not.
-pub fn opening(ledger_topic_id: &str, log: &Log, places: &[Place]) -> Opening {
+pub fn opening(ledger_topic_id: &str, log: &LogState, places: &[Place]) -> Opening {
     let next = places.iter().map(|p| p.next).min().expect("a topic has at least one table");
     if log.topic_id != ledger_topic_id {
         return Opening::Stop(format!(
@@ -403,8 +403,8 @@ mod tests {
 
     const ID: &str = "id-1";
 
-    fn log(start: i64, end: i64) -> Log {
-        Log { topic_id: ID.into(), start, end, compacted: false }
+    fn log(start: i64, end: i64) -> LogState {
+        LogState { topic_id: ID.into(), start, end, compacted: false }
     }
 
     fn place(next: i64, anchor: Option<(i64, i64)>) -> Place {
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn opening_starts_or_says_why_not() {
         #[track_caller]
-        fn stops(id: &str, log: Log, places: &[Place], because: &str) {
+        fn stops(id: &str, log: LogState, places: &[Place], because: &str) {
             match opening(id, &log, places) {
                 Opening::Stop(reason) => assert!(reason.contains(because), "{reason}"),
                 other => panic!("expected a stop, got {other:?}"),
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn opening_reads_from_the_anchor() {
         #[track_caller]
-        fn check(log: Log, places: &[Place], expected_at: i64, expected_fresh: bool) {
+        fn check(log: LogState, places: &[Place], expected_at: i64, expected_fresh: bool) {
             match opening(ID, &log, places) {
                 Opening::Read { at, fresh, .. } => assert_eq!((at, fresh), (expected_at, expected_fresh)),
                 Opening::Stop(reason) => panic!("stopped: {reason}"),
@@ -443,7 +443,7 @@ mod tests {
         check(log(50, 100), &[place(50, Some((49, 7)))], 50, true);
         // The table that is furthest behind decides.
         check(log(0, 100), &[place(80, Some((79, 7))), place(50, Some((49, 8)))], 49, false);
-        check(Log { compacted: true, ..log(0, 100) }, &[place(50, Some((49, 7)))], 50, true);
+        check(LogState { compacted: true, ..log(0, 100) }, &[place(50, Some((49, 7)))], 50, true);
     }
 
     #[test]
@@ -499,12 +499,21 @@ mod tests {
 
     #[test]
     fn only_what_was_rolled_back_for_certain_is_sent_again() {
-        assert_eq!(after_failure(Class::World, true), FollowUp::SendAgain);
-        assert_eq!(after_failure(Class::Lost, false), FollowUp::SendAgain);
-        assert_eq!(after_failure(Class::Lost, true), FollowUp::Ask);
-        assert_eq!(after_failure(Class::Fenced, true), FollowUp::Ask);
-        assert_eq!(after_failure(Class::Setup, false), FollowUp::Stop);
-        assert_eq!(after_failure(Class::TableChanged, true), FollowUp::Stop);
+        // Class, after a statement before the COMMIT, after the COMMIT.
+        let table = [
+            (Class::World, FollowUp::SendAgain, FollowUp::SendAgain),
+            (Class::Row, FollowUp::SendAgain, FollowUp::SendAgain),
+            // No answer: only at the COMMIT may it have been done.
+            (Class::Lost, FollowUp::SendAgain, FollowUp::Ask),
+            (Class::Fenced, FollowUp::Ask, FollowUp::Ask),
+            (Class::TableChanged, FollowUp::Stop, FollowUp::Stop),
+            (Class::Setup, FollowUp::Stop, FollowUp::Stop),
+        ];
+        assert_eq!(table.len(), Class::ALL.len());
+        for (class, before, at_commit) in table {
+            assert_eq!(after_failure(class, false), before, "{class:?}");
+            assert_eq!(after_failure(class, true), at_commit, "{class:?} at the COMMIT");
+        }
     }
 
     #[test]

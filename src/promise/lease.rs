@@ -48,14 +48,14 @@ pub struct Lease {
 }
 
 /// A connection, and the number of the session lock that it holds.
-struct Session {
+struct LeaseSession {
     client: Client,
     number: Option<i32>,
 }
 
 #[derive(Default)]
 struct State {
-    session: Option<Session>,
+    session: Option<LeaseSession>,
     /// Claims that are to be released, since when.
     draining: BTreeMap<Partition, Instant>,
     /// Stopped partitions whose reason the ledger has.
@@ -125,7 +125,7 @@ impl Lease {
         }
     }
 
-    fn session<'a>(&self, state: &'a mut State) -> Result<&'a mut Session> {
+    fn session<'a>(&self, state: &'a mut State) -> Result<&'a mut LeaseSession> {
         if state.session.is_none() {
             let mut client = self.server.connect(&self.me.application_name())?;
             if self.session_lock {
@@ -133,7 +133,7 @@ impl Lease {
                 client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
             }
             let number = self.session_lock.then(|| ledger::begin_session(&mut client)).transpose()?;
-            state.session = Some(Session { client, number });
+            state.session = Some(LeaseSession { client, number });
         }
         Ok(state.session.as_mut().expect("just made"))
     }
@@ -141,7 +141,7 @@ impl Lease {
     /// One heartbeat and what follows from it. Nothing is claimed in a tick whose heartbeat did not commit.
     fn tick(&self, state: &mut State) -> Result<()> {
         let names: Vec<String> = self.topics.iter().map(|t| t.name.to_string()).collect();
-        let Session { client, number } = self.session(state)?;
+        let LeaseSession { client, number } = self.session(state)?;
         ledger::heartbeat(client, &self.me, *number)?;
 
         let held = Held::note(&self.ownership);

@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native;
 use crate::model::Plan;
-use crate::promise::decide::{Log, Opening, opening};
+use crate::promise::decide::{LogState, Opening, opening};
 use crate::promise::duties::Entry;
 use crate::promise::ledger;
 use crate::promise::offsets::Place;
@@ -322,7 +322,7 @@ fn check_ledger(
         let Range { start, end } = asker.ends(topic, partition)?;
         // Without the right to ask, `run` takes it for a topic that keeps everything, too.
         let compacted = asker.is_compacted(topic).unwrap_or(false);
-        let log = Log { topic_id, start, end, compacted };
+        let log = LogState { topic_id, start, end, compacted };
         let tables: Vec<Place> =
             entries.iter().map(|e| Place { next: e.next_offset, anchor: e.anchor }).collect();
         match opening(&entries[0].topic_id, &log, &tables) {

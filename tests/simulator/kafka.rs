@@ -79,9 +79,9 @@ impl Cluster {
         log.start = log.start.max(up_to.min(log.end));
     }
 
-    pub(crate) fn look(&self, partition: Partition) -> decide::Log {
+    pub(crate) fn look(&self, partition: Partition) -> decide::LogState {
         let log = &self.logs[&partition];
-        decide::Log { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
+        decide::LogState { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::base::thread::Pulse;
 use crate::client::pg::Server;
 use crate::config::Config;
 use crate::decode::lookup::{LookupCache, Wanted};
+use crate::decode::reject::Reason;
 use crate::decode::row::{self, Limits, Message, Parsed, TopicDecoder};
 use crate::figures::instruments::Waits;
 use crate::model::Plan;
@@ -36,9 +37,6 @@ const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A lock on a table is waited for so long.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Reasons that were found before anybody could say whose record it is: all tables of the topic missed it.
-const OF_NO_TABLE: [&str; 3] = ["unroutable", "tombstone", "too_large"];
 
 /// What became of a letter.
 enum Outcome {
@@ -176,9 +174,8 @@ impl Retry<'_> {
             Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
             Err(reject) => return Ok(Err(reject.message)),
         };
-        let missed = |table: usize| {
-            OF_NO_TABLE.contains(&letter.reason.as_str()) || self.plan.tables[table].name == letter.target
-        };
+        let of_no_table = Reason::of(&letter.reason).is_some_and(Reason::is_of_no_table);
+        let missed = |table: usize| of_no_table || self.plan.tables[table].name == letter.target;
         let models: Vec<usize> =
             decoder.models().filter(|model| missed(self.plan.models[*model].table)).collect();
         if models.is_empty() {
