@@ -6,7 +6,8 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::promise::decide::{Gate, Holding, Verdict, share};
+use rowmill::promise::decide::{Holding, share};
+use rowmill::promise::gate::{Gate, Verdict};
 use rowmill::promise::offsets::Anchor;
 
 #[derive(Arbitrary, Debug)]

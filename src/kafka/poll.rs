@@ -22,7 +22,7 @@ use crate::config;
 use crate::figures::instruments::{PollMetrics, Wait, Waits};
 use crate::promise::batch::{Headers, RawBatch, Record};
 use crate::promise::claim::{Claim, Ownership};
-use crate::promise::decide::Verdict;
+use crate::promise::gate::Verdict;
 use crate::promise::offsets::Partition;
 use crate::promise::topics::Topic;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::promise::batch::RawBatch;
 use crate::promise::claim::{Claim, Ownership, Start};
-use crate::promise::decide::Gate;
+use crate::promise::gate::Gate;
 use crate::promise::offsets::{Anchor, Partition};
 
 /// One partition that is read, or that is parked for a while.
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::promise::batch::{Headers, Record};
     use crate::promise::claim::Lane;
-    use crate::promise::decide::{LogState, Opening, Verdict, opening};
+    use crate::promise::gate::{LogState, Opening, Verdict, opening};
 
     fn claim(id: i32, next: i64, anchor: Option<Anchor>) -> Arc<Claim> {
         let lanes = vec![Lane::new(0, 1, next, anchor, Arc::default())];

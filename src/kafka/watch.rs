@@ -18,7 +18,7 @@ use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
 use crate::promise::claim::{Claim, Ownership, Start, Wake};
-use crate::promise::decide::{LogState, Opening, opening};
+use crate::promise::gate::{LogState, Opening, opening};
 use crate::promise::topics::{NewPartition, Seen, Topic};
 
 /// A re-created topic must be noticed within 10 s.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use crate::base::lock::lock;
 use crate::base::mutant::{Bug, planted};
 use crate::figures::lag::Lag;
-use crate::promise::decide::Gate;
+use crate::promise::gate::Gate;
 use crate::promise::lane::LaneMetrics;
 use crate::promise::offsets::{Anchor, Partition, Place};
 
@@ -44,7 +44,7 @@ pub struct Claim {
 pub struct Start {
     pub at: i64,
     pub gate: Gate,
-    /// See [`crate::promise::decide::Opening::Read`].
+    /// See [`crate::promise::gate::Opening::Read`].
     pub fresh: bool,
 }
 

@@ -6,6 +6,7 @@ pub mod batch;
 pub mod claim;
 pub mod lane;
 pub mod topics;
+pub mod gate;
 pub mod decide;
 pub mod guard;
 pub mod duties;

@@ -9,14 +9,13 @@ use anyhow::Result;
 use postgres::Client;
 
 use crate::client::pg::{self, Server};
-use crate::client::redis;
-use crate::client::tls;
+use crate::client::{redis, tls};
 use crate::config::{self, Config};
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native;
 use crate::model::Plan;
-use crate::promise::decide::{LogState, Opening, opening};
 use crate::promise::duties::Entry;
+use crate::promise::gate::{LogState, Opening, opening};
 use crate::promise::ledger;
 use crate::promise::offsets::Place;
 use crate::verb::setup;

@@ -9,7 +9,7 @@ use rowmill_faults::random::Random;
 
 use crate::database::Key;
 use crate::records::Shape;
-use rowmill::promise::decide;
+use rowmill::promise::gate;
 use rowmill::promise::offsets::Partition;
 use rowmill::promise::topics::Topic;
 
@@ -79,9 +79,9 @@ impl Cluster {
         log.start = log.start.max(up_to.min(log.end));
     }
 
-    pub(crate) fn look(&self, partition: Partition) -> decide::LogState {
+    pub(crate) fn look(&self, partition: Partition) -> gate::LogState {
         let log = &self.logs[&partition];
-        decide::LogState { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
+        gate::LogState { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
     }
 }
 
