@@ -10,8 +10,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use rowmill::decode::row::{Encoded, Found, Limits, Lookups, TopicDecoder};
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::model::{RawModel, compile};
 use rowmill::promise::batch::{Headers, Record};
 
 /// As many as a batch of Kafka's has.

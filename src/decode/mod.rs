@@ -21,7 +21,7 @@ use crate::base::mutant::{Bug, planted};
 use crate::decode::lookup::{LookupCache, Wanted};
 use crate::decode::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
 use crate::figures::instruments::{Wait, Waits};
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::span::{Counts, Span};

@@ -12,7 +12,7 @@ use crate::client::tls;
 use crate::config::{self, Config};
 use crate::decode::lookup;
 use crate::kafka::{self, native};
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::decide::{Log, Opening, opening};
 use crate::promise::ledger;
 use crate::promise::offsets::{Anchor, Place};

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use rowmill::decode::row::{Found, Limits, Lookups, TopicDecoder};
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::model::{RawModel, compile};
 use rowmill::promise::batch::{Headers, Record};
 
 /// The five models' topics, and their tables, which have the same names.

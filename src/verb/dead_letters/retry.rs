@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::decode::lookup::{LookupCache, Wanted};
 use crate::decode::row::{self, Limits, Message, Parsed, TopicDecoder};
 use crate::figures::instruments::Waits;
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
 use crate::promise::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;

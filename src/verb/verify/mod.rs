@@ -21,7 +21,7 @@ use self::judge::{Partition, Seen, Served, Sum, WIDTH};
 use crate::client::pg::Server;
 use crate::config::{self, Config};
 use crate::kafka::{self, native, reread};
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::{dead_letter, ledger};
 use crate::verb::setup;
 
