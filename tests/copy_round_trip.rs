@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rowmill::client::binary::{HEADER, TRAILER};
-use rowmill::decode::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
+use rowmill::decode::row::{Encoded, Found, Limits, Lookups, Reason, RecordDecoder};
 use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
 use rowmill::model::plan::{Plan, quoted};
@@ -61,7 +61,7 @@ impl Server {
         let tables: HashMap<_, _> =
             models.model.iter().map(|model| (model.table.clone(), self.table(&model.table))).collect();
         let plan = Arc::new(compile(&models.model, &tables, &["user".to_owned()]).unwrap());
-        Decoder { topic: TopicDecoder::new(plan.clone(), 0, Limits::default()), plan }
+        Decoder { topic: RecordDecoder::new(plan.clone(), 0, Limits::default()), plan }
     }
 
     /// One COPY of finished tuples.
@@ -84,7 +84,7 @@ impl Drop for Server {
 }
 
 struct Decoder {
-    topic: TopicDecoder,
+    topic: RecordDecoder,
     plan: Arc<Plan>,
 }
 

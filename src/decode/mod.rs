@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
+use crate::decode::row::{Encoded, Limits, Message, Parsed, RecordDecoder, Reject};
 use crate::figures::instruments::{Wait, Waits};
 use crate::model::plan::Plan;
 use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
@@ -28,7 +28,7 @@ use crate::promise::span::{Counts, Span};
 use crate::promise::topics::Topic;
 
 /// What a decoder needs.
-pub struct Decode {
+pub struct Decoder {
     pub plan: Arc<Plan>,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
@@ -41,8 +41,8 @@ pub struct Decode {
 }
 
 /// Runs until the pollers are gone and everything is passed on.
-pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
-    let mut decoder = Decoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
+pub fn run(decode: Decoder, lookups: LookupCache) -> Result<()> {
+    let mut decoder = BatchDecoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
     let ownership = decode.ownership;
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
@@ -138,10 +138,10 @@ impl Outlet {
 }
 
 /// The step: records to rows.
-pub struct Decoder {
+pub struct BatchDecoder {
     plan: Arc<Plan>,
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
-    topics: Vec<(TopicDecoder, Vec<usize>)>,
+    topics: Vec<(RecordDecoder, Vec<usize>)>,
     lookups: LookupCache,
     budget: Arc<Budget>,
     /// The models of the record in work; kept so that it is not allocated for each.
@@ -161,20 +161,20 @@ struct Lane {
     seen: i64,
 }
 
-impl Decoder {
+impl BatchDecoder {
     pub fn new(
         plan: Arc<Plan>,
         topics: &[Topic],
         limits: Limits,
         lookups: LookupCache,
         budget: Arc<Budget>,
-    ) -> Decoder {
+    ) -> BatchDecoder {
         let topics = topics
             .iter()
             .enumerate()
-            .map(|(index, topic)| (TopicDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
+            .map(|(index, topic)| (RecordDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
             .collect();
-        Decoder { plan, topics, lookups, budget, models: Vec::new() }
+        BatchDecoder { plan, topics, lookups, budget, models: Vec::new() }
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
@@ -309,7 +309,7 @@ fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 
-fn all_cached(decoder: &mut TopicDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
+fn all_cached(decoder: &mut RecordDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
     let mut all = true;
     decoder.tokens(message, |lookup, token| all &= is_cached(lookups, lookup, token));
     all

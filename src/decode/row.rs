@@ -42,7 +42,7 @@ impl Default for Limits {
     }
 }
 
-/// What [`TopicDecoder::parse`] found.
+/// What [`RecordDecoder::parse`] found.
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed<'r> {
     Message(Message<'r>),
@@ -59,18 +59,18 @@ impl<'r> Parsed<'r> {
     }
 }
 
-/// A record whose value is known to be one JSON object. Only [`TopicDecoder::parse`] makes one.
+/// A record whose value is known to be one JSON object. Only [`RecordDecoder::parse`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'r> {
     record: &'r Record<'r>,
     text: &'r str,
 }
 
-/// What [`TopicDecoder::encode`] did.
+/// What [`RecordDecoder::encode`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoded {
     Row,
-    /// A token is not in the cache; nothing was written. Ask for [`TopicDecoder::tokens`] and encode again.
+    /// A token is not in the cache; nothing was written. Ask for [`RecordDecoder::tokens`] and encode again.
     NeedsLookup,
 }
 
@@ -88,7 +88,7 @@ pub enum Found<'a> {
 }
 
 /// Decodes the records of one topic. Holds the last parsed record's slots, so one decoder serves one thread.
-pub struct TopicDecoder {
+pub struct RecordDecoder {
     plan: Arc<Plan>,
     topic: usize,
     limits: Limits,
@@ -200,7 +200,7 @@ enum Fill {
 /// Tells one record from another without keeping a borrow.
 type RecordId = (usize, usize);
 
-impl TopicDecoder {
+impl RecordDecoder {
     /// `topic` is an index into the plan's topics.
     pub fn new(plan: Arc<Plan>, topic: usize, limits: Limits) -> Self {
         assert!(limits.value_bytes_max <= Limits::VALUE_BYTES_CEILING, "lengths must fit PostgreSQL's");
@@ -772,11 +772,11 @@ mod tests {
         }
     }
 
-    fn decoder(models: &str, tables: Vec<Table>) -> TopicDecoder {
+    fn decoder(models: &str, tables: Vec<Table>) -> RecordDecoder {
         let models: Models = toml::from_str(models).unwrap();
         let tables: HashMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
         let plan = compile(&models.model, &tables, &["user".to_owned()]).unwrap();
-        TopicDecoder::new(Arc::new(plan), 0, Limits::default())
+        RecordDecoder::new(Arc::new(plan), 0, Limits::default())
     }
 
     fn record(value: &[u8]) -> Record<'_> {
@@ -804,11 +804,11 @@ mod tests {
         }
     }
 
-    fn parsed<'r>(decoder: &mut TopicDecoder, record: &'r Record<'r>) -> Message<'r> {
+    fn parsed<'r>(decoder: &mut RecordDecoder, record: &'r Record<'r>) -> Message<'r> {
         decoder.parse(record).unwrap().message().expect("a message")
     }
 
-    fn metric() -> TopicDecoder {
+    fn metric() -> RecordDecoder {
         let columns = [
             ("userid", Type::Varchar(Some(100)), true),
             ("source", Type::Varchar(Some(100)), true),
@@ -1198,7 +1198,7 @@ mod tests {
             model("number", "when = { kind = 3 }"),
             model("both", "when = { kind = 3, \"meta.ok\" = true }"),
         ];
-        let check = |decoder: &mut TopicDecoder, message: &str, expected: &[usize]| {
+        let check = |decoder: &mut RecordDecoder, message: &str, expected: &[usize]| {
             let record = record(message.as_bytes());
             let read = parsed(decoder, &record);
             let found: Vec<_> = decoder.models().collect();
@@ -1246,7 +1246,7 @@ mod tests {
     }
 
     /// A table that has everything, for whatever bytes come.
-    fn everything() -> TopicDecoder {
+    fn everything() -> RecordDecoder {
         let array = |element, element_oid| Type::Array { element: Box::new(element), element_oid };
         let limit = crate::model::types::NumericLimit { precision: 5, scale: 2 };
         let columns = [
@@ -1293,7 +1293,7 @@ mod tests {
     }
 
     /// Whatever happens, no panic; a row is whole, and a refusal leaves nothing.
-    fn survives(decoder: &mut TopicDecoder, value: &[u8]) {
+    fn survives(decoder: &mut RecordDecoder, value: &[u8]) {
         let record = record(value);
         let valid = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(value).is_ok();
         match decoder.parse(&record) {

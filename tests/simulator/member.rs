@@ -15,7 +15,7 @@ use rowmill::base::mutant::{Bug, planted};
 use rowmill::base::thread::Pulse;
 use rowmill::decode::lookup::LookupCache;
 use rowmill::decode::row::Limits;
-use rowmill::decode::{Decoder, Outlet};
+use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;
 use rowmill::promise::batch::{Headers, RawBatch, Record, Segment, TableBatch};
@@ -65,7 +65,7 @@ pub(crate) struct Member {
     handle: Handle,
     readings: Readings,
     raw: VecDeque<RawBatch>,
-    decoder: Decoder,
+    decoder: BatchDecoder,
     outlets: Vec<Outlet>,
     writers: Vec<Writer>,
     /// Where this process was in a partition that it lost; only the planted bug looks.
@@ -124,7 +124,7 @@ impl Member {
             handle: Handle::default(),
             readings: Readings::default(),
             raw: VecDeque::new(),
-            decoder: Decoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
+            decoder: BatchDecoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),

@@ -18,7 +18,7 @@ use crate::base::thread::Pulse;
 use crate::client::pg::Server;
 use crate::config::Config;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::row::{self, Limits, Message, Parsed, TopicDecoder};
+use crate::decode::row::{self, Limits, Message, Parsed, RecordDecoder};
 use crate::figures::instruments::Waits;
 use crate::model::plan::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
@@ -66,7 +66,7 @@ struct Retry<'c> {
     plan: Arc<Plan>,
     /// One for each of the plan's tables.
     sinks: Vec<Sink>,
-    decoders: Vec<TopicDecoder>,
+    decoders: Vec<RecordDecoder>,
     lookups: LookupCache,
     dry_run: bool,
 }
@@ -75,7 +75,7 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     let plan = Arc::new(setup::plan(config, client)?.map_err(setup::all_problems)?);
     let limits = Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() };
     let topics = 0..plan.topics.len();
-    let decoders = topics.map(|topic| TopicDecoder::new(plan.clone(), topic, limits)).collect();
+    let decoders = topics.map(|topic| RecordDecoder::new(plan.clone(), topic, limits)).collect();
     // No thread is watched here; a lookup has a deadline of its own.
     let pulse = Arc::new(Pulse::new("retry"));
     let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
@@ -274,7 +274,7 @@ fn unsettled(failure: Failure) -> anyhow::Error {
 /// Makes every token of the message known to the cache.
 fn look_up(
     lookups: &mut LookupCache,
-    decoder: &mut TopicDecoder,
+    decoder: &mut RecordDecoder,
     message: Message<'_>,
     letter: &Letter,
 ) -> Result<()> {
