@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use rowmill::decode::row::{Encoded, Found, Limits, Lookups, RecordDecoder};
+use rowmill::decode::column::{Encoded, Found, Lookups};
+use rowmill::decode::record::{Limits, RecordDecoder};
 use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};

@@ -1,7 +1,9 @@
 //! Every input of the corpus, decoded alone for each of the five tables, without a server. tests/pipeline/corpus.rs sends
 //! the same ones through the whole engine.
 
-use rowmill::decode::row::{Encoded, RecordDecoder, Reject};
+use rowmill::decode::column::Encoded;
+use rowmill::decode::record::RecordDecoder;
+use rowmill::decode::reject::Reject;
 
 #[path = "corpus/load.rs"]
 mod load;

@@ -11,7 +11,8 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::decode::row::{Encoded, RecordDecoder};
+use rowmill::decode::column::Encoded;
+use rowmill::decode::record::RecordDecoder;
 
 thread_local! {
     static DECODERS: RefCell<Vec<RecordDecoder>> =

@@ -15,7 +15,7 @@ use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionI
 use crate::base::thread::Pulse;
 use crate::client::tls;
 use crate::config;
-use crate::decode::row::{Found, Lookups};
+use crate::decode::column::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.

@@ -1,10 +1,12 @@
 //! decode-N: raw batches in, rows for each table out.
 //!
-//! Place in the flow: second. It parses each record once ([`crate::decode::row`]), looks tokens up ([`crate::decode::lookup`]), and sets
+//! Place in the flow: second. It parses each record once ([`record`]), looks tokens up ([`lookup`]), and sets
 //! aside what is no row. It never waits for a writer: a batch that finds no room is filled further, and the byte budget
 //! bounds how far.
 
-pub mod row;
+pub mod record;
+pub mod fields;
+pub mod column;
 pub mod scan;
 pub mod value;
 pub mod reject;
@@ -18,8 +20,10 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
 use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
+use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::row::{Encoded, Limits, Message, Parsed, RecordDecoder, Reject};
+use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
+use crate::decode::reject::Reject;
 use crate::figures::instruments::{Wait, Waits};
 use crate::model::plan::Plan;
 use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
@@ -305,7 +309,7 @@ impl BatchDecoder {
 }
 
 fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
-    use crate::decode::row::{Found, Lookups as _};
+    use crate::decode::column::{Found, Lookups as _};
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 

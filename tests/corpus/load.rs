@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use rowmill::decode::row::{Found, Limits, Lookups, RecordDecoder};
+use rowmill::decode::column::{Found, Lookups};
+use rowmill::decode::record::{Limits, RecordDecoder};
 use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};

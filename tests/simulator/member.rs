@@ -14,7 +14,7 @@ use rowmill::base::failure::{Class, Refusal};
 use rowmill::base::mutant::{Bug, planted};
 use rowmill::base::thread::Pulse;
 use rowmill::decode::lookup::LookupCache;
-use rowmill::decode::row::Limits;
+use rowmill::decode::record::Limits;
 use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;

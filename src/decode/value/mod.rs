@@ -13,8 +13,8 @@ mod time;
 use std::net::IpAddr;
 
 use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
 use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -591,11 +591,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Bytes as base64 text, for the places where JSON has to carry them.
-pub fn base64_text(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
 
 fn hex_digit(c: u8) -> Option<u8> {
     (c as char).to_digit(16).map(|digit| digit as u8)

@@ -5,8 +5,8 @@ use postgres::types::ToSql;
 use postgres::{GenericClient, Row};
 use serde_json::{Value, json};
 
+use crate::decode::column::base64_text;
 use crate::decode::reject::{excerpt_bytes, printable};
-use crate::decode::value::base64_text;
 use crate::promise::batch::{Headers, Record};
 
 /// How much of a letter is read.

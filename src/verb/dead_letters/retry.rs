@@ -17,8 +17,9 @@ use crate::base::failure::{Class, Failure};
 use crate::base::thread::Pulse;
 use crate::client::pg::Server;
 use crate::config::Config;
+use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::row::{self, Limits, Message, Parsed, RecordDecoder};
+use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
 use crate::figures::instruments::Waits;
 use crate::model::plan::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
@@ -190,8 +191,8 @@ impl Retry<'_> {
             let table = self.plan.models[model].table;
             let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table));
             match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
-                Ok(row::Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
-                Ok(row::Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+                Ok(Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
+                Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
                 Err(reject) => return Ok(Err(reject.message)),
             }
         }
