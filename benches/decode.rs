@@ -9,9 +9,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use rowmill::decode::row::{Encoded, Found, Limits, Lookups, TopicDecoder};
+use rowmill::decode::column::{Encoded, Found, Lookups};
+use rowmill::decode::record::{Limits, RecordDecoder};
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::model::{RawModel, compile};
 use rowmill::promise::batch::{Headers, Record};
 
 /// As many as a batch of Kafka's has.
@@ -94,7 +96,7 @@ fn mix(number: u64) -> u64 {
 }
 
 fn decode(
-    decoder: &mut TopicDecoder,
+    decoder: &mut RecordDecoder,
     messages: &[String],
     encode: bool,
     users: &Users,
@@ -120,7 +122,7 @@ fn decode(
     Ok(())
 }
 
-fn decoder() -> Result<TopicDecoder> {
+fn decoder() -> Result<RecordDecoder> {
     let text = |length| Type::Varchar(Some(length));
     let columns = [
         ("userid", text(100)),
@@ -152,5 +154,5 @@ fn decoder() -> Result<TopicDecoder> {
     let tables = HashMap::from([("metric".to_owned(), table)]);
     let plan =
         compile(&models.model, &tables, &["user".to_owned()]).map_err(|problems| anyhow!("{problems:?}"))?;
-    Ok(TopicDecoder::new(Arc::new(plan), 0, Limits::default()))
+    Ok(RecordDecoder::new(Arc::new(plan), 0, Limits::default()))
 }

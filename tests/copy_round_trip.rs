@@ -15,11 +15,16 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rowmill::client::binary::{HEADER, TRAILER};
-use rowmill::decode::row::{Encoded, Found, Limits, Lookups, Reason, TopicDecoder};
+use rowmill::decode::column::{Encoded, Found, Lookups};
+use rowmill::decode::record::{Limits, RecordDecoder};
+use rowmill::decode::reject::Reason;
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
+use rowmill::model::plan::{Plan, quoted};
 use rowmill::model::types::{Kind, Table, Type};
-use rowmill::model::{Plan, RawModel, compile, patch_clocks, quoted};
 use rowmill::promise::batch::{Headers, Record};
 use rowmill::store::postgres::catalog::{FINGERPRINT_SQL, read_table};
+use rowmill::store::postgres::copy;
 
 /// A connection whose search_path is a schema of its own, dropped at the end.
 struct Server {
@@ -58,12 +63,12 @@ impl Server {
         let tables: HashMap<_, _> =
             models.model.iter().map(|model| (model.table.clone(), self.table(&model.table))).collect();
         let plan = Arc::new(compile(&models.model, &tables, &["user".to_owned()]).unwrap());
-        Decoder { topic: TopicDecoder::new(plan.clone(), 0, Limits::default()), plan }
+        Decoder { topic: RecordDecoder::new(plan.clone(), 0, Limits::default()), plan }
     }
 
     /// One COPY of finished tuples.
     fn copy(&mut self, plan: &Plan, rows: &[u8]) -> Result<u64, postgres::Error> {
-        let mut writer = self.client.copy_in(&plan.tables[0].copy_statement())?;
+        let mut writer = self.client.copy_in(&copy::statement(&plan.tables[0]))?;
         for part in [&HEADER[..], rows, &TRAILER[..]] {
             writer.write_all(part).unwrap();
         }
@@ -81,7 +86,7 @@ impl Drop for Server {
 }
 
 struct Decoder {
-    topic: TopicDecoder,
+    topic: RecordDecoder,
     plan: Arc<Plan>,
 }
 
@@ -96,7 +101,7 @@ impl Decoder {
         let start = out.len();
         let encoded = self.topic.encode(0, message, &Users, out).map_err(|reject| reject.reason)?;
         assert_eq!(encoded, Encoded::Row);
-        patch_clocks(&mut out[start..], self.plan.tables[0].clock_columns, 86_400_000_000);
+        copy::patch_clocks(&mut out[start..], self.plan.tables[0].clock_columns, 86_400_000_000);
         Ok(())
     }
 }

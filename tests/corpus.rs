@@ -1,13 +1,15 @@
 //! Every input of the corpus, decoded alone for each of the five tables, without a server. tests/pipeline/corpus.rs sends
 //! the same ones through the whole engine.
 
-use rowmill::decode::row::{Encoded, Reject, TopicDecoder};
+use rowmill::decode::column::Encoded;
+use rowmill::decode::record::RecordDecoder;
+use rowmill::decode::reject::Reject;
 
 #[path = "corpus/load.rs"]
 mod load;
 
 /// Why the decoder refuses a record, if it does. Whatever it says must be safe to print.
-fn decode(decoder: &mut TopicDecoder, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Reject> {
+fn decode(decoder: &mut RecordDecoder, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Reject> {
     let record = load::record(value);
     let message = decoder.parse(&record)?.message().expect("the models do not skip tombstones");
     let model = decoder.models().next().expect("the models take every record");

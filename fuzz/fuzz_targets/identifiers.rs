@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::model::quoted;
+use rowmill::model::plan::quoted;
 use rowmill::promise::ledger::{Target, advance_and_commit};
 
 fuzz_target!(|names: (&str, &str)| {

@@ -11,10 +11,11 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::decode::row::{Encoded, TopicDecoder};
+use rowmill::decode::column::Encoded;
+use rowmill::decode::record::RecordDecoder;
 
 thread_local! {
-    static DECODERS: RefCell<Vec<TopicDecoder>> =
+    static DECODERS: RefCell<Vec<RecordDecoder>> =
         RefCell::new((0..load::TOPICS.len()).map(load::decoder).collect());
 }
 
@@ -24,7 +25,7 @@ fuzz_target!(|value: &[u8]| {
         .with_borrow_mut(|decoders| decoders.iter_mut().for_each(|decoder| check(decoder, value, is_object)));
 });
 
-fn check(decoder: &mut TopicDecoder, value: &[u8], is_object: bool) {
+fn check(decoder: &mut RecordDecoder, value: &[u8], is_object: bool) {
     let record = load::record(Some(value));
     let parsed = match decoder.parse(&record) {
         Ok(parsed) => parsed,

@@ -16,7 +16,7 @@ use crate::base::retry::BackOff;
 use crate::base::thread::Pulse;
 use crate::client::redis::{TIMEOUT, client, connect};
 use crate::config;
-use crate::decode::row::{Found, Lookups};
+use crate::decode::column::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
 
 /// Between two tries while Redis is away: from the first to the last value, doubling.

@@ -1,10 +1,12 @@
 //! decode-N: raw batches in, rows for each table out.
 //!
-//! Place in the flow: second. It parses each record once ([`crate::decode::row`]), looks tokens up ([`crate::decode::lookup`]), and sets
+//! Place in the flow: second. It parses each record once ([`record`]), looks tokens up ([`lookup`]), and sets
 //! aside what is no row. It never waits for a writer: a batch that finds no room is filled further, and the byte budget
 //! bounds how far.
 
-pub mod row;
+pub mod record;
+pub mod fields;
+pub mod column;
 pub mod scan;
 pub mod value;
 pub mod reject;
@@ -18,17 +20,19 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
 use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
+use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::row::{Encoded, Limits, Message, Parsed, Reject, TopicDecoder};
+use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
+use crate::decode::reject::Reject;
 use crate::figures::instruments::{Wait, Waits};
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::span::{Counts, Span};
 use crate::promise::topics::Topic;
 
 /// What a decoder needs.
-pub struct Decode {
+pub struct Decoder {
     pub plan: Arc<Plan>,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
@@ -41,8 +45,8 @@ pub struct Decode {
 }
 
 /// Runs until the pollers are gone and everything is passed on.
-pub fn run(decode: Decode, lookups: LookupCache) -> Result<()> {
-    let mut decoder = Decoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
+pub fn run(decode: Decoder, lookups: LookupCache) -> Result<()> {
+    let mut decoder = BatchDecoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
     let ownership = decode.ownership;
     let mut outlets = Vec::new();
     let mut senders = Vec::new();
@@ -138,10 +142,10 @@ impl Outlet {
 }
 
 /// The step: records to rows.
-pub struct Decoder {
+pub struct BatchDecoder {
     plan: Arc<Plan>,
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
-    topics: Vec<(TopicDecoder, Vec<usize>)>,
+    topics: Vec<(RecordDecoder, Vec<usize>)>,
     lookups: LookupCache,
     budget: Arc<Budget>,
     /// The models of the record in work; kept so that it is not allocated for each.
@@ -161,20 +165,20 @@ struct OpenLane {
     seen: i64,
 }
 
-impl Decoder {
+impl BatchDecoder {
     pub fn new(
         plan: Arc<Plan>,
         topics: &[Topic],
         limits: Limits,
         lookups: LookupCache,
         budget: Arc<Budget>,
-    ) -> Decoder {
+    ) -> BatchDecoder {
         let topics = topics
             .iter()
             .enumerate()
-            .map(|(index, topic)| (TopicDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
+            .map(|(index, topic)| (RecordDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
             .collect();
-        Decoder { plan, topics, lookups, budget, models: Vec::new() }
+        BatchDecoder { plan, topics, lookups, budget, models: Vec::new() }
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
@@ -305,11 +309,11 @@ impl Decoder {
 }
 
 fn is_cached(lookups: &LookupCache, lookup: usize, token: &str) -> bool {
-    use crate::decode::row::{Found, Lookups as _};
+    use crate::decode::column::{Found, Lookups as _};
     !matches!(lookups.find(lookup, token), Found::NotCached)
 }
 
-fn all_cached(decoder: &mut TopicDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
+fn all_cached(decoder: &mut RecordDecoder, message: Message<'_>, lookups: &LookupCache) -> bool {
     let mut all = true;
     decoder.tokens(message, |lookup, token| all &= is_cached(lookups, lookup, token));
     all

@@ -13,7 +13,7 @@ use crate::client::{redis, tls};
 use crate::config::{self, Config};
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native;
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::duties::Entry;
 use crate::promise::gate::{LogState, Opening, opening};
 use crate::promise::ledger;

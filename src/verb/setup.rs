@@ -8,8 +8,9 @@ use postgres::Client;
 
 use crate::client::pg::Server;
 use crate::config::Config;
+use crate::model::compile::{Problem, compile};
+use crate::model::plan::Plan;
 use crate::model::types::Table;
-use crate::model::{self, Plan, Problem};
 use crate::promise::duties::Entry;
 use crate::promise::ledger::{self, Member};
 use crate::promise::topics::Topic;
@@ -57,7 +58,7 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
         return Ok(Err(problems));
     }
     let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
-    Ok(model::compile(&config.models, &tables, &lookups))
+    Ok(compile(&config.models, &tables, &lookups))
 }
 
 /// Every problem of the models in one sentence.

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use rowmill::decode::row::{Found, Limits, Lookups, TopicDecoder};
+use rowmill::decode::column::{Found, Lookups};
+use rowmill::decode::record::{Limits, RecordDecoder};
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::model::{RawModel, compile};
 use rowmill::promise::batch::{Headers, Record};
 
 /// The five models' topics, and their tables, which have the same names.
@@ -120,7 +122,7 @@ pub(crate) fn models() -> Vec<String> {
 }
 
 /// The decoder of one of [`TOPICS`], for the table as `sql/tables.sql` writes it.
-pub(crate) fn decoder(topic: usize) -> TopicDecoder {
+pub(crate) fn decoder(topic: usize) -> RecordDecoder {
     #[derive(serde::Deserialize)]
     struct Models {
         model: Vec<RawModel>,
@@ -130,7 +132,7 @@ pub(crate) fn decoder(topic: usize) -> TopicDecoder {
     let tables = HashMap::from([(TOPICS[topic].to_owned(), table(TOPICS[topic]))]);
     let plan = compile(&model, &tables, &["user".to_owned()]).expect("a model that fits its table");
     let limits = Limits { value_bytes_max: MESSAGE_MAX, ..Limits::default() };
-    TopicDecoder::new(plan.into(), 0, limits)
+    RecordDecoder::new(plan.into(), 0, limits)
 }
 
 /// Reads a table from its `CREATE TABLE`: one column a line, which is how `sql/tables.sql` is written.

@@ -14,8 +14,8 @@ use rowmill::base::failure::{Class, Refusal};
 use rowmill::base::mutant::{Bug, planted};
 use rowmill::base::thread::Pulse;
 use rowmill::decode::lookup::LookupCache;
-use rowmill::decode::row::Limits;
-use rowmill::decode::{Decoder, Outlet};
+use rowmill::decode::record::Limits;
+use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;
 use rowmill::promise::batch::{Headers, RawBatch, Record, Segment, TableBatch};
@@ -66,7 +66,7 @@ pub(crate) struct Member {
     handle: Handle,
     readings: Readings,
     raw: VecDeque<RawBatch>,
-    decoder: Decoder,
+    decoder: BatchDecoder,
     outlets: Vec<Outlet>,
     writers: Vec<Writer>,
     /// Where this process was in a partition that it lost; only the planted bug looks.
@@ -125,7 +125,7 @@ impl Member {
             handle: Handle::default(),
             readings: Readings::default(),
             raw: VecDeque::new(),
-            decoder: Decoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
+            decoder: BatchDecoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),

@@ -7,8 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use rowmill_faults::random::Random;
 
+use rowmill::model::RawModel;
+use rowmill::model::compile::compile;
+use rowmill::model::plan::Plan;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::model::{Plan, RawModel, compile};
 use rowmill::promise::topics::Topic;
 use rowmill::verb::setup;
 

@@ -1,4 +1,5 @@
 //! PostgreSQL as a store: rows by COPY BINARY, in the transaction that also moves the ledger.
 
+pub mod copy;
 pub mod sink;
 pub mod catalog;

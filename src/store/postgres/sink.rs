@@ -10,9 +10,10 @@ use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
 use crate::client::binary::{self, HEADER, TRAILER};
 use crate::client::pg;
-use crate::model::{TablePlan, patch_clocks};
+use crate::model::plan::TablePlan;
 use crate::promise::batch::Rows;
 use crate::promise::session::Session;
+use crate::store::postgres::copy;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.
 const WRITE_BYTES: usize = 64 << 10;
@@ -25,7 +26,7 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(table: TablePlan) -> Sink {
-        Sink { copy_sql: table.copy_statement(), table }
+        Sink { copy_sql: copy::statement(&table), table }
     }
 
     /// Sends all rows as one COPY, clocks stamped just before.
@@ -48,7 +49,7 @@ impl Sink {
                 let now = binary::now();
                 for row in range.clone() {
                     let place = batch.row_bytes(row);
-                    patch_clocks(&mut batch.bytes[place], self.table.clock_columns, now);
+                    copy::patch_clocks(&mut batch.bytes[place], self.table.clock_columns, now);
                 }
             }
             batch.bytes[bytes].chunks(WRITE_BYTES).try_for_each(&mut write)?;

@@ -17,11 +17,12 @@ use crate::base::failure::{Class, Failure};
 use crate::base::thread::Pulse;
 use crate::client::pg::Server;
 use crate::config::Config;
+use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
+use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
 use crate::decode::reject::Reason;
-use crate::decode::row::{self, Limits, Message, Parsed, TopicDecoder};
 use crate::figures::instruments::Waits;
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
 use crate::promise::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;
@@ -49,12 +50,12 @@ enum Outcome {
 }
 
 /// For each table, by its index in the plan: its rows.
-type Encoded = BTreeMap<usize, TableBatch>;
+type RowsByTable = BTreeMap<usize, TableBatch>;
 
 /// A letter that is rows now.
 struct Ready {
     letter: Letter,
-    encoded: Encoded,
+    encoded: RowsByTable,
 }
 
 struct Retry<'c> {
@@ -64,7 +65,7 @@ struct Retry<'c> {
     plan: Arc<Plan>,
     /// One for each of the plan's tables.
     sinks: Vec<Sink>,
-    decoders: Vec<TopicDecoder>,
+    decoders: Vec<RecordDecoder>,
     lookups: LookupCache,
     dry_run: bool,
 }
@@ -73,7 +74,7 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     let plan = Arc::new(setup::plan(config, client)?.map_err(setup::all_problems)?);
     let limits = Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() };
     let topics = 0..plan.topics.len();
-    let decoders = topics.map(|topic| TopicDecoder::new(plan.clone(), topic, limits)).collect();
+    let decoders = topics.map(|topic| RecordDecoder::new(plan.clone(), topic, limits)).collect();
     // No thread is watched here; a lookup has a deadline of its own.
     let pulse = Arc::new(Pulse::new("retry"));
     let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
@@ -164,7 +165,7 @@ impl Retry<'_> {
     }
 
     /// The letter's rows for each table that missed it, or why there are none.
-    fn decode(&mut self, letter: &Letter) -> Result<Result<Encoded, String>> {
+    fn decode(&mut self, letter: &Letter) -> Result<Result<RowsByTable, String>> {
         let Some(topic) = self.plan.topics.iter().position(|t| t.name == letter.topic) else {
             return Ok(Err(format!("no model reads topic {:?}", letter.topic)));
         };
@@ -182,13 +183,13 @@ impl Retry<'_> {
             return Ok(Err(format!("no model of table {} takes it any more", letter.target)));
         }
         look_up(&mut self.lookups, decoder, message, letter)?;
-        let mut encoded = Encoded::new();
+        let mut encoded = RowsByTable::new();
         for model in models {
             let table = self.plan.models[model].table;
             let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table));
             match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
-                Ok(row::Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
-                Ok(row::Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+                Ok(Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
+                Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
                 Err(reject) => return Ok(Err(reject.message)),
             }
         }
@@ -271,7 +272,7 @@ fn unsettled(failure: Failure) -> anyhow::Error {
 /// Makes every token of the message known to the cache.
 fn look_up(
     lookups: &mut LookupCache,
-    decoder: &mut TopicDecoder,
+    decoder: &mut RecordDecoder,
     message: Message<'_>,
     letter: &Letter,
 ) -> Result<()> {

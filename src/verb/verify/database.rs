@@ -7,7 +7,8 @@ use postgres::{Portal, Row, Transaction};
 
 use super::judge::{Lane, Letter, Partition, Sum, WIDTH};
 use crate::client::pg::escape_literal;
-use crate::model::{Kafka, Plan, Source, quoted};
+use crate::model::Kafka;
+use crate::model::plan::{Plan, Source, quoted};
 
 /// Rows of one fetch from a cursor.
 const FETCH_ROWS: i32 = 1000;

@@ -23,7 +23,7 @@ use crate::client::pg::Server;
 use crate::config::{self, Config};
 use crate::kafka::ask::Asker;
 use crate::kafka::reread;
-use crate::model::Plan;
+use crate::model::plan::Plan;
 use crate::promise::{dead_letter, ledger};
 use crate::verb::setup;
 

@@ -1,0 +1,299 @@
+//! One column's value: taken from a slot, a lookup or the record around the message, and written as its type wants it.
+
+use serde_json::value::RawValue;
+
+use super::fields::Slot;
+use crate::client::binary;
+use crate::decode::reject::Reason;
+use crate::decode::value::read::{Json, Reading, Value};
+use crate::decode::value::wrong::Wrong;
+use crate::decode::value::{base64, take};
+use crate::model::plan::{Path, PlanColumn, Source};
+use crate::model::types::Type;
+use crate::model::{Kafka, OnUnknown};
+use crate::promise::batch::{Headers, Record};
+
+/// What [`encode`](super::record::RecordDecoder::encode) did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoded {
+    Row,
+    /// A token is not in the cache; nothing was written. Ask for the record's tokens, and encode again.
+    NeedsLookup,
+}
+
+/// What is known about tokens without asking anyone.
+pub trait Lookups {
+    fn find(&self, lookup: usize, token: &str) -> Found<'_>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    Value(&'a str),
+    /// Asked for, and it does not exist.
+    Unknown,
+    NotCached,
+}
+
+/// How one column of the tuple is written.
+pub(super) struct Step {
+    ty: Type,
+    not_null: bool,
+    pub(super) fill: Fill,
+}
+
+pub(super) enum Fill {
+    Field { slot: usize, reading: Reading },
+    Lookup { slot: usize, lookup: usize, unknown: OnUnknown },
+    Clock,
+    Message { depth_max: usize },
+    Kafka(Kafka),
+    Null,
+}
+
+/// What a step may read.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a, 'r> {
+    pub(super) text: &'a str,
+    pub(super) record: &'a Record<'r>,
+    pub(super) slots: &'a [Slot],
+}
+
+impl Step {
+    /// `slot` knows where the field of a path is found.
+    pub(super) fn new(
+        column: &PlanColumn,
+        source: &Source,
+        depth_max: usize,
+        slot: impl Fn(&Path) -> usize,
+    ) -> Self {
+        Self {
+            ty: column.ty.clone(),
+            not_null: column.not_null,
+            fill: match source {
+                Source::Field { path, unit, encoding } => Fill::Field {
+                    slot: slot(path),
+                    reading: Reading { unit: *unit, encoding: *encoding, depth_max },
+                },
+                Source::Lookup { path, lookup, unknown, .. } => {
+                    Fill::Lookup { slot: slot(path), lookup: *lookup, unknown: *unknown }
+                }
+                Source::Clock => Fill::Clock,
+                Source::Message => Fill::Message { depth_max },
+                Source::Kafka(part) => Fill::Kafka(*part),
+                Source::Null => Fill::Null,
+            },
+        }
+    }
+
+    pub(super) fn write(
+        &self,
+        input: Input<'_, '_>,
+        lookups: &impl Lookups,
+        scratch: &mut String,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, Wrong> {
+        match self.fill {
+            Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
+                None => self.missing("the field is absent", out)?,
+                Some(json) if json.is_null() => self.null("the field is null", out)?,
+                Some(json) => take::from_json(&self.ty, reading, json, scratch, out)?,
+            },
+            Fill::Lookup { slot, lookup, unknown } => {
+                let token = match input.slots[slot].of(input.text) {
+                    None => return self.missing("the field is absent", out).map(|()| Encoded::Row),
+                    Some(json) if json.is_null() => {
+                        return self.null("the field is null", out).map(|()| Encoded::Row);
+                    }
+                    Some(json) => token(json, scratch)?,
+                };
+                match lookups.find(lookup, token) {
+                    Found::Value(text) => self.outside_text(text, out)?,
+                    Found::NotCached => return Ok(Encoded::NeedsLookup),
+                    Found::Unknown if unknown == OnUnknown::Null => binary::null(out),
+                    Found::Unknown => {
+                        return Err(Wrong::new(Reason::UnknownToken, "the lookup does not know the token"));
+                    }
+                }
+            }
+            Fill::Clock => take::micros(0, out),
+            Fill::Message { depth_max } => match &self.ty {
+                Type::Json => take::json(input.text, depth_max, out)?,
+                Type::Jsonb => take::jsonb(input.text, depth_max, out)?,
+                ty => take::from_value(ty, Reading::default(), Value::String(input.text), out)?,
+            },
+            Fill::Kafka(part) => self.kafka(part, input.record, out)?,
+            Fill::Null => binary::null(out),
+        }
+        Ok(Encoded::Row)
+    }
+
+    fn kafka(&self, part: Kafka, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        match part {
+            Kafka::Key => match record.key {
+                None => self.null("the record has no key", out)?,
+                Some(key) => self.key(key, out)?,
+            },
+            Kafka::Offset => take::int(&self.ty, record.offset, out),
+            Kafka::Partition => take::int(&self.ty, record.partition.into(), out),
+            Kafka::Timestamp => match (record.timestamp_ms, &self.ty) {
+                (None, _) => self.null("the record has no timestamp", out)?,
+                (Some(ms), Type::Int8) => take::int(&self.ty, ms, out),
+                (Some(ms), _) => {
+                    let micros = binary::micros_of_millis(ms)
+                        .ok_or_else(|| Wrong::new(Reason::OutOfRange, "PostgreSQL has no such time"))?;
+                    take::micros(micros, out);
+                }
+            },
+            Kafka::Headers => {
+                let json = headers_json(record.headers);
+                take::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
+            }
+            Kafka::Topic => self.outside_text(record.topic, out)?,
+        }
+        Ok(())
+    }
+
+    fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
+        if self.ty == Type::Bytea {
+            return take::bytes(key, out);
+        }
+        let text =
+            std::str::from_utf8(key).map_err(|_| Wrong::new(Reason::InvalidUtf8, "the key is not UTF-8"))?;
+        if !matches!(self.ty, Type::Json | Type::Jsonb) {
+            return self.outside_text(text, out);
+        }
+        let raw: &RawValue = serde_json::from_str(text)
+            .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
+        take::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+    }
+
+    fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        take::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
+    }
+
+    fn missing(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        self.nothing(Reason::MissingField, what, out)
+    }
+
+    fn null(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        self.nothing(Reason::NullNotAllowed, what, out)
+    }
+
+    fn nothing(&self, reason: Reason, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        if self.not_null {
+            return Err(Wrong::new(reason, format!("{what}, and the column is NOT NULL")));
+        }
+        binary::null(out);
+        Ok(())
+    }
+}
+
+/// Tokens are kept in a cache that counts entries, so each must have a bound.
+const TOKEN_BYTES_MAX: usize = 1024;
+
+/// A string, or a number by its text; anything else is no token.
+pub(super) fn token<'a>(json: Json<'a>, scratch: &'a mut String) -> Result<&'a str, Wrong> {
+    match Value::of_json(json, scratch)? {
+        Value::String(text) | Value::Number(text) if text.len() <= TOKEN_BYTES_MAX => Ok(text),
+        Value::String(_) | Value::Number(_) => {
+            Err(Wrong::new(Reason::TooLong, format!("a token has at most {TOKEN_BYTES_MAX} bytes")))
+        }
+        _ => Err(Wrong::new(Reason::WrongType, "a token is a string or a number")),
+    }
+}
+
+/// `[{"key": .., "value": ..}, ..]`. What is not text without U+0000, which jsonb could not hold, is given as base64
+/// under another name: a tracing header must not make a dead letter.
+fn headers_json(headers: Headers<'_>) -> String {
+    let mut json = String::from("[");
+    for (name, value) in headers.iter() {
+        json.push_str(if json.len() > 1 { ",{" } else { "{" });
+        member("key", Some(name), &mut json);
+        json.push(',');
+        member("value", value, &mut json);
+        json.push('}');
+    }
+    json.push(']');
+    json
+}
+
+fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
+    let (suffix, value) = match value.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
+        None => ("", serde_json::Value::Null),
+        Some((Ok(text), _)) if !text.contains('\0') => ("", text.into()),
+        Some((_, bytes)) => ("_base64", base64::text(bytes).into()),
+    };
+    json.push_str(&format!("\"{name}{suffix}\":{value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::record::tests::{NULL, field, one, record};
+
+    #[test]
+    fn an_unknown_token_may_be_null() {
+        let columns = r#"columns.c = { lookup = "user", unknown = "null" }"#;
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"nobody"}"#)), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":null}"#)), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"tok-1"}"#)), Ok(field(b"user-1")));
+        assert_eq!(one(Type::Int4, false, columns, &record(br#"{"c":"tok-1"}"#)), Err(Reason::WrongType));
+    }
+
+    #[test]
+    fn the_record_around_the_message() {
+        let mut headers = Vec::new();
+        Headers::append(&mut headers, b"trace", Some(b"a\"b"));
+        Headers::append(&mut headers, b"trace", None);
+        Headers::append(&mut headers, b"bin", Some(&[0xff, 0]));
+        let full = Record { key: Some(b"7"), headers: Headers(&headers), ..record(b"{}") };
+        let bare = Record { timestamp_ms: None, ..record(b"{}") };
+        let check = |ty: Type, part: &str, record: &Record<'_>, expected: Result<Vec<u8>, Reason>| {
+            let columns = format!("columns.c = {{ kafka = \"{part}\" }}");
+            assert_eq!(one(ty.clone(), false, &columns, record), expected, "{part} into {ty}");
+        };
+        check(Type::Text, "key", &full, Ok(field(b"7")));
+        check(Type::Bytea, "key", &full, Ok(field(b"7")));
+        check(Type::Int4, "key", &full, Ok(field(&7i32.to_be_bytes())));
+        check(Type::Jsonb, "key", &full, Ok(field(b"\x017")));
+        check(Type::Text, "key", &bare, Ok(NULL.to_vec()));
+        check(Type::Json, "key", &Record { key: Some(b"{"), ..full }, Err(Reason::InvalidJson));
+        check(Type::Text, "key", &Record { key: Some(b"\xff"), ..full }, Err(Reason::InvalidUtf8));
+        check(Type::Bytea, "key", &Record { key: Some(b"\xff\0"), ..full }, Ok(field(b"\xff\0")));
+        check(Type::Text, "key", &Record { key: Some(b"a\0"), ..full }, Err(Reason::NulCharacter));
+        check(Type::Varchar(Some(1)), "key", &Record { key: Some(b"ab"), ..full }, Err(Reason::TooLong));
+        check(Type::Int8, "offset", &full, Ok(field(&42i64.to_be_bytes())));
+        check(Type::Int8, "partition", &full, Ok(field(&3i64.to_be_bytes())));
+        check(Type::Int4, "partition", &full, Ok(field(&3i32.to_be_bytes())));
+        check(Type::Int8, "timestamp", &full, Ok(field(&1_700_000_000_123i64.to_be_bytes())));
+        check(Type::Timestamptz, "timestamp", &full, Ok(field(&753_315_200_123_000i64.to_be_bytes())));
+        check(Type::Timestamptz, "timestamp", &bare, Ok(NULL.to_vec()));
+        let far = Record { timestamp_ms: Some(i64::MAX), ..full };
+        check(Type::Timestamptz, "timestamp", &far, Err(Reason::OutOfRange));
+        check(Type::Text, "topic", &full, Ok(field(b"t")));
+        check(Type::Json, "headers", &bare, Ok(field(b"[]")));
+        let json = br#"[{"key":"trace","value":"a\"b"},{"key":"trace","value":null},{"key":"bin","value_base64":"/wA="}]"#;
+        check(Type::Json, "headers", &full, Ok(field(json)));
+        let not_null = one(Type::Text, true, r#"columns.c = { kafka = "key" }"#, &bare);
+        assert_eq!(not_null, Err(Reason::NullNotAllowed));
+    }
+
+    #[test]
+    fn the_whole_message() {
+        let check = |ty: Type, message: &str, expected: Result<Vec<u8>, Reason>| {
+            let found = one(ty.clone(), true, "columns.c = { message = true }", &record(message.as_bytes()));
+            assert_eq!(found, expected, "{message} into {ty}");
+        };
+        check(Type::Jsonb, r#"{"a":"\u0000"}"#, Err(Reason::NulCharacter));
+        check(Type::Jsonb, r#"{"a":"\ud800"}"#, Err(Reason::InvalidUnicode));
+        check(Type::Varchar(Some(5)), r#"{"a":1}"#, Err(Reason::TooLong));
+        check(
+            Type::Json,
+            &format!("{{\"a\":{}1{}}}", "[".repeat(128), "]".repeat(128)),
+            Err(Reason::TooDeep),
+        );
+        check(Type::Json, r#"{"a":"\u0000"}"#, Ok(field(br#"{"a":"\u0000"}"#)));
+        check(Type::Text, r#" {"a":"\u0000"} "#, Ok(field(br#" {"a":"\u0000"} "#)));
+    }
+}

@@ -1,0 +1,651 @@
+//! From models as written to the plan: what stands together, what fits the table's types, and what models that share a
+//! table agree on. Every problem is told, with its remedy.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan};
+use super::types::{Column, Encoding, Table, Type};
+use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
+use crate::base::spelling::did_you_mean;
+
+/// A sentence about what is wrong with the configuration, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(pub String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Checks all models against the catalog. `tables` is keyed by [`RawModel::table`]; `lookups` are the configured names,
+/// whose indexes the plan uses. All problems are reported, not only the first.
+pub fn compile(
+    models: &[RawModel],
+    tables: &HashMap<String, Table>,
+    lookups: &[String],
+) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let drafts: Vec<Draft<'_>> = models
+        .iter()
+        .enumerate()
+        .filter_map(|(index, raw)| draft(index, raw, tables, lookups, &mut problems))
+        .collect();
+    check_pairs(&drafts, &mut problems);
+    let plan = assemble(drafts, &mut problems);
+    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+}
+
+/// One model by itself, before the models that share its table are known.
+struct Draft<'a> {
+    label: String,
+    raw: &'a RawModel,
+    table: &'a Table,
+    when: Vec<Condition>,
+    /// One for each column of the table.
+    columns: Vec<Filled>,
+}
+
+enum Filled {
+    By(Source),
+    /// Left to the server, with the reason.
+    Server(&'static str),
+}
+
+fn draft<'a>(
+    index: usize,
+    raw: &'a RawModel,
+    tables: &'a HashMap<String, Table>,
+    lookups: &[String],
+    problems: &mut Vec<Problem>,
+) -> Option<Draft<'a>> {
+    let label = format!("model {} (topic {:?}, table {:?})", index + 1, raw.topic, raw.table);
+    let mut problem = |text: String| problems.push(Problem(format!("{label}: {text}")));
+    if raw.topic.is_empty() {
+        problem("the topic has no name".into());
+    }
+    let Some(table) = tables.get(&raw.table) else {
+        problem("the table could not be read".into());
+        return None;
+    };
+    for name in raw.columns.keys().filter(|name| table.columns.iter().all(|column| column.name != **name)) {
+        let names = table.columns.iter().map(|column| column.name.as_str());
+        problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
+    }
+    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value)).collect();
+    let mut columns = Vec::new();
+    for column in &table.columns {
+        let written = raw.columns.get(&column.name);
+        match fill(column, written, lookups) {
+            Ok(filled) => columns.push(filled),
+            Err(text) => problem(format!("column {:?}: {text}", column.name)),
+        }
+    }
+    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, when, columns })
+}
+
+/// How one model fills one column; the error is half a sentence with its remedy.
+fn fill(column: &Column, written: Option<&RawSource>, lookups: &[String]) -> Result<Filled, String> {
+    let Some(written) = written else {
+        return match &column.ty {
+            _ if column.fills_itself => Ok(Filled::Server("filled by the server")),
+            Type::Unsupported(_) if column.has_default => Ok(Filled::Server("left to its default")),
+            Type::Unsupported(ty) => Err(format!(
+                "rowmill cannot write the type {ty}; leave the column to the server with {{ default = true }}{}",
+                if column.not_null { " and give it a default, or allow NULL" } else { "" }
+            )),
+            _ => Ok(Filled::By(Source::Field {
+                path: Path(vec![column.name.clone()]),
+                unit: None,
+                encoding: Encoding::default(),
+            })),
+        };
+    };
+    if written.default == Some(true) {
+        return fill_by_default(column, written);
+    }
+    if column.generated_or_identity_always {
+        return Err("the server fills this column itself; remove the line".into());
+    }
+    if let Type::Unsupported(ty) = &column.ty {
+        return Err(format!("rowmill cannot write the type {ty}; use {{ default = true }}"));
+    }
+    let source = source(column, written, lookups)?;
+    check_type(column, &source)?;
+    Ok(Filled::By(source))
+}
+
+fn fill_by_default(column: &Column, written: &RawSource) -> Result<Filled, String> {
+    let alone = RawSource { default: Some(true), ..RawSource::default() };
+    if *written != alone {
+        return Err("default = true goes with no other setting".into());
+    }
+    if column.not_null && !column.has_default {
+        return Err(
+            "has no default and takes no NULL; map it to a field, or give it a default in the table".into()
+        );
+    }
+    Ok(Filled::Server(if column.has_default { "left to its default" } else { "left NULL" }))
+}
+
+/// Sorts out which settings stand together.
+fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<Source, String> {
+    if written.default == Some(false) || written.message == Some(false) {
+        return Err("a setting of false has no meaning; remove it".into());
+    }
+    let kinds = [
+        written.lookup.is_some(),
+        written.clock.is_some(),
+        written.message.is_some(),
+        written.kafka.is_some(),
+    ];
+    if kinds.iter().filter(|is| **is).count() > 1 {
+        return Err("takes one of lookup, clock, message, kafka, not several".into());
+    }
+    let is_field = kinds.iter().all(|is| !is);
+    if written.field.is_some() && !is_field && written.lookup.is_none() {
+        return Err("field goes with a plain field or a lookup only".into());
+    }
+    if (written.unit.is_some() || written.encoding.is_some()) && !is_field {
+        return Err("unit and encoding go with a plain field only".into());
+    }
+    if written.unknown.is_some() && written.lookup.is_none() {
+        return Err("unknown goes with a lookup only".into());
+    }
+    let path = match &written.field {
+        None => Path(vec![column.name.clone()]),
+        Some(raw) => Path::new(raw)?,
+    };
+    Ok(if let Some(name) = &written.lookup {
+        let Some(lookup) = lookups.iter().position(|known| known == name) else {
+            let hint = did_you_mean(name, lookups.iter().map(String::as_str));
+            return Err(format!("there is no lookup {name:?}{hint}; define it in [lookup.{name}]"));
+        };
+        let unknown = written.unknown.unwrap_or_default();
+        if unknown == OnUnknown::Null && column.not_null {
+            return Err("takes no NULL, so unknown = \"null\" cannot be; use \"dead_letter\"".into());
+        }
+        Source::Lookup { path, lookup, name: name.clone(), unknown }
+    } else if written.clock.is_some() {
+        Source::Clock
+    } else if written.message.is_some() {
+        Source::Message
+    } else if let Some(part) = written.kafka {
+        Source::Kafka(part)
+    } else {
+        Source::Field { path, unit: written.unit, encoding: written.encoding.unwrap_or_default() }
+    })
+}
+
+/// Whether the column's type can take what the source gives.
+fn check_type(column: &Column, source: &Source) -> Result<(), String> {
+    let ty = &column.ty;
+    let is_time = matches!(ty, Type::Timestamptz | Type::Timestamp);
+    let is_compound = matches!(ty, Type::Json | Type::Jsonb | Type::Array { .. });
+    let (fits, takers) = match source {
+        Source::Field { unit: Some(_), .. } => (
+            matches!(ty.scalar(), Type::Timestamptz | Type::Timestamp),
+            "a unit is for timestamptz and timestamp columns",
+        ),
+        Source::Field { encoding, .. } if *encoding != Encoding::default() => {
+            (*ty.scalar() == Type::Bytea, "an encoding is for bytea columns")
+        }
+        Source::Field { .. } | Source::Null => (true, ""),
+        Source::Lookup { .. } => {
+            (!is_compound && *ty != Type::Bytea, "a lookup gives text, for a column of a single value")
+        }
+        Source::Clock => (is_time, "a clock is for timestamptz and timestamp columns"),
+        Source::Message => (
+            ty.is_text() || matches!(ty, Type::Json | Type::Jsonb),
+            "a message is for jsonb, json and text columns",
+        ),
+        Source::Kafka(Kafka::Key) => (
+            !matches!(ty, Type::Array { .. } | Type::Date | Type::Time) && !is_time,
+            "a key is for text, bytea, jsonb and other columns of a single value, not for times",
+        ),
+        Source::Kafka(Kafka::Offset) => (*ty == Type::Int8, "an offset is for bigint columns"),
+        Source::Kafka(Kafka::Partition) => {
+            (matches!(ty, Type::Int4 | Type::Int8), "a partition is for integer and bigint columns")
+        }
+        Source::Kafka(Kafka::Timestamp) => (
+            is_time || *ty == Type::Int8,
+            "a record's timestamp is for timestamptz, timestamp and bigint columns",
+        ),
+        Source::Kafka(Kafka::Headers) => {
+            (matches!(ty, Type::Json | Type::Jsonb), "headers are for jsonb and json columns")
+        }
+        Source::Kafka(Kafka::Topic) => (ty.is_text(), "a topic's name is for text columns"),
+    };
+    if fits { Ok(()) } else { Err(format!("is of type {ty}, but {takers}")) }
+}
+
+/// What two models can do to each other: take one record twice, or disagree about tombstones.
+fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
+    for (index, one) in drafts.iter().enumerate() {
+        for other in &drafts[index + 1..] {
+            if one.raw.topic != other.raw.topic {
+                continue;
+            }
+            if one.table.oid == other.table.oid && !exclusive(&one.when, &other.when) {
+                problems.push(Problem(format!(
+                    "{} and {} could put one record twice into the same table; give both a `when` on the same field \
+                     with different values",
+                    one.label, other.label
+                )));
+            }
+            if one.raw.tombstones != other.raw.tombstones {
+                problems.push(Problem(format!(
+                    "{} and {} differ in `tombstones`, and a record without a value belongs to both; say the same in \
+                     each model of the topic",
+                    one.label, other.label
+                )));
+            }
+        }
+    }
+}
+
+/// No record can meet both: some field would need two values at once.
+fn exclusive(one: &[Condition], other: &[Condition]) -> bool {
+    one.iter().any(|a| other.iter().any(|b| a.path == b.path && a.equals != b.equals))
+}
+
+/// Models of one table agree on one column list; topics get their models.
+fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
+    let mut plan = Plan { tables: Vec::new(), models: Vec::new(), topics: Vec::new() };
+    // For each plan table: the places of its COPY columns in the catalog's list.
+    let mut places: Vec<Vec<usize>> = Vec::new();
+    for draft in &drafts {
+        if plan.tables.iter().all(|table| table.oid != draft.table.oid) {
+            let feeders: Vec<_> = drafts.iter().filter(|other| other.table.oid == draft.table.oid).collect();
+            let (table, of_table) = merge(draft.table, &feeders, problems);
+            plan.tables.push(table);
+            places.push(of_table);
+        }
+    }
+    for draft in drafts {
+        let table = plan.tables.iter().position(|table| table.oid == draft.table.oid).expect("just added");
+        let model = finish(draft, table, &places[table]);
+        let route = format!("{} {}", plan.tables[table].sql_name, model.when_text());
+        let index = plan.models.len();
+        match plan.topics.iter_mut().find(|topic| topic.name == model.topic) {
+            Some(topic) => {
+                topic.models.push(index);
+                topic.routes.push(route);
+                topic.routes.sort_unstable();
+            }
+            None => plan.topics.push(TopicPlan {
+                name: model.topic.clone(),
+                models: vec![index],
+                tombstones: model.tombstones,
+                routes: vec![route],
+            }),
+        }
+        plan.models.push(model);
+    }
+    plan
+}
+
+/// The union of what the models fill, clocks first, each group in the catalog's order.
+fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> (TablePlan, Vec<usize>) {
+    let mut problem = |column: &Column, text: &str| {
+        problems.push(Problem(format!("table {}, column {:?}: {text}", table.sql_name, column.name)));
+    };
+    let (mut clocks, mut others) = (Vec::new(), Vec::new());
+    for (place, column) in table.columns.iter().enumerate() {
+        let filled = feeders.iter().filter(|draft| matches!(draft.columns[place], Filled::By(_))).count();
+        let clocked =
+            feeders.iter().filter(|draft| matches!(draft.columns[place], Filled::By(Source::Clock))).count();
+        if clocked > 0 && clocked < feeders.len() {
+            problem(
+                column,
+                "some models stamp it by a clock and some do not; all must, since all rows are stamped alike",
+            );
+        } else if filled > 0 && filled < feeders.len() && (column.not_null || column.has_default) {
+            problem(
+                column,
+                "some models fill it and some leave it to the server, but one COPY serves them all and would write NULL \
+                 for the others; fill it in all models or in none",
+            );
+        }
+        match (clocked, filled) {
+            (_, 0) => {}
+            (0, _) => others.push(place),
+            _ => clocks.push(place),
+        }
+    }
+    let clock_columns = clocks.len();
+    let places: Vec<_> = clocks.into_iter().chain(others).collect();
+    if places.is_empty() {
+        problems.push(Problem(format!("table {}: no model fills any column of it", table.sql_name)));
+    }
+    // The tuple's field count is an int16; the server's own bound is 1600.
+    assert!(places.len() <= 1600, "PostgreSQL tables have at most 1600 columns");
+    let columns = places.iter().map(|place| {
+        let column = &table.columns[*place];
+        PlanColumn { name: column.name.clone(), ty: column.ty.clone(), not_null: column.not_null }
+    });
+    let plan = TablePlan {
+        oid: table.oid,
+        name: plain_name(table),
+        sql_name: table.sql_name.clone(),
+        fingerprint: table.fingerprint.clone(),
+        columns: columns.collect(),
+        clock_columns,
+    };
+    (plan, places)
+}
+
+fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
+    let sources = places.iter().map(|place| match &draft.columns[*place] {
+        Filled::By(source) => source.clone(),
+        Filled::Server(_) => Source::Null,
+    });
+    let left_out =
+        draft.columns.iter().zip(&draft.table.columns).enumerate().filter_map(|(place, (filled, column))| {
+            match filled {
+                Filled::Server(why) if !places.contains(&place) => Some((column.name.clone(), *why)),
+                _ => None,
+            }
+        });
+    Model {
+        topic: draft.raw.topic.clone(),
+        table,
+        sources: sources.collect(),
+        left_out: left_out.collect(),
+        tombstones: draft.raw.tombstones,
+        when: draft.when,
+    }
+}
+
+impl Condition {
+    fn new(path: &str, value: &Scalar) -> Self {
+        let equals = match value {
+            Scalar::Bool(b) => Expected::Literal(b.to_string()),
+            Scalar::Integer(n) => Expected::Literal(n.to_string()),
+            Scalar::Text(text) => Expected::Text(text.clone()),
+        };
+        Self { path: Path(path.split('.').map(str::to_owned).collect()), equals }
+    }
+}
+
+impl Path {
+    fn new(raw: &RawPath) -> Result<Self, String> {
+        let parts: Vec<String> = match raw {
+            RawPath::Dotted(text) => text.split('.').map(str::to_owned).collect(),
+            RawPath::Parts(parts) => parts.clone(),
+        };
+        let broken =
+            parts.is_empty() || (matches!(raw, RawPath::Dotted(_)) && parts.iter().any(String::is_empty));
+        if broken { Err("the field's path has an empty name".into()) } else { Ok(Self(parts)) }
+    }
+}
+
+/// `schema.table` where that needs no quotes, so that no two tables have the same name.
+fn plain_name(table: &Table) -> String {
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain(&table.schema) && plain(&table.name) {
+        format!("{}.{}", table.schema, table.name)
+    } else {
+        table.sql_name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::plan::quoted;
+    use crate::model::types::Kind;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Models {
+        model: Vec<RawModel>,
+    }
+
+    fn column(name: &str, ty: Type) -> Column {
+        Column {
+            name: name.into(),
+            attnum: 1,
+            ty,
+            not_null: true,
+            has_default: false,
+            generated_or_identity_always: false,
+            fills_itself: false,
+        }
+    }
+
+    fn nullable(name: &str, ty: Type) -> Column {
+        Column { not_null: false, ..column(name, ty) }
+    }
+
+    fn with_default(column: Column) -> Column {
+        Column { has_default: true, ..column }
+    }
+
+    fn table(oid: u32, name: &str, columns: Vec<Column>) -> Table {
+        Table {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            sql_name: format!("\"public\".{}", quoted(name)),
+            columns,
+            fingerprint: "f".into(),
+            kind: Kind::Ordinary,
+        }
+    }
+
+    fn tables() -> HashMap<String, Table> {
+        let point = || Type::Unsupported("point".into());
+        let ping = vec![
+            column("userid", Type::Varchar(Some(100))),
+            column("latency", Type::Float8),
+            nullable("city", Type::Text),
+            column("time", Type::Timestamptz),
+            column("timestamp", Type::Timestamptz),
+        ];
+        let odd = vec![
+            Column { fills_itself: true, has_default: true, ..column("id", Type::Int8) },
+            Column {
+                fills_itself: true,
+                generated_or_identity_always: true,
+                has_default: true,
+                ..column("always", Type::Int8)
+            },
+            with_default(column("place", point())),
+            with_default(column("note", Type::Text)),
+            nullable("doc", Type::Jsonb),
+            nullable("raw", Type::Bytea),
+            nullable("tags", Type::Array { element: Box::new(Type::Text), element_oid: 25 }),
+            nullable("odd \"name\"", Type::Int8),
+        ];
+        [
+            table(1, "ping", ping.clone()),
+            table(2, "odd", odd),
+            table(3, "spot", vec![nullable("place", point()), column("n", Type::Int4)]),
+            table(4, "hard", vec![column("place", point())]),
+            table(5, "serials", vec![Column { fills_itself: true, ..column("id", Type::Int8) }]),
+        ]
+        .into_iter()
+        .map(|table| (table.name.clone(), table))
+        .chain([("public.ping".to_owned(), table(1, "ping", ping))])
+        .collect()
+    }
+
+    fn plan(models: &str) -> Result<Plan, Vec<Problem>> {
+        let models: Models = toml::from_str(models).unwrap_or_else(|error| panic!("{error}\n{models}"));
+        compile(&models.model, &tables(), &["user".to_owned(), "host".to_owned()])
+    }
+
+    fn one(table: &str, columns: &str) -> Result<Plan, Vec<Problem>> {
+        plan(&format!("[[model]]\ntopic = \"t\"\ntable = \"{table}\"\n[model.columns]\n{columns}"))
+    }
+
+    #[test]
+    fn unknown_settings_do_not_parse() {
+        fn check(text: &str, expected: &str) {
+            let found = toml::from_str::<Models>(text).unwrap_err().to_string();
+            assert!(found.contains(expected), "{text}\n{found}");
+        }
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\n";
+        check("[[model]]\ntopic = \"t\"", "missing field `table`");
+        check(&format!("{model}tabel = \"x\""), "unknown field `tabel`");
+        check(&format!("{model}tombstones = \"drop\""), "unknown variant `drop`");
+        check(&format!("{model}when = {{ a = 1.5 }}"), "a string, an integer or a boolean");
+        check(&format!("{model}columns.a = {{ look = \"user\" }}"), "unknown field `look`");
+        check(&format!("{model}columns.a = {{ unit = \"m\" }}"), "unknown variant `m`");
+        check(&format!("{model}columns.a = {{ clock = \"read\" }}"), "unknown variant `read`");
+        check(&format!("{model}columns.a = {{ kafka = \"value\" }}"), "unknown variant `value`");
+        check(&format!("{model}columns.a = {{ encoding = \"postgres\" }}"), "unknown variant `postgres`");
+        check(&format!("{model}columns.a = {{ field = 1 }}"), "a field name like");
+    }
+
+    #[test]
+    fn problems_name_the_column_and_the_remedy() {
+        fn check(table: &str, columns: &str, expected: &str) {
+            let problems = one(table, columns).expect_err(columns);
+            assert!(problems.iter().any(|problem| problem.0.contains(expected)), "{columns}\n{problems:#?}");
+        }
+        check("ping", "tiem = { field = \"t\" }", "no column \"tiem\"; did you mean \"time\"?");
+        check("ping", "qqqqqqq = { field = \"t\" }", "no column \"qqqqqqq\"");
+        check("missing", "", "could not be read");
+        check("ping", "userid = { lookup = \"usr\" }", "no lookup \"usr\"; did you mean \"user\"?");
+        check("ping", "userid = { lookup = \"user\", unknown = \"null\" }", "takes no NULL");
+        check("ping", "userid = { default = true }", "has no default");
+        check("ping", "city = { default = false }", "no meaning");
+        check("ping", "city = { default = true, field = \"x\" }", "no other setting");
+        check("ping", "city = { message = false }", "no meaning");
+        check("ping", "city = { clock = \"write\" }", "of type text, but a clock is for timestamptz");
+        check("ping", "time = { clock = \"write\", message = true }", "one of lookup, clock, message, kafka");
+        check("ping", "time = { clock = \"write\", field = \"x\" }", "field goes with");
+        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "unit and encoding go with");
+        check("ping", "city = { unknown = \"null\" }", "unknown goes with a lookup");
+        check("ping", "city = { unit = \"s\" }", "a unit is for");
+        check("ping", "city = { encoding = \"hex\" }", "an encoding is for");
+        check("ping", "city = { kafka = \"offset\" }", "an offset is for bigint");
+        check("ping", "city = { kafka = \"headers\" }", "headers are for jsonb");
+        check("ping", "latency = { message = true }", "a message is for");
+        check("ping", "latency = { kafka = \"topic\" }", "a topic's name is for");
+        check("ping", "time = { kafka = \"key\" }", "a key is for");
+        check("ping", "city = { field = \"\" }", "empty name");
+        check("ping", "city = { field = \"a..b\" }", "empty name");
+        check("ping", "city = { field = [] }", "empty name");
+        check("odd", "doc = { lookup = \"user\" }", "a lookup gives text");
+        check("odd", "always = { field = \"x\" }", "the server fills this column");
+        check("odd", "place = { field = \"x\" }", "cannot write the type point");
+        check("spot", "", "column \"place\": rowmill cannot write the type point");
+        check("hard", "", "give it a default, or allow NULL");
+        check("hard", "place = { default = true }", "has no default");
+        check("serials", "", "no model fills any column");
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let problems =
+            one("ping", "userid = { lookup = \"x\" }\ntiem = {}\ncity = { unit = \"s\" }").unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:#?}");
+    }
+
+    #[test]
+    fn models_that_share_a_table_agree() {
+        fn check(models: &str, expected: Option<&str>) {
+            match (plan(models), expected) {
+                (Ok(_), None) => {}
+                (Err(problems), Some(expected)) if problems.iter().any(|p| p.0.contains(expected)) => {}
+                (found, _) => panic!("{models}\n{found:#?}"),
+            }
+        }
+        fn pair(one: &str, other: &str) -> String {
+            format!("[[model]]\ntopic = \"a\"\n{one}\n[[model]]\n{other}")
+        }
+        let twice = Some("twice into the same table");
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"public.ping\""), twice);
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"x\" }"), twice);
+        let x = "table = \"ping\"\nwhen = { kind = \"x\" }";
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { type = \"y\" }"), twice);
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"x\" }"), twice);
+        check(&pair(x, "topic = \"a\"\ntable = \"ping\"\nwhen = { kind = \"y\" }"), None);
+        check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"ping\""), None);
+        check(&pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\""), None);
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\ntombstones = \"skip\""),
+            Some("differ in `tombstones`"),
+        );
+        let clock = "columns.timestamp = { clock = \"write\" }";
+        check(
+            &pair(&format!("table = \"ping\"\n{clock}"), "topic = \"b\"\ntable = \"ping\""),
+            Some("column \"timestamp\": some models stamp it"),
+        );
+        check(
+            &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.note = { default = true }"),
+            Some("column \"note\": some models fill it"),
+        );
+        check(
+            &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }"),
+            None,
+        );
+    }
+
+    #[test]
+    fn clocks_come_first_and_the_rest_in_the_tables_order() {
+        let plan = one(
+            "ping",
+            "timestamp = { clock = \"write\" }\nuserid = { lookup = \"user\", field = \"token\" }",
+        );
+        let plan = plan.unwrap();
+        let table = &plan.tables[0];
+        assert_eq!(table.clock_columns, 1);
+        let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["timestamp", "userid", "latency", "city", "time"]);
+        assert_eq!(
+            plan.models[0].explain(&plan),
+            [
+                "\"timestamp\" timestamptz: stamped by the writer just before the row is sent",
+                "\"userid\" varchar(100): what lookup \"user\" has for the token in field \"token\"; must be there; an \
+                 unknown token makes a dead letter",
+                "\"latency\" double precision: field \"latency\"; must be there",
+                "\"city\" text: field \"city\"; NULL when absent",
+                "\"time\" timestamptz: field \"time\"; must be there",
+            ]
+        );
+    }
+
+    #[test]
+    fn columns_that_fill_themselves_are_left_out() {
+        let plan = one("odd", "note = { default = true }\ndoc = { message = true }").unwrap();
+        let names: Vec<_> = plan.tables[0].columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["doc", "raw", "tags", "odd \"name\""]);
+        let explained = plan.models[0].explain(&plan);
+        assert!(explained.contains(&"\"id\": filled by the server".to_owned()), "{explained:#?}");
+        assert!(explained.contains(&"\"note\": left to its default".to_owned()), "{explained:#?}");
+        // A serial or identity-by-default column can be named.
+        let plan = one("odd", "id = { kafka = \"offset\" }").unwrap();
+        assert_eq!(plan.tables[0].columns[0].name, "id");
+    }
+
+    #[test]
+    fn one_table_has_one_column_list() {
+        let models = "[[model]]\ntopic = \"a\"\ntable = \"odd\"\n\
+                      [[model]]\ntopic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }";
+        let plan = plan(models).unwrap();
+        assert_eq!((plan.tables.len(), plan.topics.len()), (1, 2));
+        let doc = plan.tables[0].columns.iter().position(|column| column.name == "doc").unwrap();
+        assert!(matches!(plan.models[0].sources[doc], Source::Field { .. }));
+        assert_eq!(plan.models[1].sources[doc], Source::Null);
+    }
+
+    #[test]
+    fn routing_does_not_depend_on_the_order_of_models() {
+        let x = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\nwhen = { \"meta.kind\" = \"x\" }\n";
+        let y = "[[model]]\ntopic = \"t\"\ntable = \"odd\"\nwhen = { n = 3, ok = true }\n";
+        let routing = |models: String| plan(&models).unwrap().topics[0].routing_text();
+        assert_eq!(routing(format!("{x}{y}")), routing(format!("{y}{x}")));
+        assert_eq!(
+            routing(format!("{x}{y}")),
+            "\"public\".\"odd\" when n = 3 and ok = true\n\"public\".\"ping\" when meta.kind = \"x\""
+        );
+        assert_eq!(
+            plan("[[model]]\ntopic = \"t\"\ntable = \"ping\"").unwrap().topics[0].routing_text(),
+            "\"public\".\"ping\" always"
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! The plan: what decoding and writing need to know, fixed at start, and the words in which `rowmill check` shows it.
+
+use std::fmt;
+
+use crate::model::types::{Encoding, Type, Unit};
+use crate::model::{Kafka, OnUnknown, Tombstones};
+
+/// Everything that decoding and writing need to know, fixed at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub tables: Vec<TablePlan>,
+    pub models: Vec<Model>,
+    pub topics: Vec<TopicPlan>,
+}
+
+/// One target table with the column list of its COPY: the union over the models that feed it, clocks first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TablePlan {
+    pub oid: u32,
+    /// `schema.table`, as the ledger and people call it.
+    pub name: String,
+    /// `"schema"."table"`.
+    pub sql_name: String,
+    pub fingerprint: String,
+    pub columns: Vec<PlanColumn>,
+    /// How many of the first columns are stamped by the writer.
+    pub clock_columns: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanColumn {
+    pub name: String,
+    pub ty: Type,
+    pub not_null: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub topic: String,
+    /// Index into [`Plan::tables`].
+    pub table: usize,
+    pub when: Vec<Condition>,
+    pub tombstones: Tombstones,
+    /// One for each of the table's COPY columns, in their order.
+    pub sources: Vec<Source>,
+    /// Columns that the server fills, with the reason.
+    pub left_out: Vec<(String, &'static str)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicPlan {
+    pub name: String,
+    /// Indexes into [`Plan::models`], in the order of the configuration.
+    pub models: Vec<usize>,
+    pub tombstones: Tombstones,
+    /// One line for each model, sorted.
+    pub(super) routes: Vec<String>,
+}
+
+/// The way to a JSON field: one name for each object to enter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path(pub Vec<String>);
+
+/// A JSON field that must have a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub path: Path,
+    pub equals: Expected,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A JSON string with this content.
+    Text(String),
+    /// A number or boolean with this very text.
+    Literal(String),
+}
+
+/// Where a column's value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    Field {
+        path: Path,
+        unit: Option<Unit>,
+        encoding: Encoding,
+    },
+    Lookup {
+        path: Path,
+        lookup: usize,
+        name: String,
+        unknown: OnUnknown,
+    },
+    Clock,
+    Message,
+    Kafka(Kafka),
+    /// Another model of the same table fills the column.
+    Null,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.equals {
+            Expected::Text(text) => write!(f, "{} = {text:?}", self.path),
+            Expected::Literal(text) => write!(f, "{} = {text}", self.path),
+        }
+    }
+}
+
+impl TablePlan {
+    /// The table without its schema, for thread names.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+}
+
+impl TopicPlan {
+    /// Which tables the topic feeds, and which records go to each: the same text for the same routing, whatever the
+    /// order of the models. A change means that stored progress may not describe what was written.
+    pub fn routing_text(&self) -> String {
+        self.routes.join("\n")
+    }
+}
+
+impl Model {
+    /// For `rowmill check`: one line a column, how it is filled.
+    pub fn explain(&self, plan: &Plan) -> Vec<String> {
+        let columns = &plan.tables[self.table].columns;
+        let filled = columns.iter().zip(&self.sources).map(|(column, source)| {
+            format!("{} {}: {}", quoted(&column.name), column.ty, source.explain(column))
+        });
+        let left_out = self.left_out.iter().map(|(name, why)| format!("{}: {why}", quoted(name)));
+        filled.chain(left_out).collect()
+    }
+
+    /// `always`, or its conditions.
+    pub fn when_text(&self) -> String {
+        when_text(&self.when)
+    }
+}
+
+impl Source {
+    fn explain(&self, column: &PlanColumn) -> String {
+        let absent = if column.not_null { "must be there" } else { "NULL when absent" };
+        match self {
+            Source::Field { path, unit: Some(unit), .. } => {
+                format!("field {:?}, {} since 1970; {absent}", path.to_string(), unit.name())
+            }
+            Source::Field { path, .. } => format!("field {:?}; {absent}", path.to_string()),
+            Source::Lookup { path, name, unknown, .. } => {
+                let unknown = match unknown {
+                    OnUnknown::DeadLetter => "an unknown token makes a dead letter",
+                    OnUnknown::Null => "NULL for an unknown token",
+                };
+                format!(
+                    "what lookup {name:?} has for the token in field {:?}; {absent}; {unknown}",
+                    path.to_string()
+                )
+            }
+            Source::Clock => "stamped by the writer just before the row is sent".into(),
+            Source::Message => "the whole message".into(),
+            Source::Kafka(part) => format!("the record's {}", part.name()),
+            Source::Null => "NULL: only other models of this table fill it".into(),
+        }
+    }
+}
+
+fn when_text(when: &[Condition]) -> String {
+    if when.is_empty() {
+        return "always".into();
+    }
+    let conditions: Vec<_> = when.iter().map(Condition::to_string).collect();
+    format!("when {}", conditions.join(" and "))
+}
+
+/// An identifier as SQL wants it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
