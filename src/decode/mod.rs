@@ -44,41 +44,47 @@ pub struct Decoder {
     pub waits: Arc<Waits>,
 }
 
-/// Runs until the pollers are gone and everything is passed on.
-pub fn run(decode: Decoder, lookups: LookupCache) -> Result<()> {
-    let mut decoder = BatchDecoder::new(decode.plan, &decode.topics, decode.limits, lookups, decode.budget);
-    let ownership = decode.ownership;
-    let mut outlets = Vec::new();
-    let mut senders = Vec::new();
-    for (table, writers) in decode.outlets.into_iter().enumerate() {
-        outlets.extend((0..writers.len()).map(|number| Outlet::new(table, number, writers.len())));
-        senders.extend(writers);
-    }
-    loop {
-        // An open batch means that a writer has no room for it.
-        let waits_for = if outlets.iter().any(|o| o.open.is_some()) { Wait::Output } else { Wait::Input };
-        let event = decode.waits.during(waits_for, || next_event(&decode.inlet, &senders, &mut outlets));
-        match event {
-            Event::Batch(batch) => {
-                let batch = Arc::new(batch);
-                if !decoder.decode(&batch, &mut outlets, || !ownership.is_closing()) {
-                    // The pollers must not wait for room while everything ends.
-                    decode.inlet.iter().for_each(drop);
+/// The loop's own state.
+struct State {
+    decoder: BatchDecoder,
+    /// One for each writer of each table.
+    outlets: Vec<Outlet>,
+    /// In the same order.
+    senders: Vec<Sender<TableBatch>>,
+}
+
+impl Decoder {
+    /// Runs until the pollers are gone and everything is passed on.
+    pub fn run(self, lookups: LookupCache) -> Result<()> {
+        let mut state = self.state(lookups);
+        loop {
+            match self.waits.during(state.waits_for(), || state.next_event(&self.inlet)) {
+                Event::Batch(batch) => {
+                    let batch = Arc::new(batch);
+                    let keep_going = || !self.ownership.is_closing();
+                    if !state.decoder.decode(&batch, &mut state.outlets, keep_going) {
+                        // The pollers must not wait for room while everything ends.
+                        self.inlet.iter().for_each(drop);
+                        return Ok(());
+                    }
+                    state.try_send();
+                }
+                Event::Sent => {}
+                Event::End => {
+                    state.send_rest();
                     return Ok(());
                 }
-                outlets.iter_mut().zip(&senders).for_each(|(outlet, sender)| outlet.try_send(sender));
-            }
-            Event::Sent => {}
-            Event::End => {
-                for (outlet, sender) in outlets.iter_mut().zip(&senders) {
-                    if let Some(batch) = outlet.open.take() {
-                        // A writer that is gone takes the process down by itself.
-                        drop(sender.send(batch));
-                    }
-                }
-                return Ok(());
             }
         }
+    }
+
+    fn state(&self, lookups: LookupCache) -> State {
+        let decoder =
+            BatchDecoder::new(self.plan.clone(), &self.topics, self.limits, lookups, self.budget.clone());
+        let outlets = self.outlets.iter().enumerate().flat_map(|(table, writers)| {
+            (0..writers.len()).map(move |number| Outlet::new(table, number, writers.len()))
+        });
+        State { decoder, outlets: outlets.collect(), senders: self.outlets.concat() }
     }
 }
 
@@ -90,22 +96,43 @@ enum Event {
     End,
 }
 
-/// Waits in one place: for the next raw batch, or for room at a writer that an open batch is for.
-fn next_event(inlet: &Receiver<RawBatch>, senders: &[Sender<TableBatch>], outlets: &mut [Outlet]) -> Event {
-    let mut select = Select::new();
-    let inlet_index = select.recv(inlet);
-    let waiting: Vec<usize> = (0..outlets.len()).filter(|i| outlets[*i].open.is_some()).collect();
-    for index in &waiting {
-        select.send(&senders[*index]);
+impl State {
+    /// An open batch means that a writer has no room for it.
+    fn waits_for(&self) -> Wait {
+        if self.outlets.iter().any(|outlet| outlet.open.is_some()) { Wait::Output } else { Wait::Input }
     }
-    let operation = select.select();
-    if operation.index() == inlet_index {
-        return operation.recv(inlet).map_or(Event::End, Event::Batch);
+
+    /// Waits in one place: for the next raw batch, or for room at a writer that an open batch is for.
+    fn next_event(&mut self, inlet: &Receiver<RawBatch>) -> Event {
+        let mut select = Select::new();
+        let inlet_index = select.recv(inlet);
+        let waiting: Vec<usize> =
+            (0..self.outlets.len()).filter(|index| self.outlets[*index].open.is_some()).collect();
+        for index in &waiting {
+            select.send(&self.senders[*index]);
+        }
+        let operation = select.select();
+        if operation.index() == inlet_index {
+            return operation.recv(inlet).map_or(Event::End, Event::Batch);
+        }
+        let index = waiting[operation.index() - inlet_index - 1];
+        let batch = self.outlets[index].open.take().expect("only outlets with an open batch wait");
+        drop(operation.send(&self.senders[index], batch));
+        Event::Sent
     }
-    let index = waiting[operation.index() - inlet_index - 1];
-    let batch = outlets[index].open.take().expect("only outlets with an open batch wait");
-    drop(operation.send(&senders[index], batch));
-    Event::Sent
+
+    fn try_send(&mut self) {
+        self.outlets.iter_mut().zip(&self.senders).for_each(|(outlet, sender)| outlet.try_send(sender));
+    }
+
+    fn send_rest(&mut self) {
+        for (outlet, sender) in self.outlets.iter_mut().zip(&self.senders) {
+            if let Some(batch) = outlet.open.take() {
+                // A writer that is gone takes the process down by itself.
+                drop(sender.send(batch));
+            }
+        }
+    }
 }
 
 /// One writer, and the batch that is being filled for it.

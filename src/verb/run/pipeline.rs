@@ -11,10 +11,10 @@ use crate::base::budget::Budget;
 use crate::base::queue;
 use crate::base::thread::{self, Kind, Name, Threads};
 use crate::config::Config;
+use crate::decode::Decoder;
 use crate::decode::lookup::LookupCache;
 use crate::decode::record::Limits;
 use crate::decode::reject::Reason;
-use crate::decode::{self, Decoder};
 use crate::figures::board::Work;
 use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::kafka::ask::{ANSWER, Asker};
@@ -209,7 +209,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         let name = Kind::Decode.of(number);
         let waits = instruments.waits(&name);
         let lookups = LookupCache::new(config.redis.as_ref(), &lookups, threads.pulse(&name), waits.clone())?;
-        let decode = Decoder {
+        let decoder = Decoder {
             plan: plan.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
@@ -219,7 +219,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             outlets: outlets.clone(),
             waits,
         };
-        threads.spawn(name.clone(), core, || Ok(()), |()| decode::run(decode, lookups))?;
+        threads.spawn(name.clone(), core, || Ok(()), |()| decoder.run(lookups))?;
         stages.push(name.clone());
         decoders.push(sender);
         raw.push((name, inlet));
