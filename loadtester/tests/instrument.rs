@@ -140,7 +140,7 @@ fn wait_until_sending(directory: &tempfile::TempDir, seconds: usize) {
         let run = std::fs::read_dir(directory).ok()?.next()?.ok()?.path();
         Some(std::fs::read_to_string(run.join("intervals.csv")).ok()?.lines().count())
     };
-    let limit = Instant::now() + Duration::from_secs(30);
+    let limit = Instant::now() + Duration::from_secs(120);
     while lines().unwrap_or(0) <= seconds {
         assert!(Instant::now() < limit, "the run does not start");
         std::thread::sleep(Duration::from_millis(20));
