@@ -61,25 +61,91 @@ const FLOOR_TABLE: &str = "CREATE TABLE latency_floor (LIKE metric)";
 const FLOOR_EVERY: Duration = Duration::from_millis(20);
 const FLOOR_SECONDS: u64 = 10;
 
-/// What the load tester found at one rate; times in milliseconds.
-#[derive(Clone)]
+/// What the results say of each load, in this order.
+const FIGURES: [Figure; 11] = [
+    Figure { title: "p50", column: "p50_ms", key: "visible_p50", unit: Unit::Time },
+    // The look before the one that saw the row.
+    Figure { title: "p99 from", column: "p99_lower_ms", key: "visible_lower_p99", unit: Unit::Time },
+    Figure { title: "p99", column: "p99_ms", key: "visible_p99", unit: Unit::Time },
+    Figure { title: "p99.9", column: "p999_ms", key: "visible_p999", unit: Unit::Time },
+    Figure { title: "longest", column: "max_ms", key: "visible_max", unit: Unit::Time },
+    // Until Kafka had acknowledged the message.
+    Figure { title: "acknowledged p99", column: "ack_p99_ms", key: "ack_p99", unit: Unit::Time },
+    // COPY of one row and COMMIT, meanwhile.
+    Figure { title: "floor p99", column: "floor_p99_ms", key: FLOOR_P99, unit: Unit::Time },
+    Figure { title: "lost", column: "lost", key: "lost", unit: Unit::Count },
+    Figure { title: "duplicated", column: "duplicated", key: "duplicated", unit: Unit::Count },
+    Figure {
+        title: "tester CPU",
+        column: "tester_cpu_percent",
+        key: "generator_cpu_percent",
+        unit: Unit::Percent,
+    },
+    Figure {
+        title: "machine busy",
+        column: "machine_cpu_percent",
+        key: "host_cpu_percent",
+        unit: Unit::Percent,
+    },
+];
+/// Ours, put beside the load tester's own.
+const FLOOR_P99: &str = "floor_p99";
+
+struct Figure {
+    /// In the summary, and in runs.csv.
+    title: &'static str,
+    column: &'static str,
+    /// Among the results in run.json.
+    key: &'static str,
+    unit: Unit,
+}
+
+enum Unit {
+    /// Microseconds in run.json, milliseconds in what this prints.
+    Time,
+    Count,
+    Percent,
+}
+
+impl Figure {
+    fn text(&self, value: f64) -> String {
+        match self.unit {
+            Unit::Time => format!("{value:.1}"),
+            Unit::Count => format!("{value}"),
+            Unit::Percent => format!("{value:.0} %"),
+        }
+    }
+
+    fn csv(&self, value: f64) -> String {
+        match self.unit {
+            Unit::Time => format!("{value:.3}"),
+            Unit::Count => format!("{value}"),
+            Unit::Percent => format!("{value:.1}"),
+        }
+    }
+
+    /// Of all rounds: nothing lost or doubled may hide behind a median.
+    fn of_rounds(&self, values: &[f64]) -> f64 {
+        match self.unit {
+            Unit::Count => values.iter().sum(),
+            Unit::Time | Unit::Percent => median(values),
+        }
+    }
+}
+
+/// What was found at one load.
 struct Measured {
     name: String,
     verdict: String,
-    p50: f64,
-    /// The lower bound: the look before the one that saw the row.
-    p99_lower: f64,
-    p99: f64,
-    p999: f64,
-    max: f64,
-    lost: f64,
-    duplicated: f64,
-    /// Until Kafka had acknowledged the message.
-    ack_p99: f64,
-    /// COPY of one row and COMMIT, meanwhile.
-    floor_p99: f64,
-    tester_cpu: f64,
-    machine_cpu: f64,
+    /// As [`FIGURES`] lists them.
+    values: [f64; FIGURES.len()],
+}
+
+impl Measured {
+    fn value(&self, key: &str) -> f64 {
+        let place = FIGURES.iter().position(|figure| figure.key == key).expect("a key of the list");
+        self.values[place]
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,13 +162,18 @@ fn run(options: &Options) -> Result<()> {
     // rowmill makes the tables.
     options.servers.fresh_tables(&format!("DROP TABLE IF EXISTS {}, latency_floor", TOPICS.join(", ")))?;
     let engine = Engine {
+        program: None,
         servers: &options.servers,
         configuration: options.config.clone(),
         log: directory.join("rowmill.log"),
     };
     engine.init(&["--models"])?;
     options.servers.postgres()?.batch_execute(FLOOR_TABLE).context("create a table like metric")?;
-    let floor = idle_floor(&options.servers)?;
+    let idle = || {
+        thread::sleep(Duration::from_secs(FLOOR_SECONDS));
+        Ok(())
+    };
+    let ((), floor) = beside_floor(&options.servers, idle)?;
     println!("floor: COPY of one row and COMMIT: p50 {:.2} ms, p99 {:.2} ms", floor.0, floor.1);
 
     let running = engine.start()?;
@@ -112,10 +183,9 @@ fn run(options: &Options) -> Result<()> {
     let mut found = Vec::new();
     let mut measure = |round: usize, name: &str, load: &[&str]| -> Result<()> {
         let measured = test(options, &raw, name, &pid, load)?;
-        println!(
-            "round {round}  {name}: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, floor p99 {:.1} ms; {}",
-            measured.p50, measured.p99, measured.p999, measured.floor_p99, measured.verdict
-        );
+        let times = FIGURES.iter().zip(measured.values).filter(|(f, _)| matches!(f.unit, Unit::Time));
+        let times: Vec<String> = times.map(|(f, value)| format!("{} {}", f.title, f.text(value))).collect();
+        println!("round {round}  {name}, ms: {}; {}", times.join(", "), measured.verdict);
         found.push(measured);
         Ok(())
     };
@@ -146,18 +216,19 @@ fn raw_directory(directory: &Path) -> Result<PathBuf> {
     Ok(raw)
 }
 
-/// Milliseconds for one row by COPY and COMMIT, (p50, p99), while nothing else runs.
-fn idle_floor(servers: &Servers) -> Result<(f64, f64)> {
+/// Does `work` and takes the floor meanwhile: its result, and milliseconds for one row by COPY and COMMIT, (p50, p99).
+fn beside_floor<T>(servers: &Servers, work: impl FnOnce() -> Result<T>) -> Result<(T, (f64, f64))> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let sampler = scope.spawn(|| floor(servers, &stop));
-        thread::sleep(Duration::from_secs(FLOOR_SECONDS));
+        let result = work();
         stop.store(true, Relaxed);
-        sampler.join().expect("the sampler does not panic")
+        let floor = sampler.join().expect("the sampler does not panic");
+        Ok((result?, floor?))
     })
 }
 
-/// The same, until `stop`.
+/// The floor, until `stop`.
 fn floor(servers: &Servers, stop: &AtomicBool) -> Result<(f64, f64)> {
     let mut client = servers.postgres()?;
     let copy_sql = COPY.replacen("metric", "latency_floor", 1);
@@ -202,40 +273,25 @@ fn tester(raw: &Path, pid: &str, load: &[&str], log: &Path) -> Result<()> {
 /// One run of the load tester, with the floor beside it.
 fn test(options: &Options, raw: &Path, name: &str, pid: &str, load: &[&str]) -> Result<Measured> {
     let out = raw.join(name.replace([' ', '/'], "-"));
-    // Of an earlier round.
-    fs::remove_dir_all(&out).ok();
     fs::create_dir(&out)?;
     // So that none comes by itself, in the middle of one load and not of another.
     options.servers.postgres()?.batch_execute("CHECKPOINT").context("checkpoint")?;
-    let stop = AtomicBool::new(false);
-    let floor = thread::scope(|scope| {
-        let sampler = scope.spawn(|| floor(&options.servers, &stop));
-        let tested = tester(&out, pid, load, &out.join("log"));
-        stop.store(true, Relaxed);
-        tested.and(sampler.join().expect("the sampler does not panic"))
-    })?;
+    let ((), floor) = beside_floor(&options.servers, || tester(&out, pid, load, &out.join("log")))?;
     let json = only_directory(&out)?.join("run.json");
-    let run: Value = serde_json::from_slice(
+    let mut run: Value = serde_json::from_slice(
         &fs::read(&json).with_context(|| format!("read the load tester's {}", json.display()))?,
     )?;
-    let number = |name: &str| run["results"][name].as_f64().unwrap_or(f64::NAN);
+    run["results"][FLOOR_P99] = (floor.1 * 1000.0).into();
     let reasons = run["reasons"].as_array().into_iter().flatten().filter_map(|r| r["text"].as_str());
     let reasons: Vec<&str> = reasons.collect();
     let exit = run["exit"].as_str().unwrap_or("?");
     Ok(Measured {
         name: name.to_owned(),
         verdict: if exit == "passed" { exit.to_owned() } else { format!("{exit}: {}", reasons.join("; ")) },
-        p50: number("visible_p50") / 1000.0,
-        p99_lower: number("visible_lower_p99") / 1000.0,
-        p99: number("visible_p99") / 1000.0,
-        p999: number("visible_p999") / 1000.0,
-        max: number("visible_max") / 1000.0,
-        lost: number("lost"),
-        duplicated: number("duplicated"),
-        ack_p99: number("ack_p99") / 1000.0,
-        floor_p99: floor.1,
-        tester_cpu: number("generator_cpu_percent"),
-        machine_cpu: number("host_cpu_percent"),
+        values: FIGURES.map(|figure| {
+            let value = run["results"][figure.key].as_f64().unwrap_or(f64::NAN);
+            if matches!(figure.unit, Unit::Time) { value / 1000.0 } else { value }
+        }),
     })
 }
 
@@ -277,23 +333,12 @@ fn medians(found: &[Measured]) -> Vec<Measured> {
             continue;
         }
         let rounds: Vec<&Measured> = found.iter().filter(|m| m.name == first.name).collect();
-        let of = |value: fn(&Measured) -> f64| median(&rounds.iter().map(|m| value(m)).collect::<Vec<_>>());
         let worst = rounds.iter().find(|m| m.verdict != "passed").unwrap_or(&rounds[0]);
-        result.push(Measured {
-            name: first.name.clone(),
-            verdict: worst.verdict.clone(),
-            p50: of(|m| m.p50),
-            p99_lower: of(|m| m.p99_lower),
-            p99: of(|m| m.p99),
-            p999: of(|m| m.p999),
-            max: of(|m| m.max),
-            lost: rounds.iter().map(|m| m.lost).sum(),
-            duplicated: rounds.iter().map(|m| m.duplicated).sum(),
-            ack_p99: of(|m| m.ack_p99),
-            floor_p99: of(|m| m.floor_p99),
-            tester_cpu: of(|m| m.tester_cpu),
-            machine_cpu: of(|m| m.machine_cpu),
+        let values = std::array::from_fn(|place| {
+            let values: Vec<f64> = rounds.iter().map(|m| m.values[place]).collect();
+            FIGURES[place].of_rounds(&values)
         });
+        result.push(Measured { name: first.name.clone(), verdict: worst.verdict.clone(), values });
     }
     result
 }
@@ -307,51 +352,24 @@ fn write_results(options: &Options, directory: &Path, floor: (f64, f64), found: 
          part until Kafka has the message.\n\n\
          The floor is COPY of one row and COMMIT with no pipeline: p50 {:.2} ms and p99 {:.2} ms on the idle server, and beside \
          each load as the table says.\n\n\
-         | load | p50 | p99 from | p99 | p99.9 | longest | acknowledged p99 | floor p99 | p99 above the floor | lost | duplicated | \
-         tester CPU | machine busy | verdict |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
-        options.seconds, options.rounds, floor.0, floor.1
+         | load | {} | p99 above the floor | verdict |\n|---|{}---|---|\n",
+        options.seconds,
+        options.rounds,
+        floor.0,
+        floor.1,
+        FIGURES.map(|figure| figure.title).join(" | "),
+        "---|".repeat(FIGURES.len()),
     );
     for m in medians(found) {
-        text.push_str(&format!(
-            "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} | {:.0} % | {:.0} % | {} |\n",
-            m.name,
-            m.p50,
-            m.p99_lower,
-            m.p99,
-            m.p999,
-            m.max,
-            m.ack_p99,
-            m.floor_p99,
-            m.p99 - m.floor_p99,
-            m.lost,
-            m.duplicated,
-            m.tester_cpu,
-            m.machine_cpu,
-            m.verdict
-        ));
+        let figures = FIGURES.iter().zip(m.values).map(|(figure, value)| figure.text(value));
+        let above = m.value("visible_p99") - m.value(FLOOR_P99);
+        let figures: Vec<String> = figures.collect();
+        text.push_str(&format!("| {} | {} | {above:.1} | {} |\n", m.name, figures.join(" | "), m.verdict));
     }
-    let mut csv = String::from(
-        "load,p50_ms,p99_lower_ms,p99_ms,p999_ms,max_ms,ack_p99_ms,floor_p99_ms,lost,duplicated,tester_cpu_percent,\
-         machine_cpu_percent,verdict\n",
-    );
+    let mut csv = format!("load,{},verdict\n", FIGURES.map(|figure| figure.column).join(","));
     for m in found {
-        csv.push_str(&format!(
-            "{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{},{},{:.1},{:.1},\"{}\"\n",
-            m.name,
-            m.p50,
-            m.p99_lower,
-            m.p99,
-            m.p999,
-            m.max,
-            m.ack_p99,
-            m.floor_p99,
-            m.lost,
-            m.duplicated,
-            m.tester_cpu,
-            m.machine_cpu,
-            m.verdict
-        ));
+        let figures = FIGURES.iter().zip(m.values).map(|(figure, value)| figure.csv(value));
+        csv.push_str(&format!("{},{},\"{}\"\n", m.name, figures.collect::<Vec<_>>().join(","), m.verdict));
     }
     text.push_str(&conditions(&mut options.servers.postgres()?, "latency")?);
     fs::write(directory.join("runs.csv"), csv)?;
