@@ -106,9 +106,7 @@ pub fn explain(words: &str) -> Option<&'static str> {
         || has("unexpected eof")
         || has("ssl_handshake") && has("disconnected")
     {
-        Some(
-            "the server does not speak TLS there: use its TLS port, or switch TLS on; there is no fallback to plaintext",
-        )
+        Some(NO_TLS)
     } else if has("certificate required")
         || has("bad certificate")
         || has("peer did not return a certificate")

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 
 use anyhow::Result;
 
+use crate::base::retry::Episode;
 use crate::config::{Statsd, StatsdAddress, StatsdTags};
 use crate::figures::board::Board;
 use crate::figures::family::{Family, Kind, Labels, Value};
@@ -21,15 +22,15 @@ const UNIX_BYTES_MAX: usize = 8192;
 pub fn run(config: &Statsd, board: &Board) -> Result<()> {
     let mut lines = Lines { tags: config.tags, last: HashMap::new() };
     let mut way = Way { socket: None, turn: 0 };
-    let mut failing = false;
+    let mut trouble = Episode::default();
     loop {
         std::thread::sleep(config.interval);
         let text = lines.of(&board.families());
         match way.deliver(|| places(&config.address), &text) {
-            Ok(()) if std::mem::take(&mut failing) => log::info!("StatsD takes figures again"),
+            Ok(()) if trouble.ends() => log::info!("StatsD takes figures again"),
             Ok(()) => {}
             Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
+                if trouble.begins() {
                     log::warn!(
                         "StatsD at {:?} takes nothing: {error}; figures are dropped until it does",
                         config.address

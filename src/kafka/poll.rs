@@ -363,7 +363,9 @@ fn unassign(queue: &Queue, claims: &[Arc<Claim>]) -> Result<()> {
         return Ok(());
     }
     let mut list = TopicPartitionList::new();
-    claims.iter().for_each(|claim| drop(list.add_partition(&claim.topic, claim.partition.id)));
+    for claim in claims {
+        list.add_partition(&claim.topic, claim.partition.id);
+    }
     queue.consumer().incremental_unassign(&list).context("cannot take partitions from the Kafka client")
 }
 

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::base::queue;
+use crate::base::retry::Episode;
 use crate::base::thread::{Exit, Kind, Name, Threads};
 use crate::config::Metrics;
 use crate::figures::board::{Board, Service};
@@ -138,7 +139,8 @@ fn watch_health(threads: &Threads, board: &Arc<Board>, manager: Option<Manager>)
 }
 
 fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
-    let mut told_stopping = false;
+    // Said once.
+    let mut stopping = Episode::default();
     loop {
         if let Err(reason) = board.healthy() {
             log::error!("{reason}: ending the process, so that it can start again; nothing is lost");
@@ -147,7 +149,7 @@ fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
         if let Some(manager) = &mut manager {
             manager.alive(board);
             if let Some(doing) = board.stopping()
-                && !std::mem::replace(&mut told_stopping, true)
+                && stopping.begins()
             {
                 manager.stopping(doing);
             }

@@ -570,7 +570,7 @@ fn set_bad_rows_aside(hand: &mut Hand, cluster: &Cluster) {
     let batch = &hand.load()[0];
     let found = isolate(batch.rows.len(), |range| {
         let first = range.clone().find(|row| is_refused(batch, *row, cluster));
-        let named = |row: usize| (row % 3 > 0).then_some(row - range.start);
+        let named = |row: usize| (!row.is_multiple_of(3)).then_some(row - range.start);
         let refusal = |row| Refusal { row: named(row), code: "refused".into(), message: String::new() };
         Ok::<_, std::convert::Infallible>(first.map(refusal))
     });

@@ -13,6 +13,7 @@ use pipeline::Pipeline;
 
 use crate::base::failure::Class;
 use crate::base::queue;
+use crate::base::retry::Episode;
 use crate::base::thread::Kind;
 use crate::client::pg;
 use crate::config::Config;
@@ -95,7 +96,7 @@ fn wait_for_setup(config: &Config, process: &Process) -> Result<Option<Setup>> {
             }
         },
     )?;
-    let mut waiting = false;
+    let mut trouble = Episode::default();
     loop {
         let read = crossbeam_channel::select! {
             recv(process.signals) -> _ => return Ok(None),
@@ -104,7 +105,7 @@ fn wait_for_setup(config: &Config, process: &Process) -> Result<Option<Setup>> {
         match read {
             Ok(setup) => return Ok(Some(setup)),
             Err(error) if !is_away(&error) => return Err(error),
-            Err(error) if !std::mem::replace(&mut waiting, true) => {
+            Err(error) if trouble.begins() => {
                 log::warn!("{error:#}; trying again every second");
             }
             Err(_) => {}
