@@ -74,10 +74,9 @@ impl Pair {
         };
         let inserted = ledger::register(&mut client, &what, &partitions).expect("registered");
         assert_eq!(inserted, PARTITIONS * TARGETS.len() as i32);
-        let row = client
-            .query_one("SELECT 'public.t'::REGCLASS::OID, rowmill.fingerprint('public.t'::REGCLASS)", &[])
-            .expect("the table");
-        let target = Target { name: String::new(), oid: row.get(0), fingerprint: row.get(1) };
+        let row =
+            client.query_one("SELECT rowmill.fingerprint('public.t'::REGCLASS)", &[]).expect("the table");
+        let target = Target { name: String::new(), sql_name: "public.t".into(), fingerprint: row.get(0) };
         let keys = (0..PARTITIONS)
             .flat_map(|id| (0..TARGETS.len()).map(move |t| ((Partition { topic: 0, id }, t), 5)));
         let mut model = Server::new(keys);

@@ -345,19 +345,21 @@ pub fn end_dead_members(client: &mut Client, me: &Member) -> Result<u64> {
 pub struct Target {
     /// As the ledger's key has it: schema and table.
     pub name: String,
-    pub oid: u32,
+    /// As SQL has it, quoted.
+    pub sql_name: String,
     pub fingerprint: String,
 }
 
 /// ADVANCE and COMMIT as one message: no ledger row is ever locked while the server waits for the client, and if the
-/// advance raises, the server skips the COMMIT.
+/// advance raises, the server skips the COMMIT. The definition that it compares is that of the table which has the name now:
+/// rows went there by name, and their lock keeps the name until the end.
 pub fn advance_and_commit(me: &str, target: &Target, spans: &[Move]) -> String {
     let spans = serde_json::to_string(spans).expect("numbers and strings always serialize");
     format!(
-        "SELECT rowmill.advance({}, {}, {}, {}, {}::JSONB); COMMIT",
+        "SELECT rowmill.advance({}, {}, pg_catalog.to_regclass({})::OID, {}, {}::JSONB); COMMIT",
         escape_literal(me),
         escape_literal(&target.name),
-        target.oid,
+        escape_literal(&target.sql_name),
         escape_literal(&target.fingerprint),
         escape_literal(&spans)
     )
@@ -411,7 +413,11 @@ mod tests {
 
     #[test]
     fn names_with_quotes_stay_names() {
-        let target = Target { name: "public.o'brien\\".into(), oid: 7, fingerprint: "f".into() };
+        let target = Target {
+            name: "public.o'brien\\".into(),
+            sql_name: "\"public\".\"o'brien\\\"".into(),
+            fingerprint: "f".into(),
+        };
         let span = Move {
             topic: "t'\"; DROP TABLE x --".into(),
             partition: Partition { topic: 3, id: 7 },

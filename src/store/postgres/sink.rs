@@ -84,9 +84,10 @@ impl Sink {
     /// For a transaction that does not move the ledger, which compares it by itself: that the table is still the one that the
     /// rows were encoded for. The COPY's lock holds a change off until the end.
     pub fn check_definition(&self, session: &mut Session) -> Result<(), Failure> {
-        let sql = "SELECT rowmill.fingerprint($1)";
-        let found: String = session.client().query_one(sql, &[&self.table.oid])?.get(0);
-        if found == self.table.fingerprint {
+        // By its name, by which the rows went there.
+        let sql = "SELECT rowmill.fingerprint(pg_catalog.to_regclass($1)::OID)";
+        let found: Option<String> = session.client().query_one(sql, &[&self.table.sql_name])?.get(0);
+        if found.as_ref() == Some(&self.table.fingerprint) {
             return Ok(());
         }
         let words = format!("the definition of table {} changed meanwhile", self.table.name);

@@ -179,7 +179,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 sessions: sessions.clone(),
                 target: Target {
                     name: table.name.clone(),
-                    oid: table.oid,
+                    sql_name: table.sql_name.clone(),
                     fingerprint: table.fingerprint.clone(),
                 },
                 sink: Sink::new(table.clone()),
