@@ -343,39 +343,42 @@ mod tests {
         let text = example(dir.path().to_str().unwrap());
         parse(&text, std::iter::empty(), &|_| None).unwrap();
         let shown: toml::Table = toml::from_str(&text).unwrap();
-        // serde names all fields of a section when it meets one that it does not know.
-        for path in [
-            "",
-            "kafka",
-            "kafka.tls",
-            "kafka.sasl",
-            "postgres",
-            "redis",
-            "lookup.user",
-            "lease",
-            "threads",
-            "metrics",
-            "log",
-        ] {
-            let header = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
-            let words = toml::from_str::<RawConfig>(&format!("{header}no_such_setting = 1\n"))
-                .unwrap_err()
-                .to_string();
-            let section = path.split('.').filter(|name| !name.is_empty()).fold(&shown, |table, name| {
-                table
-                    .get(name)
-                    .and_then(toml::Value::as_table)
-                    .unwrap_or_else(|| panic!("the example lacks [{path}]"))
-            });
-            let fields: Vec<&str> = words.split('`').skip(1).step_by(2).skip(1).collect();
-            assert!(fields.len() >= 2, "{words}");
-            for field in fields
-                .iter()
-                .filter(|name| **name != "no_such_setting" && !name.contains(char::is_whitespace))
-            {
-                assert!(section.contains_key(*field), "the example lacks {field:?} in [{path}]");
+        check_shown("", &shown);
+        let models = shown["model"].as_array().unwrap();
+        for name in settings("[[model]]").expect("a section") {
+            assert!(models.iter().any(|model| model.get(&name).is_some()), "no [[model]] has {name:?}");
+        }
+    }
+
+    /// Every setting that a section takes is in the example, and so on in the sections below it.
+    fn check_shown(path: &str, shown: &toml::Table) {
+        let header = if path.is_empty() { String::new() } else { format!("[{path}]") };
+        for name in settings(&header).unwrap_or_default() {
+            assert!(shown.contains_key(&name), "the example lacks {name:?} in [{path}]");
+        }
+        for (name, value) in shown {
+            if let toml::Value::Table(inner) = value {
+                check_shown([path, name].join(".").trim_start_matches('.'), inner);
             }
         }
+    }
+
+    /// What a section takes: serde names it all when it meets a setting that it does not know. `None` where the keys are
+    /// the user's own words.
+    fn settings(header: &str) -> Option<Vec<String>> {
+        let error = toml::from_str::<RawConfig>(&format!("{header}\nno_such_setting = 1\n")).unwrap_err();
+        let words = error.message();
+        let names = words.split('`').skip(1).step_by(2).skip(1).map(str::to_owned);
+        words.starts_with("unknown field").then(|| names.collect())
+    }
+
+    #[test]
+    fn a_section_tells_its_settings() {
+        assert_eq!(settings("[guard]").unwrap(), ["dead_letter_share", "dead_letter_window"]);
+        assert_eq!(settings("[log]").unwrap(), ["format", "level"]);
+        assert!(settings("").unwrap().contains(&"guard".to_owned()));
+        assert_eq!(settings("[lookup]"), None);
+        assert_eq!(settings("[kafka.properties]"), None);
     }
 
     #[test]

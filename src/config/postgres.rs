@@ -48,3 +48,14 @@ pub(super) fn resolve_postgres(raw: RawPostgres, env: Environment<'_>) -> Result
         lock_timeout: raw.lock_timeout.map_or(LOCK_TIMEOUT, |s| s.0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::check;
+
+    #[test]
+    fn a_wait_for_a_lock_ends_well_before_the_watchdog_does() {
+        check("[postgres]\nlock_timeout = \"61s\"", Err("at least twice postgres.lock_timeout"));
+        check("[postgres]\nlock_timeout = \"60s\"", Ok(()));
+    }
+}
