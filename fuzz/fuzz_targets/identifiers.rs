@@ -12,11 +12,14 @@ fuzz_target!(|names: (&str, &str)| {
     let (name, rest) = unquote(&quoted(identifier), '"').expect("a quoted identifier");
     assert_eq!((&*name, &*rest), (identifier, ""));
 
-    let target = Target { name: text.to_owned(), oid: 7, fingerprint: "f".to_owned() };
+    let target = Target { name: text.to_owned(), sql_name: quoted(identifier), fingerprint: "f".to_owned() };
     let sql = advance_and_commit("me", &target, &[]);
     let rest = sql.strip_prefix("SELECT rowmill.advance('me', ").expect("the call");
     let (name, rest) = literal(rest).expect("a text");
-    assert_eq!((&*name, &*rest), (text, ", 7, 'f', '[]'::JSONB); COMMIT"));
+    assert_eq!(name, text);
+    let rest = rest.strip_prefix(", pg_catalog.to_regclass(").expect("the table by its name");
+    let (name, rest) = literal(rest).expect("a text");
+    assert_eq!((name, &*rest), (quoted(identifier), ")::OID, 'f', '[]'::JSONB); COMMIT"));
 });
 
 /// Reads a token between two quotes, in which a doubled one stands for itself; the token, and what follows.
