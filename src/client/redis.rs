@@ -11,7 +11,7 @@ use super::tls;
 use crate::config;
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
-pub const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
@@ -47,7 +47,7 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
     })
 }
 
-/// Opens a connection. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
+/// Opens a connection, each reply of which may take [`TIMEOUT`]. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
 /// speak TLS, and trusts the system's authorities too.
 pub fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
     const ABOUT: &str = "cannot connect to Redis";
@@ -55,5 +55,8 @@ pub fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
         let client = redis.cert.as_deref().zip(redis.key.as_deref());
         tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT).context(ABOUT)?;
     }
-    client.get_connection_with_timeout(TIMEOUT).context(ABOUT)
+    let connection = client.get_connection_with_timeout(TIMEOUT).context(ABOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.set_write_timeout(Some(TIMEOUT))?;
+    Ok(connection)
 }

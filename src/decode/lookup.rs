@@ -14,7 +14,7 @@ use redis::{Client, Connection};
 
 use crate::base::retry::BackOff;
 use crate::base::thread::Pulse;
-use crate::client::redis::{TIMEOUT, client, connect};
+use crate::client::redis::{client, connect};
 use crate::config;
 use crate::decode::column::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
@@ -203,10 +203,7 @@ impl LookupCache {
         let connection = &mut self.connection;
         self.pulse.during("asking Redis", || {
             if connection.is_none() {
-                let new = connect(client, redis)?;
-                new.set_read_timeout(Some(TIMEOUT))?;
-                new.set_write_timeout(Some(TIMEOUT))?;
-                *connection = Some(new);
+                *connection = Some(connect(client, redis)?);
             }
             let connection = connection.as_mut().expect("just made");
             let (values, size): (Vec<Option<Vec<u8>>>, u64) =

@@ -12,7 +12,7 @@ pub struct Table {
     pub sql_name: String,
     /// Live columns by attribute number.
     pub columns: Vec<Column>,
-    /// What [`FINGERPRINT_SQL`] said, in the same statement snapshot as the columns or a later one.
+    /// What the catalog said of its definition in short, in the same statement snapshot as the columns or a later one.
     pub fingerprint: String,
     pub kind: Kind,
 }
