@@ -86,8 +86,11 @@ impl Campaign {
     pub(crate) fn calm(&self) -> Result<Option<Calm<'_>>> {
         let guard = Calm { campaign: self, was: self.calm.swap(true, SeqCst) };
         let mut client = self.patient_sql()?;
-        let sql = "SELECT count(*) = 0 FROM rowmill.ledger
-                   WHERE owner IS NULL OR NOT rowmill.alive(pipeline, owner) OR progress_at < clock_timestamp() - interval '2 s'";
+        // An empty ledger is none that moves: at the start nobody has registered yet.
+        let sql = "SELECT count(*) > 0 AND count(*) FILTER (
+                       WHERE owner IS NULL OR NOT rowmill.alive(pipeline, owner)
+                          OR progress_at < clock_timestamp() - interval '2 s') = 0
+                   FROM rowmill.ledger";
         let settled = self.wait(25, || {
             let all_run = self.engines.lock().iter().all(|s| s.child.is_some());
             all_run && client.query_one(sql, &[]).is_ok_and(|r| r.get(0))
