@@ -152,7 +152,9 @@ fn an_unknown_token_is_set_aside_and_a_late_one_is_not() {
     world.create_topic("in", 1);
     world.create_table("t", "");
     give_words(&world);
-    let engine = world.engine(&with_lookup(&world), &[]);
+    // Late is what comes within the grace, however slow this test is.
+    let config = with_lookup(&world).replace("ttl = \"1s\"", "ttl = \"1s\"\ngrace = \"5s\"");
+    let engine = world.engine(&config, &[]);
     let value = |n: u64, word: &str| format!("{{\"n\":{n},\"word\":\"{word}\"}}");
     world.produce("in", 0, [value(1, "w1")]);
     wait_for("a row", 20, || world.count("SELECT count(*) FROM t") == 1);

@@ -16,7 +16,9 @@ use postgres::{Client, NoTls};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use rowmill_faults::proxy::Proxy;
 
@@ -60,6 +62,18 @@ pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> 
         std::thread::sleep(Duration::from_millis(20));
     }
     start.elapsed()
+}
+
+/// Asks Kafka until it answers: where its heartbeats are late, it leads nothing for a moment.
+fn patiently<T>(what: &str, mut question: impl FnMut() -> KafkaResult<T>) -> T {
+    let start = Instant::now();
+    loop {
+        match question() {
+            Ok(answer) => return answer,
+            Err(error) if start.elapsed() > ANSWER_WITHIN => panic!("{what}: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 /// Runs a verb that is not `run`; what it printed, and whether it ended well.
@@ -146,9 +160,14 @@ impl World {
         let admin: AdminClient<DefaultClientContext> = self.kafka().create().expect("an admin client");
         let name = self.topic(short);
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-        let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))
-            .expect("Kafka answers");
-        created[0].as_ref().unwrap_or_else(|e| panic!("{e:?}"));
+        patiently("create a topic", || {
+            let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
+            match &created[0] {
+                // The answer to an earlier attempt was late.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+                Err((_, code)) => Err(KafkaError::AdminOp(*code)),
+            }
+        });
         self.wait_led(&name, partitions as usize);
     }
 
@@ -162,8 +181,8 @@ impl World {
     /// Waits until the broker itself says that it leads so many partitions. It learns of a change later than who asks for it.
     fn wait_led(&self, topic: &str, partitions: usize) {
         let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
-        wait_for(&format!("the broker to lead {partitions} partitions of {topic}"), 60, || {
-            let answer = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN).expect("Kafka answers");
+        wait_for(&format!("the broker to lead {partitions} partitions of {topic}"), 120, || {
+            let answer = patiently("ask for a topic", || consumer.fetch_metadata(Some(topic), ANSWER_WITHIN));
             let led = answer.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0);
             led.count() == partitions
         });
@@ -313,12 +332,13 @@ impl World {
             .create()
             .expect("a consumer");
         let timeout = ANSWER_WITHIN;
-        let metadata = consumer.fetch_metadata(Some(&topic), timeout).expect("Kafka answers");
+        let metadata = patiently("ask for a topic", || consumer.fetch_metadata(Some(&topic), timeout));
         let mut ends = BTreeMap::new();
         let mut list = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
-            let (low, high) =
-                consumer.fetch_watermarks(&topic, partition.id(), timeout).expect("Kafka answers");
+            let (low, high) = patiently("ask for a log's ends", || {
+                consumer.fetch_watermarks(&topic, partition.id(), timeout)
+            });
             if low < high {
                 ends.insert(partition.id(), high);
                 list.add_partition_offset(&topic, partition.id(), Offset::Offset(low)).expect("an offset");
@@ -344,7 +364,8 @@ impl World {
         let consumer: BaseConsumer = self.kafka().set("group.id", group).create().expect("a consumer");
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic(short), partition);
-        let committed = consumer.committed_offsets(list, ANSWER_WITHIN).expect("Kafka answers");
+        let committed =
+            patiently("ask for a group's offset", || consumer.committed_offsets(list.clone(), ANSWER_WITHIN));
         committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
     }
 
@@ -356,10 +377,11 @@ impl World {
         for short in topics {
             let topic = self.topic(short);
             let timeout = ANSWER_WITHIN;
-            let metadata = consumer.fetch_metadata(Some(&topic), timeout).expect("Kafka answers");
+            let metadata = patiently("ask for a topic", || consumer.fetch_metadata(Some(&topic), timeout));
             for partition in metadata.topics()[0].partitions() {
-                let (_, high) =
-                    consumer.fetch_watermarks(&topic, partition.id(), timeout).expect("Kafka answers");
+                let (_, high) = patiently("ask for a log's ends", || {
+                    consumer.fetch_watermarks(&topic, partition.id(), timeout)
+                });
                 ends.insert((topic.clone(), partition.id()), high);
             }
         }
@@ -610,7 +632,7 @@ fn send(
     let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
     record.payload = value;
     while let Err((error, back)) = producer.send(record) {
-        assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
+        assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
         record = back;
         std::thread::sleep(Duration::from_millis(5));
     }
