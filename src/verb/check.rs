@@ -314,13 +314,14 @@ fn check_ledger(
         places.entry((&entry.topic, entry.partition)).or_default().push(entry);
     }
     let mut known = 0;
+    let mut compacted: BTreeMap<&str, bool> = BTreeMap::new();
     for ((topic, partition), entries) in places {
         let Some(Ok(topic_id)) = described.iter().find(|d| d.name == topic).map(|d| d.id.clone()) else {
             continue;
         };
         let Range { start, end } = asker.ends(topic, partition)?;
         // Without the right to ask, `run` takes it for a topic that keeps everything, too.
-        let compacted = asker.is_compacted(topic).unwrap_or(false);
+        let compacted = *compacted.entry(topic).or_insert_with(|| asker.is_compacted(topic).unwrap_or(false));
         let log = LogState { topic_id, start, end, compacted };
         let tables: Vec<Place> =
             entries.iter().map(|e| Place { next: e.next_offset, anchor: e.anchor }).collect();
