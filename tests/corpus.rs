@@ -13,7 +13,7 @@ fn decode(decoder: &mut RecordDecoder, value: Option<&[u8]>, out: &mut Vec<u8>) 
     let record = load::record(value);
     let message = decoder.parse(&record)?.message().expect("the models do not skip tombstones");
     let model = decoder.models().next().expect("the models take every record");
-    assert_eq!(decoder.encode(model, message, &load::Users, out)?, Encoded::Row);
+    assert_eq!(decoder.encode(model, message, &load::Users, out)?, Encoded::Row(Shape::WHOLE));
     Ok(())
 }
 

@@ -291,8 +291,8 @@ impl BatchDecoder {
                     }
                     let open = outlets[lane.outlet].batch();
                     match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
-                        Ok(Encoded::Row) => {
-                            open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32 })
+                        Ok(Encoded::Row(shape)) => {
+                            open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32, shape })
                         }
                         Ok(Encoded::NeedsLookup) => return false,
                         Err(reject) => set_aside(lane, offset, index, reject, outlets),

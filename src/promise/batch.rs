@@ -253,6 +253,33 @@ pub struct TableBatch {
 pub struct Row {
     pub end: u32,
     pub record: u32,
+    pub shape: Shape,
+}
+
+/// Which columns a row leaves out, so that the server gives them their defaults: bit n is the n-th of the table's columns that
+/// may be left out. Rows of one shape go in one COPY.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shape(u64);
+
+impl Shape {
+    /// Nothing is left out.
+    pub const WHOLE: Shape = Shape(0);
+
+    /// So many columns of one table may be left out.
+    pub const OPTIONAL_MAX: u8 = u64::BITS as u8;
+
+    pub fn leave_out(&mut self, optional: u8) {
+        self.0 |= 1 << optional;
+    }
+
+    pub fn leaves_out(self, optional: u8) -> bool {
+        self.0 >> optional & 1 == 1
+    }
+
+    /// How many columns are left out.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
 }
 
 /// What became of the records of one run, for one table.
@@ -369,7 +396,7 @@ impl TableBatch {
             let first_row = self.rows.len();
             for row in segment.rows.clone().filter(|row| keep_row(*row)) {
                 self.bytes.extend_from_slice(&old.bytes[old.row_bytes(row)]);
-                self.rows.push(Row { end: self.bytes.len() as u32, record: old.rows[row].record });
+                self.rows.push(Row { end: self.bytes.len() as u32, ..old.rows[row] });
             }
             new_index[index] = Some(self.segments.len());
             self.segments.push(Segment { rows: first_row..self.rows.len(), ..segment.clone() });
@@ -410,10 +437,45 @@ impl<'a> Rows<'a> {
         self.parts.is_empty()
     }
 
-    /// The batches, each with those of its rows that go.
-    pub fn parts(&mut self) -> impl Iterator<Item = (&mut TableBatch, Range<usize>)> {
-        self.parts.iter_mut().map(|(batch, rows)| (&mut **batch, rows.clone()))
+    /// The shapes of these rows, in the order in which they first appear.
+    pub fn shapes(&self) -> Vec<Shape> {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for shape in self.all_shapes() {
+            // Neighbors are nearly always alike.
+            if shapes.last() != Some(&shape) && !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        shapes
     }
+
+    /// The batches, each with those of its rows that have this shape, in stretches without a break.
+    pub fn parts(&mut self, shape: Shape) -> impl Iterator<Item = (&mut TableBatch, Vec<Range<usize>>)> {
+        self.parts.iter_mut().map(move |(batch, rows)| {
+            let stretches = stretches(&batch.rows[rows.clone()], shape);
+            let placed = stretches.map(|s| rows.start + s.start..rows.start + s.end).collect();
+            (&mut **batch, placed)
+        })
+    }
+
+    /// Where the `nth` row of a shape stands among all of these rows.
+    pub fn place_of(&self, shape: Shape, nth: usize) -> Option<usize> {
+        self.all_shapes().enumerate().filter(|(_, s)| *s == shape).nth(nth).map(|(place, _)| place)
+    }
+
+    fn all_shapes(&self) -> impl Iterator<Item = Shape> {
+        self.parts.iter().flat_map(|(batch, rows)| batch.rows[rows.clone()].iter().map(|row| row.shape))
+    }
+}
+
+/// Where rows of one shape stand next to each other.
+fn stretches(rows: &[Row], shape: Shape) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    rows.chunk_by(|one, next| one.shape == next.shape).filter_map(move |chunk| {
+        let stretch = at..at + chunk.len();
+        at = stretch.end;
+        (chunk[0].shape == shape).then_some(stretch)
+    })
 }
 
 /// The spans of a transaction, one for each claim: positions that wait without rows, then those of the load.
@@ -495,6 +557,37 @@ mod tests {
         assert_eq!(Headers::default().iter().count(), 0);
     }
 
+    #[test]
+    fn rows_go_in_one_copy_for_each_shape() {
+        #[track_caller]
+        fn check(shapes: &[u64], expected: &[(u64, &[Range<usize>])]) {
+            let mut batch = TableBatch::new(0);
+            for (index, shape) in shapes.iter().enumerate() {
+                batch.rows.push(Row { end: index as u32 + 1, record: index as u32, shape: Shape(*shape) });
+            }
+            let mut rows = Rows::of([&mut batch]);
+            let found: Vec<u64> = rows.shapes().iter().map(|shape| shape.0).collect();
+            assert_eq!(found, expected.iter().map(|(shape, _)| *shape).collect::<Vec<_>>());
+            for (shape, stretches) in expected {
+                let (_, found) = rows.parts(Shape(*shape)).next().expect("one batch");
+                assert_eq!(found, *stretches);
+                let mut places = stretches.iter().cloned().flatten();
+                for nth in 0..shapes.len() {
+                    assert_eq!(rows.place_of(Shape(*shape), nth), places.next(), "row {nth} of {shape}");
+                }
+            }
+        }
+        check(&[], &[]);
+        check(&[0, 0, 0], &[(0, &[0..3])]);
+        check(&[0, 0, 5, 5, 0], &[(0, &[0..2, 4..5]), (5, &[2..4])]);
+        check(&[1, 2, 1, 2], &[(1, &[0..1, 2..3]), (2, &[1..2, 3..4])]);
+        let mut shape = Shape::WHOLE;
+        shape.leave_out(0);
+        shape.leave_out(63);
+        assert!(shape.leaves_out(0) && shape.leaves_out(63) && !shape.leaves_out(1));
+        assert_eq!(shape.count(), 2);
+    }
+
     use crate::promise::claim::Lane;
     use crate::promise::offsets::Partition;
 
@@ -541,7 +634,11 @@ mod tests {
                 match letter {
                     'r' => {
                         table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
-                        table.rows.push(Row { end: table.bytes.len() as u32, record: index });
+                        table.rows.push(Row {
+                            end: table.bytes.len() as u32,
+                            record: index,
+                            shape: Shape::WHOLE,
+                        });
                         counts.rows += 1;
                     }
                     'd' => {

@@ -2,6 +2,7 @@
 //! ledger row.
 
 use std::io::Write as _;
+use std::ops::Range;
 
 use postgres::error::DbError;
 
@@ -11,7 +12,7 @@ use crate::base::mutant::{Bug, planted};
 use crate::client::binary::{self, HEADER, TRAILER};
 use crate::client::pg;
 use crate::model::plan::TablePlan;
-use crate::promise::batch::Rows;
+use crate::promise::batch::{Rows, Shape, TableBatch};
 use crate::promise::session::Session;
 use crate::store::postgres::copy;
 
@@ -21,21 +22,27 @@ const WRITE_BYTES: usize = 64 << 10;
 /// One table, for one writer's life.
 pub struct Sink {
     table: TablePlan,
-    copy_sql: String,
 }
 
 impl Sink {
     pub fn new(table: TablePlan) -> Sink {
-        Sink { copy_sql: copy::statement(&table), table }
+        Sink { table }
     }
 
-    /// Sends all rows as one COPY, clocks stamped just before.
+    /// Sends all rows, clocks stamped just before: one COPY for each shape, which is one where no column has a default.
     ///
     /// # Errors
     /// Unless the server has stored every one of them.
     pub fn send(&self, session: &mut Session, rows: &mut Rows<'_>) -> Result<(), Failure> {
-        let sent = rows.len();
-        let mut copy = session.copy_in(&self.copy_sql)?;
+        for shape in rows.shapes() {
+            self.send_shape(session, rows, shape).map_err(|failure| among_all(failure, rows, shape))?;
+        }
+        Ok(())
+    }
+
+    fn send_shape(&self, session: &mut Session, rows: &mut Rows<'_>, shape: Shape) -> Result<(), Failure> {
+        let mut sent = 0;
+        let mut copy = session.copy_in(&copy::statement(&self.table, shape))?;
         let mut write = |bytes: &[u8]| {
             copy.write_all(bytes).map_err(|error| match pg::copy_error(error) {
                 Ok(error) => self.failed(error),
@@ -43,21 +50,27 @@ impl Sink {
             })
         };
         write(&HEADER)?;
-        for (batch, range) in rows.parts() {
-            let bytes = batch.rows_bytes(range.clone());
-            if self.table.clock_columns > 0 {
-                let now = binary::now();
-                for row in range.clone() {
-                    let place = batch.row_bytes(row);
-                    copy::patch_clocks(&mut batch.bytes[place], self.table.clock_columns, now);
-                }
+        for (batch, stretches) in rows.parts(shape) {
+            for stretch in stretches {
+                sent += stretch.len();
+                self.stamp(batch, stretch.clone());
+                batch.bytes[batch.rows_bytes(stretch)].chunks(WRITE_BYTES).try_for_each(&mut write)?;
             }
-            batch.bytes[bytes].chunks(WRITE_BYTES).try_for_each(&mut write)?;
             fault(Point::MidCopy);
         }
         write(&TRAILER)?;
         let stored = copy.finish().map_err(|error| self.failed(error))?;
         stored_all(stored, sent, &self.table.name)
+    }
+
+    fn stamp(&self, batch: &mut TableBatch, rows: Range<usize>) {
+        if self.table.clock_columns > 0 {
+            let now = binary::now();
+            for row in rows {
+                let place = batch.row_bytes(row);
+                copy::patch_clocks(&mut batch.bytes[place], self.table.clock_columns, now);
+            }
+        }
     }
 
     /// The same for rows among which some may be bad. `Some`: one is refused, and none of these is stored; the transaction
@@ -102,6 +115,14 @@ impl Sink {
         };
         Failure { refusal, ..error.into() }
     }
+}
+
+/// The server counts the rows of one COPY; whoever sent them counts all.
+fn among_all(mut failure: Failure, rows: &Rows<'_>, shape: Shape) -> Failure {
+    if let Some(refusal) = &mut failure.refusal {
+        refusal.row = refusal.row.and_then(|nth| rows.place_of(shape, nth));
+    }
+    failure
 }
 
 fn refusal(error: &DbError, sql_name: &str) -> Refusal {

@@ -188,7 +188,9 @@ impl Retry<'_> {
             let table = self.plan.models[model].table;
             let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table));
             match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
-                Ok(Encoded::Row) => batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0 }),
+                Ok(Encoded::Row(shape)) => {
+                    batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0, shape })
+                }
                 Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
                 Err(reject) => return Ok(Err(reject.message)),
             }
