@@ -4,6 +4,7 @@
 use rowmill::decode::column::Encoded;
 use rowmill::decode::record::RecordDecoder;
 use rowmill::decode::reject::Reject;
+use rowmill::promise::batch::Shape;
 
 #[path = "corpus/load.rs"]
 mod load;
