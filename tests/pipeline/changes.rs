@@ -224,27 +224,6 @@ fn absent_fields_take_the_defaults_of_their_columns() {
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter WHERE reason = 'sqlstate_23514'"), 2);
 }
 
-/// Another table under the same name, whose columns are as wide: only the definition of what COPY writes to tells.
-#[test]
-fn a_table_that_is_swapped_for_another_never_takes_its_rows_for_its_own() {
-    let world = World::new("swapped");
-    world.create_topic("in", 1);
-    let table = "CREATE TABLE t (n BIGINT NOT NULL, at BIGINT, v DOUBLE PRECISION)";
-    world.sql().batch_execute(table).expect("a table");
-    let config = format!("[[model]]\ntopic = {:?}\ntable = \"t\"\n", world.topic("in"));
-    let value = |n: u64| format!("{{\"n\":{n},\"at\":1700000000000,\"v\":3.5}}");
-    let mut engine = world.engine(&config, &[]);
-    world.produce("in", 0, (0..100).map(value));
-    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") == 100);
-    let swap = "BEGIN; ALTER TABLE t RENAME TO t_old;
-                CREATE TABLE t (n BIGINT NOT NULL, at TIMESTAMPTZ, v BIGINT); COMMIT";
-    world.sql().batch_execute(swap).expect("swapped");
-    world.produce("in", 0, (100..200).map(value));
-    assert!(!engine.wait(20).success());
-    assert!(engine.log().contains("the definition of table public.t changed"), "{}", engine.log());
-    assert_eq!(world.count("SELECT count(*) FROM t") + world.count("SELECT count(*) FROM t_old"), 100);
-}
-
 #[test]
 fn a_table_that_is_swapped_for_one_like_it_goes_on_there() {
     let world = World::new("rotated");
