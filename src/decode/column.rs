@@ -70,10 +70,9 @@ impl Step {
             ty: column.ty.clone(),
             not_null: column.not_null,
             fill: match source {
-                Source::Field { path, unit, encoding } => Fill::Field {
-                    slot: slot(path),
-                    reading: Reading { unit: *unit, encoding: *encoding, depth_max },
-                },
+                Source::Field { path, notation } => {
+                    Fill::Field { slot: slot(path), reading: Reading::new(notation.clone(), depth_max) }
+                }
                 Source::Lookup { path, lookup, unknown, .. } => {
                     Fill::Lookup { slot: slot(path), lookup: *lookup, unknown: *unknown }
                 }
@@ -93,7 +92,7 @@ impl Step {
         out: &mut Vec<u8>,
     ) -> Result<Encoded, Wrong> {
         match self.fill {
-            Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
+            Fill::Field { slot, ref reading } => match input.slots[slot].of(input.text) {
                 None => self.missing("the field is absent", out)?,
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
                 Some(json) => take::from_json(&self.ty, reading, json, scratch, out)?,
@@ -119,7 +118,7 @@ impl Step {
             Fill::Message { depth_max } => match &self.ty {
                 Type::Json => take::json(input.text, depth_max, out)?,
                 Type::Jsonb => take::jsonb(input.text, depth_max, out)?,
-                ty => take::from_value(ty, Reading::default(), Value::String(input.text), out)?,
+                ty => take::from_value(ty, &Reading::default(), Value::String(input.text), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
             Fill::Null => binary::null(out),
@@ -146,7 +145,7 @@ impl Step {
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                take::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
+                take::from_json(&self.ty, &Reading::default(), Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
@@ -164,11 +163,11 @@ impl Step {
         }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        take::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+        take::from_json(&self.ty, &Reading::default(), Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        take::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
+        take::from_value(&self.ty, &Reading::default(), Value::of_text(text, &self.ty)?, out)
     }
 
     fn missing(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {

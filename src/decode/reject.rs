@@ -56,6 +56,8 @@ reasons! {
     NulCharacter = "nul_character",
     /// A date or time that is not in the one accepted form, or that no calendar has.
     InvalidTime = "invalid_time",
+    /// A time that its column could hold, in a year that its model takes for a mistake.
+    ImplausibleTime = "implausible_time",
     /// A value that is not one of the enum's labels.
     UnknownEnumLabel = "unknown_enum_label",
     /// The lookup does not know the token.

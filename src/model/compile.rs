@@ -4,8 +4,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use jiff::tz::TimeZone;
+
+use super::notation::{Format, Notation, TimeForm, Years};
 use super::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan};
-use super::types::{Column, Encoding, Table, Type};
+use super::types::{Column, Encoding, Table, Type, Unit};
 use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
 use crate::base::spelling::did_you_mean;
 
@@ -97,8 +100,7 @@ fn fill(column: &Column, written: Option<&RawSource>, lookups: &[String]) -> Res
             )),
             _ => Ok(Filled::By(Source::Field {
                 path: Path(vec![column.name.clone()]),
-                unit: None,
-                encoding: Encoding::default(),
+                notation: Notation::default(),
             })),
         };
     };
@@ -147,8 +149,8 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     if written.field.is_some() && !is_field && written.lookup.is_none() {
         return Err("field goes with a plain field or a lookup only".into());
     }
-    if (written.unit.is_some() || written.encoding.is_some()) && !is_field {
-        return Err("unit and encoding go with a plain field only".into());
+    if !is_field && has_notation(written) {
+        return Err("unit, format, zone, years and encoding go with a plain field only".into());
     }
     if written.unknown.is_some() && written.lookup.is_none() {
         return Err("unknown goes with a lookup only".into());
@@ -174,7 +176,63 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     } else if let Some(part) = written.kafka {
         Source::Kafka(part)
     } else {
-        Source::Field { path, unit: written.unit, encoding: written.encoding.unwrap_or_default() }
+        Source::Field { path, notation: notation(&column.ty, written)? }
+    })
+}
+
+fn has_notation(written: &RawSource) -> bool {
+    let times = written.unit.is_some() || written.format.is_some() || written.zone.is_some();
+    times || written.years.is_some() || written.encoding.is_some()
+}
+
+/// How the field is written, as far as the column's type has a choice.
+fn notation(ty: &Type, written: &RawSource) -> Result<Notation, String> {
+    let scalar = ty.scalar();
+    let for_types = |fits: bool, takers: &str| {
+        if fits { Ok(()) } else { Err(format!("is of type {ty}, but {takers}")) }
+    };
+    if let Some(unit) = written.unit {
+        let (fits, takers) = match unit {
+            Unit::Days => (*scalar == Type::Date, "a unit of days is for date columns"),
+            _ => (
+                matches!(scalar, Type::Timestamptz | Type::Timestamp | Type::Time),
+                "a unit is for timestamptz, timestamp and time columns, and \"d\" for date columns",
+            ),
+        };
+        for_types(fits, takers)?;
+        if written.format.is_some() || written.zone.is_some() {
+            return Err("a number needs no format and no zone; remove them, or the unit".into());
+        }
+    }
+    let is_time = matches!(scalar, Type::Timestamptz | Type::Timestamp | Type::Date | Type::Time);
+    for_types(written.format.is_none() || is_time, "a format is for columns of dates and times")?;
+    for_types(
+        written.zone.is_none() || *scalar == Type::Timestamptz,
+        "a zone is for timestamptz columns: the others store what the clock showed",
+    )?;
+    for_types(
+        written.years.is_none() || (is_time && *scalar != Type::Time),
+        "years are for timestamptz, timestamp and date columns",
+    )?;
+    let encoding = written.encoding.unwrap_or_default();
+    for_types(encoding == Encoding::default() || *scalar == Type::Bytea, "an encoding is for bytea columns")?;
+    let zone = written.zone.as_deref().map(zone).transpose()?;
+    let time = match (written.unit, &written.format) {
+        (Some(unit), _) => TimeForm::Number(unit),
+        (None, Some(format)) => TimeForm::Format(Format::new(format, scalar, zone.as_ref())?),
+        (None, None) => TimeForm::Iso8601,
+    };
+    let usual = matches!((&time, scalar), (TimeForm::Number(_), ty) if *ty != Type::Time)
+        .then_some(Years::OF_NUMBERS);
+    let years = written.years.map(Years::new).transpose()?.or(usual);
+    Ok(Notation { time, zone, years, encoding })
+}
+
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| {
+        let known: Vec<String> = jiff::tz::db().available().map(|known| known.to_string()).collect();
+        let hint = did_you_mean(name, known.iter().map(String::as_str));
+        format!("there is no time zone {name:?}{hint}; a zone is named like \"Europe/Berlin\"")
     })
 }
 
@@ -184,13 +242,6 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
     let is_time = matches!(ty, Type::Timestamptz | Type::Timestamp);
     let is_compound = matches!(ty, Type::Json | Type::Jsonb | Type::Array { .. });
     let (fits, takers) = match source {
-        Source::Field { unit: Some(_), .. } => (
-            matches!(ty.scalar(), Type::Timestamptz | Type::Timestamp),
-            "a unit is for timestamptz and timestamp columns",
-        ),
-        Source::Field { encoding, .. } if *encoding != Encoding::default() => {
-            (*ty.scalar() == Type::Bytea, "an encoding is for bytea columns")
-        }
         Source::Field { .. } | Source::Null => (true, ""),
         Source::Lookup { .. } => {
             (!is_compound && *ty != Type::Bytea, "a lookup gives text, for a column of a single value")
@@ -517,7 +568,7 @@ mod tests {
         check("ping", "city = { clock = \"write\" }", "of type text, but a clock is for timestamptz");
         check("ping", "time = { clock = \"write\", message = true }", "one of lookup, clock, message, kafka");
         check("ping", "time = { clock = \"write\", field = \"x\" }", "field goes with");
-        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "unit and encoding go with");
+        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "go with a plain field only");
         check("ping", "city = { unknown = \"null\" }", "unknown goes with a lookup");
         check("ping", "city = { unit = \"s\" }", "a unit is for");
         check("ping", "city = { encoding = \"hex\" }", "an encoding is for");
@@ -529,6 +580,21 @@ mod tests {
         check("ping", "city = { field = \"\" }", "empty name");
         check("ping", "city = { field = \"a..b\" }", "empty name");
         check("ping", "city = { field = [] }", "empty name");
+        check("ping", "city = { format = \"%Y\" }", "a format is for columns of dates and times");
+        check("ping", "time = { format = \"%Y\" }", "the format \"%Y\" cannot be used");
+        check("ping", "time = { format = \"%F %T\" }", "say zone");
+        check("ping", "time = { format = \"%F %T %z\", unit = \"s\" }", "needs no format");
+        check(
+            "ping",
+            "time = { zone = \"Europe/Berln\" }",
+            "no time zone \"Europe/Berln\"; did you mean \"Europe/Berlin\"?",
+        );
+        check("ping", "city = { zone = \"UTC\" }", "a zone is for timestamptz");
+        check("ping", "time = { zone = \"UTC\", unit = \"s\" }", "needs no format and no zone");
+        check("ping", "time = { unit = \"d\" }", "a unit of days is for date columns");
+        check("ping", "city = { years = [1, 2] }", "years are for");
+        check("ping", "time = { years = [2, 1] }", "the first and the last year");
+        check("ping", "time = { clock = \"write\", years = [1, 2] }", "go with a plain field only");
         check("odd", "doc = { lookup = \"user\" }", "a lookup gives text");
         check("odd", "always = { field = \"x\" }", "the server fills this column");
         check("odd", "place = { field = \"x\" }", "cannot write the type point");
@@ -607,6 +673,22 @@ mod tests {
                 "\"time\" timestamptz: field \"time\"; must be there",
             ]
         );
+    }
+
+    #[test]
+    fn check_shows_how_a_field_is_written() {
+        fn check(setting: &str, expected: &str) {
+            let plan = one("ping", &format!("time = {setting}")).unwrap();
+            let explained = plan.models[0].explain(&plan);
+            let line = explained.iter().find(|line| line.starts_with("\"time\"")).unwrap();
+            assert_eq!(line, &format!("\"time\" timestamptz: field \"time\"{expected}; must be there"));
+        }
+        check("{}", "");
+        check("{ unit = \"ms\" }", ", milliseconds since 1970, in the years 1970 to 2200");
+        check("{ unit = \"s\", years = [1, 9999] }", ", seconds since 1970, in the years 1 to 9999");
+        check("{ years = [2000, 2100] }", ", in the years 2000 to 2100");
+        check("{ zone = \"Europe/Berlin\" }", ", by the clocks of Europe/Berlin where it has no offset");
+        check("{ format = \"%F %T %z\" }", ", in the format \"%F %T %z\"");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! for the model's author to say, with `{ default = true }`.
 
 pub mod types;
+pub mod notation;
 pub mod plan;
 pub mod compile;
 
@@ -61,6 +62,12 @@ pub struct RawSource {
     pub field: Option<RawPath>,
     pub unit: Option<Unit>,
     pub encoding: Option<Encoding>,
+    /// The IANA name of the zone whose clocks showed a time that has no offset.
+    pub zone: Option<String>,
+    /// strftime's description of a time.
+    pub format: Option<String>,
+    /// The first and the last year that is no mistake.
+    pub years: Option<[i32; 2]>,
     pub lookup: Option<String>,
     pub unknown: Option<OnUnknown>,
     pub clock: Option<Clock>,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::model::types::{Encoding, Type, Unit};
+use crate::model::notation::Notation;
+use crate::model::types::Type;
 use crate::model::{Kafka, OnUnknown, Tombstones};
 
 /// Everything that decoding and writing need to know, fixed at start.
@@ -81,8 +82,7 @@ pub enum Expected {
 pub enum Source {
     Field {
         path: Path,
-        unit: Option<Unit>,
-        encoding: Encoding,
+        notation: Notation,
     },
     Lookup {
         path: Path,
@@ -148,10 +148,9 @@ impl Source {
     fn explain(&self, column: &PlanColumn) -> String {
         let absent = if column.not_null { "must be there" } else { "NULL when absent" };
         match self {
-            Source::Field { path, unit: Some(unit), .. } => {
-                format!("field {:?}, {} since 1970; {absent}", path.to_string(), unit.name())
+            Source::Field { path, notation } => {
+                format!("field {:?}{}; {absent}", path.to_string(), notation.explain(&column.ty))
             }
-            Source::Field { path, .. } => format!("field {:?}; {absent}", path.to_string()),
             Source::Lookup { path, name, unknown, .. } => {
                 let unknown = match unknown {
                     OnUnknown::DeadLetter => "an unknown token makes a dead letter",
