@@ -53,7 +53,10 @@ pub(super) enum Fill {
 /// What a step may read.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a, 'r> {
+    /// What the slots cut.
     pub(super) text: &'a str,
+    /// The message, all or part of it.
+    pub(super) body: &'a str,
     pub(super) record: &'a Record<'r>,
     pub(super) slots: &'a [Slot],
 }
@@ -116,9 +119,9 @@ impl Step {
             }
             Fill::Clock => take::micros(0, out),
             Fill::Message { depth_max } => match &self.ty {
-                Type::Json => take::json(input.text, depth_max, out)?,
-                Type::Jsonb => take::jsonb(input.text, depth_max, out)?,
-                ty => take::from_value(ty, &Reading::default(), Value::String(input.text), out)?,
+                Type::Json => take::json(input.body, depth_max, out)?,
+                Type::Jsonb => take::jsonb(input.body, depth_max, out)?,
+                ty => take::from_value(ty, &Reading::default(), Value::String(input.body), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
             Fill::Null => binary::null(out),
@@ -235,7 +238,7 @@ mod tests {
         let columns = r#"columns.c = { lookup = "user", unknown = "null" }"#;
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"nobody"}"#)), Ok(NULL.to_vec()));
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":null}"#)), Ok(NULL.to_vec()));
-        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Err(Reason::NothingTaken));
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"tok-1"}"#)), Ok(field(b"user-1")));
         assert_eq!(one(Type::Int4, false, columns, &record(br#"{"c":"tok-1"}"#)), Err(Reason::WrongType));
     }

@@ -42,6 +42,8 @@ reasons! {
     Tombstone = "tombstone",
     /// No model of the topic takes the record.
     Unroutable = "unroutable",
+    /// No field that the model looks for is in the message.
+    NothingTaken = "nothing_taken",
     /// The field of a NOT NULL column is absent.
     MissingField = "missing_field",
     /// The field of a NOT NULL column is null.
@@ -72,7 +74,7 @@ impl Reason {
 
     /// Found before anybody could say whose record it is: all tables of its topic missed it.
     pub fn is_of_no_table(self) -> bool {
-        matches!(self, Reason::Unroutable | Reason::Tombstone | Reason::TooLarge)
+        matches!(self, Reason::Unroutable | Reason::Tombstone | Reason::TooLarge | Reason::NotAnObject)
     }
 }
 

@@ -7,7 +7,9 @@ use std::fmt;
 use jiff::tz::TimeZone;
 
 use super::notation::{Format, Notation, TimeForm, Years};
-use super::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan};
+use super::plan::{
+    Condition, Envelope, Expected, Model, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
+};
 use super::types::{Column, Encoding, Table, Type, Unit};
 use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
 use crate::base::spelling::did_you_mean;
@@ -45,6 +47,7 @@ struct Draft<'a> {
     label: String,
     raw: &'a RawModel,
     table: &'a Table,
+    envelope: Envelope,
     when: Vec<Condition>,
     /// One for each column of the table.
     columns: Vec<Filled>,
@@ -76,16 +79,23 @@ fn draft<'a>(
         let names = table.columns.iter().map(|column| column.name.as_str());
         problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
     }
-    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value)).collect();
+    let envelope = Envelope::new(raw).unwrap_or_else(|text| {
+        problem(format!("payload: {text}"));
+        Envelope::default()
+    });
+    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value));
+    let when =
+        when.map(|condition| Condition { path: envelope.place(condition.path), ..condition }).collect();
     let mut columns = Vec::new();
     for column in &table.columns {
         let written = raw.columns.get(&column.name);
         match fill(column, written, lookups) {
+            Ok(Filled::By(source)) => columns.push(Filled::By(envelope.place_source(source))),
             Ok(filled) => columns.push(filled),
             Err(text) => problem(format!("column {:?}: {text}", column.name)),
         }
     }
-    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, when, columns })
+    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, envelope, when, columns })
 }
 
 /// How one model fills one column; the error is half a sentence with its remedy.
@@ -285,6 +295,13 @@ fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
                     one.label, other.label
                 )));
             }
+            if one.envelope != other.envelope {
+                problems.push(Problem(format!(
+                    "{} and {} differ in `payload`, and a record of the topic is read once for both; say the same in each \
+                     model of the topic",
+                    one.label, other.label
+                )));
+            }
             if one.raw.tombstones != other.raw.tombstones {
                 problems.push(Problem(format!(
                     "{} and {} differ in `tombstones`, and a record without a value belongs to both; say the same in \
@@ -316,6 +333,7 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
     }
     for draft in drafts {
         let table = plan.tables.iter().position(|table| table.oid == draft.table.oid).expect("just added");
+        let envelope = draft.envelope.clone();
         let model = finish(draft, table, &places[table]);
         let route = format!("{} {}", plan.tables[table].sql_name, model.when_text());
         let index = plan.models.len();
@@ -329,6 +347,7 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
                 name: model.topic.clone(),
                 models: vec![index],
                 tombstones: model.tombstones,
+                envelope,
                 routes: vec![route],
             }),
         }
@@ -406,6 +425,27 @@ fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
         left_out: left_out.collect(),
         tombstones: draft.raw.tombstones,
         when: draft.when,
+    }
+}
+
+impl Envelope {
+    fn new(raw: &RawModel) -> Result<Envelope, String> {
+        Ok(Envelope { payload: raw.payload.as_ref().map(Path::new).transpose()? })
+    }
+
+    /// A path within the message, from where the value begins.
+    fn place(&self, path: Path) -> Path {
+        self.payload.as_ref().map_or_else(|| path.clone(), |payload| payload.join(&path))
+    }
+
+    fn place_source(&self, source: Source) -> Source {
+        match source {
+            Source::Field { path, notation } => Source::Field { path: self.place(path), notation },
+            Source::Lookup { path, lookup, name, unknown } => {
+                Source::Lookup { path: self.place(path), lookup, name, unknown }
+            }
+            other => other,
+        }
     }
 }
 
@@ -636,6 +676,15 @@ mod tests {
             &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\ntombstones = \"skip\""),
             Some("differ in `tombstones`"),
         );
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\npayload = \"p\""),
+            Some("differ in `payload`"),
+        );
+        check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p\""), None);
+        check(
+            &pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p..q\""),
+            Some("payload: the field's path"),
+        );
         let clock = "columns.timestamp = { clock = \"write\" }";
         check(
             &pair(&format!("table = \"ping\"\n{clock}"), "topic = \"b\"\ntable = \"ping\""),
@@ -689,6 +738,19 @@ mod tests {
         check("{ years = [2000, 2100] }", ", in the years 2000 to 2100");
         check("{ zone = \"Europe/Berlin\" }", ", by the clocks of Europe/Berlin where it has no offset");
         check("{ format = \"%F %T %z\" }", ", in the format \"%F %T %z\"");
+    }
+
+    #[test]
+    fn paths_begin_in_the_payload() {
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\npayload = [\"pay.load\", \"after\"]\n\
+                     when = { kind = \"x\" }\ncolumns.userid = { lookup = \"user\" }\ncolumns.time = { field = \"a.t\" }";
+        let plan = plan(model).unwrap();
+        let explained = plan.models[0].explain(&plan);
+        assert_eq!(explained[0], "the message is the object in field \"pay.load.after\"");
+        assert!(explained[1].contains("token in field \"pay.load.after.userid\""), "{explained:#?}");
+        assert!(explained.iter().any(|line| line.contains("field \"pay.load.after.a.t\"")), "{explained:#?}");
+        assert_eq!(plan.models[0].when_text(), "when pay.load.after.kind = \"x\"");
+        assert_eq!(plan.topics[0].envelope.payload, Some(Path(vec!["pay.load".into(), "after".into()])));
     }
 
     #[test]

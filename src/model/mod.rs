@@ -33,6 +33,8 @@ pub struct RawModel {
     pub when: BTreeMap<String, Scalar>,
     #[serde(default)]
     pub tombstones: Tombstones,
+    /// Where in an envelope the message is.
+    pub payload: Option<RawPath>,
     #[serde(default)]
     pub columns: BTreeMap<String, RawSource>,
 }

@@ -54,8 +54,16 @@ pub struct TopicPlan {
     /// Indexes into [`Plan::models`], in the order of the configuration.
     pub models: Vec<usize>,
     pub tombstones: Tombstones,
+    pub envelope: Envelope,
     /// One line for each model, sorted.
     pub(super) routes: Vec<String>,
+}
+
+/// Where in a record's value the message is; the same for all models of a topic, since a record is read once for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The object there is the message. Paths begin at the value all the same, so this one is their beginning.
+    pub payload: Option<Path>,
 }
 
 /// The way to a JSON field: one name for each object to enter.
@@ -112,6 +120,21 @@ impl fmt::Display for Condition {
     }
 }
 
+impl Path {
+    /// The path to the same field where what it began at is found at `self`.
+    pub(super) fn join(&self, inner: &Path) -> Path {
+        Path(self.0.iter().chain(&inner.0).cloned().collect())
+    }
+}
+
+impl Envelope {
+    /// For `rowmill check`; `None` where the value is the message.
+    fn explain(&self) -> Option<String> {
+        let payload = self.payload.as_ref()?;
+        Some(format!("the message is the object in field {:?}", payload.to_string()))
+    }
+}
+
 impl TablePlan {
     /// The table without its schema, for thread names.
     pub fn short_name(&self) -> &str {
@@ -128,14 +151,16 @@ impl TopicPlan {
 }
 
 impl Model {
-    /// For `rowmill check`: one line a column, how it is filled.
+    /// For `rowmill check`: where the message is, if that needs words, and one line a column, how it is filled.
     pub fn explain(&self, plan: &Plan) -> Vec<String> {
+        let topic = plan.topics.iter().find(|topic| topic.name == self.topic);
+        let envelope = topic.and_then(|topic| topic.envelope.explain());
         let columns = &plan.tables[self.table].columns;
         let filled = columns.iter().zip(&self.sources).map(|(column, source)| {
             format!("{} {}: {}", quoted(&column.name), column.ty, source.explain(column))
         });
         let left_out = self.left_out.iter().map(|(name, why)| format!("{}: {why}", quoted(name)));
-        filled.chain(left_out).collect()
+        envelope.into_iter().chain(filled).chain(left_out).collect()
     }
 
     /// `always`, or its conditions.
