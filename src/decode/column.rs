@@ -98,6 +98,9 @@ impl Step {
             Fill::Field { slot, ref reading } => match input.slots[slot].of(input.text) {
                 None => self.missing("the field is absent", out)?,
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
+                Some(json) if reading.notation.empty_is_null && json.is_empty_text() => {
+                    self.null("the field is an empty text, which stands for null", out)?;
+                }
                 Some(json) => take::from_json(&self.ty, reading, json, scratch, out)?,
             },
             Fill::Lookup { slot, lookup, unknown } => {
@@ -241,6 +244,38 @@ mod tests {
         assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Err(Reason::NothingTaken));
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"tok-1"}"#)), Ok(field(b"user-1")));
         assert_eq!(one(Type::Int4, false, columns, &record(br#"{"c":"tok-1"}"#)), Err(Reason::WrongType));
+    }
+
+    #[test]
+    fn an_empty_text_may_be_null() {
+        let check =
+            |ty: Type, not_null: bool, settings: &str, value: &str, expected: Result<Vec<u8>, Reason>| {
+                let message = format!("{{\"c\":{value}}}");
+                let found = one(
+                    ty.clone(),
+                    not_null,
+                    &format!("columns.c = {{ {settings} }}"),
+                    &record(message.as_bytes()),
+                );
+                assert_eq!(found, expected, "{value} into {ty}, {settings}");
+            };
+        let null = "empty = \"null\"";
+        let number = "from = \"text\", empty = \"null\"";
+        check(Type::Text, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Text, false, null, r#"" ""#, Ok(field(b" ")));
+        check(Type::Text, true, null, r#""""#, Err(Reason::NullNotAllowed));
+        check(Type::Text, true, "", r#""""#, Ok(field(b"")));
+        check(Type::Timestamptz, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Timestamptz, false, "", r#""""#, Err(Reason::InvalidTime));
+        check(Type::Int4, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Int4, false, null, r#""7""#, Err(Reason::WrongType));
+        check(Type::Int4, false, number, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Int4, false, number, r#""7""#, Ok(field(&7i32.to_be_bytes())));
+        check(Type::Int4, false, number, "null", Ok(NULL.to_vec()));
+        check(Type::Json, false, number, r#""""#, Ok(NULL.to_vec()));
+        let texts = Type::Array { element: Box::new(Type::Text), element_oid: 25 };
+        check(texts.clone(), false, null, r#""""#, Ok(NULL.to_vec()));
+        check(texts, false, null, "[]", Ok(field(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25])));
     }
 
     #[test]

@@ -10,11 +10,11 @@ use serde::de::IgnoredAny;
 use super::column::{Encoded, Fill, Input, Lookups, Step, token};
 use super::fields::{Level, Slot, Tree, read_message, slot_of};
 use super::scan::NotJson;
-use crate::decode::reject::{Reason, Reject, excerpt, excerpt_bytes};
+use crate::decode::reject::{COLUMN, Reason, Reject, excerpt, excerpt_bytes};
 use crate::decode::value::read::{Json, Value};
 use crate::decode::value::wrong::Wrong;
 use crate::model::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source};
-use crate::model::{Kafka, Tombstones};
+use crate::model::{Framing, Kafka, Tombstones};
 use crate::promise::batch::Record;
 
 /// What bounds one record.
@@ -132,6 +132,10 @@ impl RecordDecoder {
                 format!("the value has {} bytes, the bound is {}", value.len(), self.limits.value_bytes_max);
             return Err(Reject::new(Reason::TooLarge, message));
         }
+        let value = match self.plan.topics[self.topic].envelope.framing {
+            None => value,
+            Some(Framing::SchemaRegistry) => unframed(value)?,
+        };
         let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
         self.slots.iter_mut().for_each(Slot::clear);
         read_message(text, &mut self.levels, &mut self.slots).map_err(|NotJson| not_an_object(text))?;
@@ -300,7 +304,7 @@ impl RecordDecoder {
             _ => None,
         };
         let found = found.map(|found| format!("; found {found}")).unwrap_or_default();
-        let message = format!("column {:?} ({}) from {from}: {}{found}", column.name, column.ty, wrong.why);
+        let message = format!("{COLUMN}{:?} ({}) from {from}: {}{found}", column.name, column.ty, wrong.why);
         Reject::new(wrong.reason, message)
     }
 }
@@ -351,6 +355,21 @@ fn id(text: &str) -> RecordId {
     (text.as_ptr() as usize, text.len())
 }
 
+/// What follows a schema registry's zero byte and the four bytes of a schema's number.
+fn unframed(value: &[u8]) -> Result<&[u8], Reject> {
+    match value {
+        [0, _, _, _, _, rest @ ..] => Ok(rest),
+        _ => Err(Reject::new(
+            Reason::NotFramed,
+            format!(
+                "the value does not begin with a schema registry's framing, a zero byte and four more, which the model says it \
+                 has (framing); found {}",
+                excerpt_bytes(value)
+            ),
+        )),
+    }
+}
+
 #[cold]
 fn not_utf8(value: &[u8], error: std::str::Utf8Error) -> Reject {
     let hint = hint(value).map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -381,9 +400,9 @@ fn hint(value: &[u8]) -> Option<&'static str> {
         [0xef, 0xbb, 0xbf, ..] => Some("it starts with a byte order mark"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..] => Some("it looks like UTF-16"),
         [0x1f, 0x8b, ..] => Some("it looks like gzip"),
-        [0, _, _, _, _, ..] => {
-            Some("it looks like a schema registry's framing: a zero byte and a schema's number")
-        }
+        [0, _, _, _, _, ..] => Some(
+            "it looks like a schema registry's framing; framing = \"schema-registry\" in the model skips it",
+        ),
         _ => None,
     }
 }
@@ -837,6 +856,47 @@ pub(super) mod tests {
         let (skipping, record) =
             (&mut make("tombstones = \"skip\""), record(br#"{"payload":{"after":null}}"#));
         assert!(matches!(skipping.parse(&record), Ok(Parsed::Tombstone)));
+    }
+
+    #[test]
+    fn a_message_behind_a_schema_registrys_framing() {
+        let columns = [("c", Type::Int4, true), ("doc", Type::Text, true)];
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\nframing = \"schema-registry\"\ncolumns.doc = { message = true }";
+        let mut decoder = decoder(model, vec![table(1, "t", &columns)]);
+        for framed in [&b"\0\0\0\0\x07{\"c\":7}"[..], b"\0\xff\xff\xff\xff{\"c\":7}"] {
+            let (record, mut out) = (record(framed), Vec::new());
+            let message = parsed(&mut decoder, &record);
+            decoder.encode(0, message, &Users, &mut out).unwrap();
+            assert_eq!(out[2..], [field(&7i32.to_be_bytes()), field(b"{\"c\":7}")].concat());
+        }
+        for (value, expected) in [
+            (&b"{\"c\":7}"[..], Reason::NotFramed),
+            (b"", Reason::NotFramed),
+            (b"\0\0\0\x07", Reason::NotFramed),
+            (b"\x01\0\0\0\x07{\"c\":7}", Reason::NotFramed),
+            (b" \0\0\0\0\x07{\"c\":7}", Reason::NotFramed),
+            (b"\0\0\0\0\x07", Reason::InvalidJson),
+            (b"\0\0\0\0\x07\0{\"c\":7}", Reason::InvalidJson),
+            (b"\0\0\0\0\x07\xff", Reason::InvalidUtf8),
+            (b"\0\0\0\0\x07[]", Reason::NotAnObject),
+        ] {
+            let reject = decoder.parse(&record(value)).unwrap_err();
+            assert_eq!(reject.reason, expected, "{}", excerpt_bytes(value));
+            assert!(reject.reason.is_of_no_table(&reject.message), "{reject}");
+        }
+        let tombstone = Record { value: None, ..record(b"") };
+        assert_eq!(decoder.parse(&tombstone).unwrap_err().reason, Reason::Tombstone);
+    }
+
+    #[test]
+    fn a_letter_of_one_column_is_of_its_table() {
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\ncolumns.c = { kafka = \"key\" }";
+        let mut decoder = decoder(model, vec![table(1, "t", &[("c", Type::Json, true)])]);
+        let record = Record { key: Some(b"{"), ..record(b"{}") };
+        let message = parsed(&mut decoder, &record);
+        let reject = decoder.encode(0, message, &Users, &mut Vec::new()).unwrap_err();
+        assert_eq!(reject.reason, Reason::InvalidJson);
+        assert!(!reject.reason.is_of_no_table(&reject.message), "{reject}");
     }
 
     #[test]

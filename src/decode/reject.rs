@@ -28,6 +28,8 @@ macro_rules! reasons {
 reasons! {
     /// The value is not one JSON text: empty, cut off, followed by something else, or not JSON at all.
     InvalidJson = "invalid_json",
+    /// The bytes that the model's framing promises are not there.
+    NotFramed = "not_framed",
     /// The bytes are not UTF-8.
     InvalidUtf8 = "invalid_utf8",
     /// A `\u` escape that stands for half a character, which no PostgreSQL text can hold.
@@ -72,9 +74,13 @@ impl Reason {
         Reason::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 
-    /// Found before anybody could say whose record it is: all tables of its topic missed it.
-    pub fn is_of_no_table(self) -> bool {
-        matches!(self, Reason::Unroutable | Reason::Tombstone | Reason::TooLarge | Reason::NotAnObject)
+    /// A letter with this reason and sentence was written before anybody could say whose record it is: all tables of its topic
+    /// missed it. A column can have some of the reasons, too; it is named first in the sentence then.
+    pub fn is_of_no_table(self, message: &str) -> bool {
+        use Reason::{InvalidJson, InvalidUtf8, NotAnObject, NotFramed, Tombstone, TooLarge, Unroutable};
+        let unread =
+            matches!(self, TooLarge | NotFramed | InvalidUtf8 | InvalidJson | NotAnObject | Tombstone);
+        (unread || self == Unroutable) && !message.starts_with(COLUMN)
     }
 }
 
@@ -103,6 +109,9 @@ impl fmt::Display for Reject {
         write!(f, "{}: {}", self.reason, self.message)
     }
 }
+
+/// How the sentence about one column of a record begins.
+pub const COLUMN: &str = "column ";
 
 const EXCERPT_CHARACTERS_MAX: usize = 80;
 

@@ -160,7 +160,7 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
         return Err("field goes with a plain field or a lookup only".into());
     }
     if !is_field && has_notation(written) {
-        return Err("unit, format, zone, years and encoding go with a plain field only".into());
+        return Err("unit, format, zone, years, encoding, from and empty go with a plain field only".into());
     }
     if written.unknown.is_some() && written.lookup.is_none() {
         return Err("unknown goes with a lookup only".into());
@@ -192,7 +192,8 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
 
 fn has_notation(written: &RawSource) -> bool {
     let times = written.unit.is_some() || written.format.is_some() || written.zone.is_some();
-    times || written.years.is_some() || written.encoding.is_some()
+    let others = written.encoding.is_some() || written.from.is_some() || written.empty.is_some();
+    times || written.years.is_some() || others
 }
 
 /// How the field is written, as far as the column's type has a choice.
@@ -226,6 +227,12 @@ fn notation(ty: &Type, written: &RawSource) -> Result<Notation, String> {
     )?;
     let encoding = written.encoding.unwrap_or_default();
     for_types(encoding == Encoding::default() || *scalar == Type::Bytea, "an encoding is for bytea columns")?;
+    let takes_values = matches!(scalar, Type::Bool | Type::Json | Type::Jsonb | Type::Numeric(_))
+        || matches!(scalar, Type::Int2 | Type::Int4 | Type::Int8 | Type::Float4 | Type::Float8);
+    for_types(
+        written.from.is_none() || takes_values,
+        "from = \"text\" is for columns of numbers, booleans and JSON: the others take text as it is",
+    )?;
     let zone = written.zone.as_deref().map(zone).transpose()?;
     let time = match (written.unit, &written.format) {
         (Some(unit), _) => TimeForm::Number(unit),
@@ -235,7 +242,8 @@ fn notation(ty: &Type, written: &RawSource) -> Result<Notation, String> {
     let usual = matches!((&time, scalar), (TimeForm::Number(_), ty) if *ty != Type::Time)
         .then_some(Years::OF_NUMBERS);
     let years = written.years.map(Years::new).transpose()?.or(usual);
-    Ok(Notation { time, zone, years, encoding })
+    let (from_text, empty_is_null) = (written.from.is_some(), written.empty.is_some());
+    Ok(Notation { time, zone, years, encoding, from_text, empty_is_null })
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {
@@ -297,7 +305,7 @@ fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
             }
             if one.envelope != other.envelope {
                 problems.push(Problem(format!(
-                    "{} and {} differ in `payload`, and a record of the topic is read once for both; say the same in each \
+                    "{} and {} differ in `framing` or `payload`, and a record of the topic is read once for both; say the same in each \
                      model of the topic",
                     one.label, other.label
                 )));
@@ -430,7 +438,7 @@ fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
 
 impl Envelope {
     fn new(raw: &RawModel) -> Result<Envelope, String> {
-        Ok(Envelope { payload: raw.payload.as_ref().map(Path::new).transpose()? })
+        Ok(Envelope { framing: raw.framing, payload: raw.payload.as_ref().map(Path::new).transpose()? })
     }
 
     /// A path within the message, from where the value begins.
@@ -584,6 +592,9 @@ mod tests {
         check(&format!("{model}when = {{ a = 1.5 }}"), "a string, an integer or a boolean");
         check(&format!("{model}columns.a = {{ look = \"user\" }}"), "unknown field `look`");
         check(&format!("{model}columns.a = {{ unit = \"m\" }}"), "unknown variant `m`");
+        check(&format!("{model}framing = \"protobuf\""), "unknown variant `protobuf`");
+        check(&format!("{model}columns.a = {{ from = \"csv\" }}"), "unknown variant `csv`");
+        check(&format!("{model}columns.a = {{ empty = \"zero\" }}"), "unknown variant `zero`");
         check(&format!("{model}columns.a = {{ clock = \"read\" }}"), "unknown variant `read`");
         check(&format!("{model}columns.a = {{ kafka = \"value\" }}"), "unknown variant `value`");
         check(&format!("{model}columns.a = {{ encoding = \"postgres\" }}"), "unknown variant `postgres`");
@@ -620,6 +631,11 @@ mod tests {
         check("ping", "city = { field = \"\" }", "empty name");
         check("ping", "city = { field = \"a..b\" }", "empty name");
         check("ping", "city = { field = [] }", "empty name");
+        check("ping", "city = { from = \"text\" }", "the others take text as it is");
+        check("ping", "time = { from = \"text\" }", "the others take text as it is");
+        check("odd", "raw = { from = \"text\" }", "the others take text as it is");
+        check("odd", "tags = { from = \"text\" }", "the others take text as it is");
+        check("ping", "city = { lookup = \"user\", empty = \"null\" }", "go with a plain field only");
         check("ping", "city = { format = \"%Y\" }", "a format is for columns of dates and times");
         check("ping", "time = { format = \"%Y\" }", "the format \"%Y\" cannot be used");
         check("ping", "time = { format = \"%F %T\" }", "say zone");
@@ -678,12 +694,16 @@ mod tests {
         );
         check(
             &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\npayload = \"p\""),
-            Some("differ in `payload`"),
+            Some("differ in `framing` or `payload`"),
         );
         check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p\""), None);
         check(
             &pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p..q\""),
             Some("payload: the field's path"),
+        );
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\nframing = \"schema-registry\""),
+            Some("differ in `framing`"),
         );
         let clock = "columns.timestamp = { clock = \"write\" }";
         check(
@@ -738,15 +758,25 @@ mod tests {
         check("{ years = [2000, 2100] }", ", in the years 2000 to 2100");
         check("{ zone = \"Europe/Berlin\" }", ", by the clocks of Europe/Berlin where it has no offset");
         check("{ format = \"%F %T %z\" }", ", in the format \"%F %T %z\"");
+        check("{ empty = \"null\" }", ", NULL for an empty text");
+        let plan = one("ping", "latency = { from = \"text\", empty = \"null\" }").unwrap();
+        let explained = plan.models[0].explain(&plan).join("\n");
+        assert!(
+            explained.contains("field \"latency\", also as text, NULL for an empty text; must"),
+            "{explained}"
+        );
     }
 
     #[test]
     fn paths_begin_in_the_payload() {
-        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\npayload = [\"pay.load\", \"after\"]\n\
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\nframing = \"schema-registry\"\npayload = [\"pay.load\", \"after\"]\n\
                      when = { kind = \"x\" }\ncolumns.userid = { lookup = \"user\" }\ncolumns.time = { field = \"a.t\" }";
         let plan = plan(model).unwrap();
         let explained = plan.models[0].explain(&plan);
-        assert_eq!(explained[0], "the message is the object in field \"pay.load.after\"");
+        assert_eq!(
+            explained[0],
+            "the message follows the five bytes of a schema registry and is the object in field \"pay.load.after\""
+        );
         assert!(explained[1].contains("token in field \"pay.load.after.userid\""), "{explained:#?}");
         assert!(explained.iter().any(|line| line.contains("field \"pay.load.after.a.t\"")), "{explained:#?}");
         assert_eq!(plan.models[0].when_text(), "when pay.load.after.kind = \"x\"");

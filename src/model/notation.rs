@@ -18,6 +18,9 @@ pub struct Notation {
     /// A time outside of them is taken for a mistake.
     pub years: Option<Years>,
     pub encoding: Encoding,
+    /// A string may hold the number, boolean or JSON value.
+    pub from_text: bool,
+    pub empty_is_null: bool,
 }
 
 /// How a date or time is written.
@@ -94,6 +97,12 @@ impl Notation {
         }
         if let Some(Years { first, last }) = self.years {
             words += &format!(", in the years {first} to {last}");
+        }
+        if self.from_text {
+            words += ", also as text";
+        }
+        if self.empty_is_null {
+            words += ", NULL for an empty text";
         }
         words
     }

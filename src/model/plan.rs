@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::model::notation::Notation;
 use crate::model::types::Type;
-use crate::model::{Kafka, OnUnknown, Tombstones};
+use crate::model::{Framing, Kafka, OnUnknown, Tombstones};
 
 /// Everything that decoding and writing need to know, fixed at start.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +62,7 @@ pub struct TopicPlan {
 /// Where in a record's value the message is; the same for all models of a topic, since a record is read once for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
+    pub framing: Option<Framing>,
     /// The object there is the message. Paths begin at the value all the same, so this one is their beginning.
     pub payload: Option<Path>,
 }
@@ -130,8 +131,12 @@ impl Path {
 impl Envelope {
     /// For `rowmill check`; `None` where the value is the message.
     fn explain(&self) -> Option<String> {
-        let payload = self.payload.as_ref()?;
-        Some(format!("the message is the object in field {:?}", payload.to_string()))
+        let framing =
+            self.framing.map(|Framing::SchemaRegistry| "follows the five bytes of a schema registry".into());
+        let payload =
+            self.payload.as_ref().map(|path| format!("is the object in field {:?}", path.to_string()));
+        let words: Vec<String> = framing.into_iter().chain(payload).collect();
+        (!words.is_empty()).then(|| format!("the message {}", words.join(" and ")))
     }
 }
 

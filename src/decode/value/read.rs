@@ -61,6 +61,10 @@ impl<'a> Json<'a> {
     pub fn is_null(self) -> bool {
         self.text == "null"
     }
+
+    pub fn is_empty_text(self) -> bool {
+        self.text == "\"\""
+    }
 }
 
 impl<'a> Value<'a> {
@@ -94,6 +98,14 @@ impl<'a> Value<'a> {
             "false" if *ty == Type::Bool => Value::Bool(false),
             _ => Value::String(text),
         })
+    }
+
+    /// A string that holds a number or boolean of this type becomes one; any other value stays what it is.
+    pub fn out_of_text(self, ty: &Type) -> Result<Self, Wrong> {
+        match self {
+            Value::String(text) => Value::of_text(text, ty),
+            other => Ok(other),
+        }
     }
 
     fn kind(self) -> &'static str {

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use serde_json::value::RawValue;
+
 use super::bounds::{checked_field, finish};
 use super::decimal::{self, Decimal};
 use super::read::{Json, Reading, Value, wrong_type};
@@ -26,6 +28,9 @@ pub fn from_json(
     out: &mut Vec<u8>,
 ) -> Written {
     match ty {
+        Type::Json | Type::Jsonb if reading.notation.from_text && json.text.starts_with('"') => {
+            json_in_text(ty, reading, json, scratch, out)
+        }
         Type::Json => self::json(json.text, reading.depth_max, out),
         Type::Jsonb => jsonb(json.text, reading.depth_max, out),
         Type::Array { element, element_oid } => {
@@ -38,7 +43,27 @@ pub fn from_json(
                 from_json(element, reading, Json::of(raw), scratch, out)
             })
         }
+        scalar if reading.notation.from_text => {
+            from_value(scalar, reading, Value::of_json(json, scratch)?.out_of_text(scalar)?, out)
+        }
         scalar => from_value(scalar, reading, Value::of_json(json, scratch)?, out),
+    }
+}
+
+/// A string whose content is JSON by itself.
+fn json_in_text(
+    ty: &Type,
+    reading: &Reading,
+    json: Json<'_>,
+    scratch: &mut String,
+    out: &mut Vec<u8>,
+) -> Written {
+    let Value::String(text) = Value::of_json(json, scratch)? else { unreachable!("it begins with a quote") };
+    let inner: &RawValue = serde_json::from_str(text)
+        .map_err(|error| Wrong::new(Reason::WrongType, format!("takes text that is JSON: {error}")))?;
+    match ty {
+        Type::Json => self::json(inner.get(), reading.depth_max, out),
+        _ => jsonb(inner.get(), reading.depth_max, out),
     }
 }
 
@@ -562,6 +587,60 @@ mod tests {
         refused(&Type::Time, Reason::WrongType, &["1230"]);
         check(&Type::Date, r#""2000-01-02""#, &1i32.to_be_bytes());
         check(&Type::Time, r#""00:00:00.000001""#, &1i64.to_be_bytes());
+    }
+
+    #[test]
+    fn values_in_text() {
+        let reading = Reading::new(Notation { from_text: true, ..Notation::default() }, 3);
+        let with = |ty: &Type, raw: &str| read(ty, &reading, raw);
+        for ty in
+            [Type::Bool, Type::Int2, Type::Int4, Type::Int8, Type::Float4, Type::Float8, Type::Numeric(None)]
+        {
+            for wrong in [
+                r#""""#,
+                r#"" 7""#,
+                r#""7 ""#,
+                r#""+7""#,
+                r#""07""#,
+                r#""1,5""#,
+                r#""x""#,
+                r#""0x7""#,
+                r#""True""#,
+                r#""null""#,
+                "[]",
+            ] {
+                assert_eq!(with(&ty, wrong), Err(Reason::WrongType), "{wrong} into {ty}");
+            }
+        }
+        assert_eq!(with(&Type::Bool, r#""true""#), Ok(vec![1]));
+        assert_eq!(with(&Type::Bool, r#""false""#), Ok(vec![0]));
+        assert_eq!(with(&Type::Bool, "true"), Ok(vec![1]));
+        assert_eq!(with(&Type::Bool, r#""1""#), Err(Reason::WrongType));
+        assert_eq!(with(&Type::Int2, r#""-7""#), Ok((-7i16).to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7.0""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""\u0037""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, "7"), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7.5""#), Err(Reason::WrongType));
+        assert_eq!(with(&Type::Int4, r#""2147483648""#), Err(Reason::OutOfRange));
+        assert_eq!(
+            with(&Type::Int8, r#""9007199254740993""#),
+            Ok(9_007_199_254_740_993i64.to_be_bytes().to_vec())
+        );
+        assert_eq!(with(&Type::Float8, r#""-1.5e3""#), Ok((-1500f64).to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Float8, r#""NaN""#), Ok(f64::NAN.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Float8, r#""1e999""#), Err(Reason::OutOfRange));
+        assert_eq!(with(&Type::Json, r#""{\"a\" : [1]}""#), Ok(br#"{"a" : [1]}"#.to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#"" 1.50 ""#), Ok(b"\x011.50".to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#"{"a":1}"#), Ok(b"\x01{\"a\":1}".to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#""\"\\u0000\"""#), Err(Reason::NulCharacter));
+        assert_eq!(with(&Type::Json, r#""[[[[1]]]]""#), Err(Reason::TooDeep));
+        for no_json in [r#""""#, r#""x""#, r#""{""#, r#""1 2""#] {
+            assert_eq!(with(&Type::Json, no_json), Err(Reason::WrongType), "{no_json}");
+        }
+        let ints = Type::Array { element: Box::new(Type::Int4), element_oid: 23 };
+        assert_eq!(with(&ints, r#"["1",2]"#), read(&ints, &Reading::default(), "[1,2]"));
+        assert_eq!(with(&ints, r#""[1,2]""#), Err(Reason::WrongType));
     }
 
     #[test]
