@@ -14,7 +14,7 @@ use rowmill::decode::record::{Limits, RecordDecoder};
 use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
 use rowmill::model::types::{Column, Kind, Table, Type};
-use rowmill::promise::batch::{Headers, Record};
+use rowmill::promise::batch::{Headers, Record, Shape};
 
 /// As many as a batch of Kafka's has.
 const RECORDS: u64 = 10_000;
@@ -116,7 +116,7 @@ fn decode(
         let message = parsed.message().context("a record without a value")?;
         if encode {
             let encoded = decoder.encode(0, message, users, out);
-            ensure!(encoded == Ok(Encoded::Row), "no row: {encoded:?}");
+            ensure!(encoded == Ok(Encoded::Row(Shape::WHOLE)), "no row: {encoded:?}");
         }
     }
     Ok(())

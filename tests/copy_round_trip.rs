@@ -22,7 +22,7 @@ use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
 use rowmill::model::plan::{Plan, quoted};
 use rowmill::model::types::{Kind, Table, Type};
-use rowmill::promise::batch::{Headers, Record};
+use rowmill::promise::batch::{Headers, Record, Shape};
 use rowmill::store::postgres::catalog::{FINGERPRINT_SQL, read_table};
 use rowmill::store::postgres::copy;
 
@@ -68,7 +68,7 @@ impl Server {
 
     /// One COPY of finished tuples.
     fn copy(&mut self, plan: &Plan, rows: &[u8]) -> Result<u64, postgres::Error> {
-        let mut writer = self.client.copy_in(&copy::statement(&plan.tables[0]))?;
+        let mut writer = self.client.copy_in(&copy::statement(&plan.tables[0], Shape::WHOLE))?;
         for part in [&HEADER[..], rows, &TRAILER[..]] {
             writer.write_all(part).unwrap();
         }
@@ -100,7 +100,7 @@ impl Decoder {
         let message = parsed.message().expect("a message");
         let start = out.len();
         let encoded = self.topic.encode(0, message, &Users, out).map_err(|reject| reject.reason)?;
-        assert_eq!(encoded, Encoded::Row);
+        assert_eq!(encoded, Encoded::Row(Shape::WHOLE));
         copy::patch_clocks(&mut out[start..], self.plan.tables[0].clock_columns, 86_400_000_000);
         Ok(())
     }

@@ -4,6 +4,7 @@
 use rowmill::decode::column::Encoded;
 use rowmill::decode::record::RecordDecoder;
 use rowmill::decode::reject::Reject;
+use rowmill::promise::batch::Shape;
 
 #[path = "corpus/load.rs"]
 mod load;
@@ -13,7 +14,7 @@ fn decode(decoder: &mut RecordDecoder, value: Option<&[u8]>, out: &mut Vec<u8>) 
     let record = load::record(value);
     let message = decoder.parse(&record)?.message().expect("the models do not skip tombstones");
     let model = decoder.models().next().expect("the models take every record");
-    assert_eq!(decoder.encode(model, message, &load::Users, out)?, Encoded::Row);
+    assert_eq!(decoder.encode(model, message, &load::Users, out)?, Encoded::Row(Shape::WHOLE));
     Ok(())
 }
 

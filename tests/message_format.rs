@@ -143,7 +143,7 @@ fn decode(decoder: &mut RecordDecoder, value: &[u8], out: &mut Vec<u8>) -> Resul
     let message = decoder.parse(&record).map_err(|reject| reject.reason)?.message().expect("a message");
     let model = decoder.models().next().expect("one model takes all");
     let encoded = decoder.encode(model, message, &NoLookups, out).map_err(|reject| reject.reason)?;
-    assert_eq!(encoded, Encoded::Row);
+    assert!(matches!(encoded, Encoded::Row(_)));
     Ok(())
 }
 

@@ -11,13 +11,23 @@ use crate::decode::value::{base64, take};
 use crate::model::plan::{Path, PlanColumn, Source};
 use crate::model::types::Type;
 use crate::model::{Kafka, OnUnknown};
-use crate::promise::batch::{Headers, Record};
+use crate::promise::batch::{Headers, Record, Shape};
 
 /// What [`encode`](super::record::RecordDecoder::encode) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoded {
-    Row,
+    Row(Shape),
     /// A token is not in the cache; nothing was written. Ask for the record's tokens, and encode again.
+    NeedsLookup,
+}
+
+/// What a step did for its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Value,
+    /// Nothing was written: the server gives the default to the optional column of this number.
+    LeftOut(u8),
+    /// See [`Encoded::NeedsLookup`].
     NeedsLookup,
 }
 
@@ -38,6 +48,8 @@ pub enum Found<'a> {
 pub(super) struct Step {
     ty: Type,
     not_null: bool,
+    /// See [`PlanColumn::optional`].
+    optional: Option<u8>,
     pub(super) fill: Fill,
 }
 
@@ -72,6 +84,7 @@ impl Step {
         Self {
             ty: column.ty.clone(),
             not_null: column.not_null,
+            optional: column.optional,
             fill: match source {
                 Source::Field { path, notation } => {
                     Fill::Field { slot: slot(path), reading: Reading::new(notation.clone(), depth_max) }
@@ -93,10 +106,10 @@ impl Step {
         lookups: &impl Lookups,
         scratch: &mut String,
         out: &mut Vec<u8>,
-    ) -> Result<Encoded, Wrong> {
+    ) -> Result<Written, Wrong> {
         match self.fill {
             Fill::Field { slot, ref reading } => match input.slots[slot].of(input.text) {
-                None => self.missing("the field is absent", out)?,
+                None => return self.absent(out),
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
                 Some(json) if reading.notation.empty_is_null && json.is_empty_text() => {
                     self.null("the field is an empty text, which stands for null", out)?;
@@ -105,15 +118,15 @@ impl Step {
             },
             Fill::Lookup { slot, lookup, unknown } => {
                 let token = match input.slots[slot].of(input.text) {
-                    None => return self.missing("the field is absent", out).map(|()| Encoded::Row),
+                    None => return self.absent(out),
                     Some(json) if json.is_null() => {
-                        return self.null("the field is null", out).map(|()| Encoded::Row);
+                        return self.null("the field is null", out).map(|()| Written::Value);
                     }
                     Some(json) => token(json, scratch)?,
                 };
                 match lookups.find(lookup, token) {
                     Found::Value(text) => self.outside_text(text, out)?,
-                    Found::NotCached => return Ok(Encoded::NeedsLookup),
+                    Found::NotCached => return Ok(Written::NeedsLookup),
                     Found::Unknown if unknown == OnUnknown::Null => binary::null(out),
                     Found::Unknown => {
                         return Err(Wrong::new(Reason::UnknownToken, "the lookup does not know the token"));
@@ -127,9 +140,14 @@ impl Step {
                 ty => take::from_value(ty, &Reading::default(), Value::String(input.body), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
-            Fill::Null => binary::null(out),
+            Fill::Null => {
+                return Ok(self.left_out().unwrap_or_else(|| {
+                    binary::null(out);
+                    Written::Value
+                }));
+            }
         }
-        Ok(Encoded::Row)
+        Ok(Written::Value)
     }
 
     fn kafka(&self, part: Kafka, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
@@ -176,8 +194,15 @@ impl Step {
         take::from_value(&self.ty, &Reading::default(), Value::of_text(text, &self.ty)?, out)
     }
 
-    fn missing(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        self.nothing(Reason::MissingField, what, out)
+    fn left_out(&self) -> Option<Written> {
+        self.optional.map(Written::LeftOut)
+    }
+
+    fn absent(&self, out: &mut Vec<u8>) -> Result<Written, Wrong> {
+        match self.left_out() {
+            Some(left_out) => Ok(left_out),
+            None => self.nothing(Reason::MissingField, "the field is absent", out).map(|()| Written::Value),
+        }
     }
 
     fn null(&self, what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {

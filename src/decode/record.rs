@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
-use super::column::{Encoded, Fill, Input, Lookups, Step, token};
+use super::column::{Encoded, Fill, Input, Lookups, Step, Written, token};
 use super::fields::{Level, Slot, Tree, read_message, slot_of};
 use super::scan::NotJson;
 use crate::decode::reject::{COLUMN, Reason, Reject, excerpt, excerpt_bytes};
@@ -15,7 +15,7 @@ use crate::decode::value::read::{Json, Value};
 use crate::decode::value::wrong::Wrong;
 use crate::model::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source};
 use crate::model::{Framing, Kafka, Tombstones};
-use crate::promise::batch::Record;
+use crate::promise::batch::{Record, Shape};
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,14 +217,16 @@ impl RecordDecoder {
             return Err(self.nothing_taken(model, message));
         }
         let start = out.len();
+        let mut shape = Shape::WHOLE;
         // What most rows take, once for all columns.
         out.reserve(2 * text.len());
         out.extend_from_slice(&(route.steps.len() as i16).to_be_bytes());
         for (place, step) in route.steps.iter().enumerate() {
             let input = Input { text, body: message.body, record: message.record, slots: &self.slots };
             match step.write(input, lookups, &mut self.scratch, out) {
-                Ok(Encoded::Row) => {}
-                Ok(Encoded::NeedsLookup) => {
+                Ok(Written::Value) => {}
+                Ok(Written::LeftOut(optional)) => shape.leave_out(optional),
+                Ok(Written::NeedsLookup) => {
                     out.truncate(start);
                     return Ok(Encoded::NeedsLookup);
                 }
@@ -234,7 +236,11 @@ impl RecordDecoder {
                 }
             }
         }
-        Ok(Encoded::Row)
+        if shape != Shape::WHOLE {
+            let fields = (route.steps.len() - shape.count()) as i16;
+            out[start..start + size_of_val(&fields)].copy_from_slice(&fields.to_be_bytes());
+        }
+        Ok(Encoded::Row(shape))
     }
 
     /// The tokens that the parsed record needs, with their lookup's index, in the models that take it. A token that is no
@@ -340,7 +346,7 @@ fn wanted<'p>(model: &'p Model, columns: &[PlanColumn]) -> Vec<&'p Path> {
     let fields = || columns.iter().zip(&model.sources).filter_map(|(c, source)| Some((c, path_of(source)?)));
     let certain = !model.when.is_empty()
         || model.sources.contains(&Source::Message)
-        || fields().any(|(column, _)| column.not_null);
+        || fields().any(|(column, _)| column.not_null && column.optional.is_none());
     if certain { Vec::new() } else { fields().map(|(_, path)| path).collect() }
 }
 
@@ -548,7 +554,10 @@ pub(super) mod tests {
                     let record = record(message.as_bytes());
                     let message = parsed(&mut decoder, &record);
                     let model = decoder.models().next().unwrap();
-                    assert_eq!(decoder.encode(model, message, &Users, &mut out), Ok(Encoded::Row));
+                    assert_eq!(
+                        decoder.encode(model, message, &Users, &mut out),
+                        Ok(Encoded::Row(Shape::WHOLE))
+                    );
                 }
             }
             let seconds = std::time::Duration::from(cpu() - start).as_secs_f64();
@@ -612,7 +621,7 @@ pub(super) mod tests {
         let mut out = b"before".to_vec();
         let message = parsed(&mut decoder, &record);
         assert_eq!(decoder.models().collect::<Vec<_>>(), [0]);
-        assert_eq!(decoder.encode(0, message, &Users, &mut out), Ok(Encoded::Row));
+        assert_eq!(decoder.encode(0, message, &Users, &mut out), Ok(Encoded::Row(Shape::WHOLE)));
         let time = 767_881_800_123_456i64; // 2024-05-01 12:30:00.123456 since 2000
         let expected = [
             &b"before\0\x06"[..],
@@ -668,6 +677,34 @@ pub(super) mod tests {
             )),
         );
         check(&METRIC.replace("tok-1", "?new"), Ok(Encoded::NeedsLookup));
+    }
+
+    #[test]
+    fn absent_fields_are_left_to_the_columns_defaults() {
+        let mut table =
+            table(1, "t", &[("a", Type::Int4, true), ("b", Type::Int4, true), ("c", Type::Int4, false)]);
+        table.columns[1].has_default = true;
+        table.columns[2].has_default = true;
+        let mut decoder = decoder("[[model]]\ntopic = \"t\"\ntable = \"t\"", vec![table]);
+        let mut check = |message: &str, expected: Result<(&[u8], &[i32]), Reason>| {
+            let (record, mut out) = (record(message.as_bytes()), b"before".to_vec());
+            let message = parsed(&mut decoder, &record);
+            let encoded = decoder.encode(0, message, &Users, &mut out).map_err(|reject| reject.reason);
+            let expected = expected.map(|(left_out, values)| {
+                let mut shape = Shape::WHOLE;
+                left_out.iter().for_each(|optional| shape.leave_out(*optional));
+                let values = values.iter().flat_map(|v| field(&v.to_be_bytes())).collect::<Vec<u8>>();
+                (Encoded::Row(shape), [&b"before\0"[..], &[3 - left_out.len() as u8], &values].concat())
+            });
+            assert_eq!(encoded.map(|encoded| (encoded, out)), expected);
+        };
+        check(r#"{"a":1,"b":2,"c":3}"#, Ok((&[], &[1, 2, 3])));
+        check(r#"{"a":1,"c":3}"#, Ok((&[0], &[1, 3])));
+        check(r#"{"c":3,"a":1}"#, Ok((&[0], &[1, 3])));
+        check(r#"{"a":1}"#, Ok((&[0, 1], &[1])));
+        // Null is a value, and no default.
+        check(r#"{"a":1,"b":null}"#, Err(Reason::NullNotAllowed));
+        check(r#"{"b":2}"#, Err(Reason::MissingField));
     }
 
     #[test]
@@ -965,7 +1002,7 @@ pub(super) mod tests {
             Ok(found) => {
                 let (mut out, message) = (Vec::new(), found.message().unwrap());
                 decoder.tokens(message, |_, _| {});
-                if decoder.encode(0, message, &Users, &mut out) == Ok(Encoded::Row) {
+                if decoder.encode(0, message, &Users, &mut out) == Ok(Encoded::Row(Shape::WHOLE)) {
                     let (count, mut rest) = out.split_at(2);
                     for _ in 0..i16::from_be_bytes(count.try_into().unwrap()) {
                         let (length, after) = rest.split_at(4);

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::notation::{Format, Notation, TimeForm, Years};
 use super::plan::{
-    Condition, Envelope, Expected, Model, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
+    Condition, Envelope, Expected, Model, OPTIONAL_MAX, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
 };
 use super::types::{Column, Encoding, Table, Type, Unit};
 use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
@@ -379,12 +379,6 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
                 column,
                 "some models stamp it by a clock and some do not; all must, since all rows are stamped alike",
             );
-        } else if filled > 0 && filled < feeders.len() && (column.not_null || column.has_default) {
-            problem(
-                column,
-                "some models fill it and some leave it to the server, but one COPY serves them all and would write NULL \
-                 for the others; fill it in all models or in none",
-            );
         }
         match (clocked, filled) {
             (_, 0) => {}
@@ -394,21 +388,42 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
     }
     let clock_columns = clocks.len();
     let places: Vec<_> = clocks.into_iter().chain(others).collect();
+    // The tuple's field count is an int16; the server's own bound is 1600.
+    assert!(places.len() <= 1600, "PostgreSQL tables have at most 1600 columns");
+    let columns: Vec<&Column> = places.iter().map(|place| &table.columns[*place]).collect();
+    let mut optional = 0..OPTIONAL_MAX;
+    let mut plan_column = |(index, column): (usize, &&Column)| {
+        // A clock always has a value.
+        let may_be_absent = column.has_default && index >= clock_columns;
+        let optional = may_be_absent.then(|| {
+            optional.next().or_else(|| {
+                problem(
+                    column,
+                    &format!(
+                        "it is one of more than {OPTIONAL_MAX} columns with defaults that models fill; leave those that \
+                         no record has to the server, with {{ default = true }}"
+                    ),
+                );
+                None
+            })
+        });
+        PlanColumn {
+            name: column.name.clone(),
+            ty: column.ty.clone(),
+            not_null: column.not_null,
+            optional: optional.flatten(),
+        }
+    };
+    let columns = columns.iter().enumerate().map(&mut plan_column).collect();
     if places.is_empty() {
         problems.push(Problem(format!("table {}: no model fills any column of it", table.sql_name)));
     }
-    // The tuple's field count is an int16; the server's own bound is 1600.
-    assert!(places.len() <= 1600, "PostgreSQL tables have at most 1600 columns");
-    let columns = places.iter().map(|place| {
-        let column = &table.columns[*place];
-        PlanColumn { name: column.name.clone(), ty: column.ty.clone(), not_null: column.not_null }
-    });
     let plan = TablePlan {
         oid: table.oid,
         name: plain_name(table),
         sql_name: table.sql_name.clone(),
         fingerprint: table.fingerprint.clone(),
-        columns: columns.collect(),
+        columns,
         clock_columns,
     };
     (plan, places)
@@ -712,7 +727,7 @@ mod tests {
         );
         check(
             &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.note = { default = true }"),
-            Some("column \"note\": some models fill it"),
+            None,
         );
         check(
             &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }"),
@@ -781,6 +796,22 @@ mod tests {
         assert!(explained.iter().any(|line| line.contains("field \"pay.load.after.a.t\"")), "{explained:#?}");
         assert_eq!(plan.models[0].when_text(), "when pay.load.after.kind = \"x\"");
         assert_eq!(plan.topics[0].envelope.payload, Some(Path(vec!["pay.load".into(), "after".into()])));
+    }
+
+    #[test]
+    fn columns_with_a_default_may_be_absent() {
+        let optional = |columns: &str| {
+            let plan = one("odd", columns).expect("a model that fits");
+            let columns = plan.tables[0].columns.clone();
+            let numbers = columns.into_iter().filter_map(|c| Some((c.name, c.optional?)));
+            numbers.collect::<Vec<_>>()
+        };
+        assert_eq!(optional("doc = { message = true }"), [("note".to_owned(), 0)]);
+        assert_eq!(optional("id = { field = \"id\" }"), [("id".to_owned(), 0), ("note".to_owned(), 1)]);
+        assert_eq!(optional("note = { default = true }"), []);
+        let plan = one("odd", "doc = { message = true }").expect("a model that fits");
+        let explained = plan.models[0].explain(&plan);
+        assert!(explained.iter().any(|line| line.ends_with("its default when absent")), "{explained:#?}");
     }
 
     #[test]

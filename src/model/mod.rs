@@ -7,13 +7,14 @@
 //! - generated, identity and serial columns, which fill themselves (an identity "by default" or serial column may be named),
 //! - columns of a type that rowmill does not write, if they have a default.
 //!
-//! A column with an ordinary default is filled like any other: whether an absent field means the default or an error is
-//! for the model's author to say, with `{ default = true }`.
+//! A column with an ordinary default is filled like any other, and left to the server in a record without the field, as in an
+//! INSERT that leaves it out; `{ default = true }` leaves it to the server always.
 
 pub mod types;
 pub mod notation;
 pub mod plan;
 pub mod compile;
+pub mod editions;
 
 use std::collections::BTreeMap;
 

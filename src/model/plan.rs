@@ -28,11 +28,17 @@ pub struct TablePlan {
     pub clock_columns: usize,
 }
 
+/// So many columns of a table may be left out of its rows: a row says which in one word.
+pub const OPTIONAL_MAX: u8 = 64;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanColumn {
     pub name: String,
     pub ty: Type,
     pub not_null: bool,
+    /// Where the column has a default, its number among the table's columns that may be left out: a record without the
+    /// field leaves it to the server, as an INSERT would.
+    pub optional: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -176,7 +182,11 @@ impl Model {
 
 impl Source {
     fn explain(&self, column: &PlanColumn) -> String {
-        let absent = if column.not_null { "must be there" } else { "NULL when absent" };
+        let absent = match (column.optional, column.not_null) {
+            (Some(_), _) => "its default when absent",
+            (None, true) => "must be there",
+            (None, false) => "NULL when absent",
+        };
         match self {
             Source::Field { path, notation } => {
                 format!("field {:?}{}; {absent}", path.to_string(), notation.explain(&column.ty))
@@ -194,6 +204,9 @@ impl Source {
             Source::Clock => "stamped by the writer just before the row is sent".into(),
             Source::Message => "the whole message".into(),
             Source::Kafka(part) => format!("the record's {}", part.name()),
+            Source::Null if column.optional.is_some() => {
+                "its default: only other models of this table fill it".into()
+            }
             Source::Null => "NULL: only other models of this table fill it".into(),
         }
     }

@@ -240,6 +240,8 @@ impl RawBatch {
 #[derive(Debug)]
 pub struct TableBatch {
     pub table: usize,
+    /// Which edition of the plan the rows were encoded for.
+    pub edition: u64,
     /// COPY BINARY tuples, one after another.
     pub bytes: Vec<u8>,
     pub rows: Vec<Row>,
@@ -253,6 +255,33 @@ pub struct TableBatch {
 pub struct Row {
     pub end: u32,
     pub record: u32,
+    pub shape: Shape,
+}
+
+/// Which columns a row leaves out, so that the server gives them their defaults: bit n is the n-th of the table's columns that
+/// may be left out. Rows of one shape go in one COPY.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shape(u64);
+
+impl Shape {
+    /// Nothing is left out.
+    pub const WHOLE: Shape = Shape(0);
+
+    /// So many columns of one table may be left out.
+    pub const OPTIONAL_MAX: u8 = u64::BITS as u8;
+
+    pub fn leave_out(&mut self, optional: u8) {
+        self.0 |= 1 << optional;
+    }
+
+    pub fn leaves_out(self, optional: u8) -> bool {
+        self.0 >> optional & 1 == 1
+    }
+
+    /// How many columns are left out.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
 }
 
 /// What became of the records of one run, for one table.
@@ -285,8 +314,15 @@ pub struct DeadLetter {
 }
 
 impl TableBatch {
-    pub fn new(table: usize) -> TableBatch {
-        TableBatch { table, bytes: Vec::new(), rows: Vec::new(), dead: Vec::new(), segments: Vec::new() }
+    pub fn new(table: usize, edition: u64) -> TableBatch {
+        TableBatch {
+            table,
+            edition,
+            bytes: Vec::new(),
+            rows: Vec::new(),
+            dead: Vec::new(),
+            segments: Vec::new(),
+        }
     }
 
     /// True when nothing of it needs a COPY: only positions move.
@@ -312,7 +348,7 @@ impl TableBatch {
 impl TableBatch {
     /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
     pub fn split_off(&mut self, at: usize) -> TableBatch {
-        let mut tail = TableBatch::new(self.table);
+        let mut tail = TableBatch::new(self.table, self.edition);
         if at >= self.rows.len() {
             return tail;
         }
@@ -363,13 +399,13 @@ impl TableBatch {
     }
 
     fn rebuild(&mut self, keep_segment: impl Fn(&Segment) -> bool, keep_row: impl Fn(usize) -> bool) {
-        let old = std::mem::replace(self, TableBatch::new(self.table));
+        let old = std::mem::replace(self, TableBatch::new(self.table, self.edition));
         let mut new_index = vec![None; old.segments.len()];
         for (index, segment) in old.segments.iter().enumerate().filter(|(_, s)| keep_segment(s)) {
             let first_row = self.rows.len();
             for row in segment.rows.clone().filter(|row| keep_row(*row)) {
                 self.bytes.extend_from_slice(&old.bytes[old.row_bytes(row)]);
-                self.rows.push(Row { end: self.bytes.len() as u32, record: old.rows[row].record });
+                self.rows.push(Row { end: self.bytes.len() as u32, ..old.rows[row] });
             }
             new_index[index] = Some(self.segments.len());
             self.segments.push(Segment { rows: first_row..self.rows.len(), ..segment.clone() });
@@ -397,6 +433,24 @@ impl<'a> Rows<'a> {
         Rows { parts: batches.into_iter().map(whole).filter(|(_, rows)| !rows.is_empty()).collect() }
     }
 
+    /// For a store that is asked whether it would take any.
+    pub fn none() -> Rows<'a> {
+        Rows { parts: Vec::new() }
+    }
+
+    /// One row of all that these batches have.
+    pub fn nth(batches: &'a mut [TableBatch], place: usize) -> Rows<'a> {
+        let mut before = 0;
+        for batch in batches {
+            let rows = batch.rows.len();
+            if place < before + rows {
+                return Rows::part(batch, place - before..place - before + 1);
+            }
+            before += rows;
+        }
+        Rows::none()
+    }
+
     /// Some rows of one batch.
     pub fn part(batch: &'a mut TableBatch, rows: Range<usize>) -> Rows<'a> {
         Rows { parts: if rows.is_empty() { Vec::new() } else { vec![(batch, rows)] } }
@@ -410,10 +464,45 @@ impl<'a> Rows<'a> {
         self.parts.is_empty()
     }
 
-    /// The batches, each with those of its rows that go.
-    pub fn parts(&mut self) -> impl Iterator<Item = (&mut TableBatch, Range<usize>)> {
-        self.parts.iter_mut().map(|(batch, rows)| (&mut **batch, rows.clone()))
+    /// The shapes of these rows, in the order in which they first appear.
+    pub fn shapes(&self) -> Vec<Shape> {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for shape in self.all_shapes() {
+            // Neighbors are nearly always alike.
+            if shapes.last() != Some(&shape) && !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        shapes
     }
+
+    /// The batches, each with those of its rows that have this shape, in stretches without a break.
+    pub fn parts(&mut self, shape: Shape) -> impl Iterator<Item = (&mut TableBatch, Vec<Range<usize>>)> {
+        self.parts.iter_mut().map(move |(batch, rows)| {
+            let stretches = stretches(&batch.rows[rows.clone()], shape);
+            let placed = stretches.map(|s| rows.start + s.start..rows.start + s.end).collect();
+            (&mut **batch, placed)
+        })
+    }
+
+    /// Where the `nth` row of a shape stands among all of these rows.
+    pub fn place_of(&self, shape: Shape, nth: usize) -> Option<usize> {
+        self.all_shapes().enumerate().filter(|(_, s)| *s == shape).nth(nth).map(|(place, _)| place)
+    }
+
+    fn all_shapes(&self) -> impl Iterator<Item = Shape> {
+        self.parts.iter().flat_map(|(batch, rows)| batch.rows[rows.clone()].iter().map(|row| row.shape))
+    }
+}
+
+/// Where rows of one shape stand next to each other.
+fn stretches(rows: &[Row], shape: Shape) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    rows.chunk_by(|one, next| one.shape == next.shape).filter_map(move |chunk| {
+        let stretch = at..at + chunk.len();
+        at = stretch.end;
+        (chunk[0].shape == shape).then_some(stretch)
+    })
 }
 
 /// The spans of a transaction, one for each claim: positions that wait without rows, then those of the load.
@@ -495,6 +584,37 @@ mod tests {
         assert_eq!(Headers::default().iter().count(), 0);
     }
 
+    #[test]
+    fn rows_go_in_one_copy_for_each_shape() {
+        #[track_caller]
+        fn check(shapes: &[u64], expected: &[(u64, &[(usize, usize)])]) {
+            let mut batch = TableBatch::new(0, 1);
+            for (index, shape) in shapes.iter().enumerate() {
+                batch.rows.push(Row { end: index as u32 + 1, record: index as u32, shape: Shape(*shape) });
+            }
+            let mut rows = Rows::of([&mut batch]);
+            let found: Vec<u64> = rows.shapes().iter().map(|shape| shape.0).collect();
+            assert_eq!(found, expected.iter().map(|(shape, _)| *shape).collect::<Vec<_>>());
+            for (shape, stretches) in expected {
+                let (_, found) = rows.parts(Shape(*shape)).next().expect("one batch");
+                assert_eq!(found.iter().map(|s| (s.start, s.end)).collect::<Vec<_>>(), *stretches);
+                let mut places = found.into_iter().flatten();
+                for nth in 0..shapes.len() {
+                    assert_eq!(rows.place_of(Shape(*shape), nth), places.next(), "row {nth} of {shape}");
+                }
+            }
+        }
+        check(&[], &[]);
+        check(&[0, 0, 0], &[(0, &[(0, 3)])]);
+        check(&[0, 0, 5, 5, 0], &[(0, &[(0, 2), (4, 5)]), (5, &[(2, 4)])]);
+        check(&[1, 2, 1, 2], &[(1, &[(0, 1), (2, 3)]), (2, &[(1, 2), (3, 4)])]);
+        let mut shape = Shape::WHOLE;
+        shape.leave_out(0);
+        shape.leave_out(63);
+        assert!(shape.leaves_out(0) && shape.leaves_out(63) && !shape.leaves_out(1));
+        assert_eq!(shape.count(), 2);
+    }
+
     use crate::promise::claim::Lane;
     use crate::promise::offsets::Partition;
 
@@ -512,7 +632,7 @@ mod tests {
     fn batch(runs: &str) -> TableBatch {
         let claims = [claim(0), claim(1)];
         let mut next = [100, 100];
-        let mut table = TableBatch::new(0);
+        let mut table = TableBatch::new(0, 1);
         for (number, run) in runs.split_whitespace().enumerate() {
             let mut raw = RawBatch::new(0, 0, 0);
             let which = number % 2;
@@ -541,7 +661,11 @@ mod tests {
                 match letter {
                     'r' => {
                         table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
-                        table.rows.push(Row { end: table.bytes.len() as u32, record: index });
+                        table.rows.push(Row {
+                            end: table.bytes.len() as u32,
+                            record: index,
+                            shape: Shape::WHOLE,
+                        });
                         counts.rows += 1;
                     }
                     'd' => {

@@ -112,6 +112,8 @@ pub enum FollowUp {
     SendAgain,
     /// Ask the ledger ([`resolve`]) before anything else.
     Ask,
+    /// It was rolled back, and the rows are none for the table as it is now: read its definition, and the records, again.
+    Reopen,
     /// Waiting cannot mend it: a person must act.
     Stop,
 }
@@ -119,10 +121,11 @@ pub enum FollowUp {
 /// `at_commit`: the message with the COMMIT was under way.
 pub fn after_failure(class: Class, at_commit: bool) -> FollowUp {
     match class {
-        Class::World | Class::Row => FollowUp::SendAgain,
+        Class::World | Class::Row | Class::Table => FollowUp::SendAgain,
         Class::Lost if !at_commit => FollowUp::SendAgain,
         Class::Lost | Class::Fenced => FollowUp::Ask,
-        Class::TableChanged | Class::Setup => FollowUp::Stop,
+        Class::TableChanged => FollowUp::Reopen,
+        Class::Setup => FollowUp::Stop,
     }
 }
 
@@ -262,10 +265,11 @@ mod tests {
         let table = [
             (Class::World, FollowUp::SendAgain, FollowUp::SendAgain),
             (Class::Row, FollowUp::SendAgain, FollowUp::SendAgain),
+            (Class::Table, FollowUp::SendAgain, FollowUp::SendAgain),
             // No answer: only at the COMMIT may it have been done.
             (Class::Lost, FollowUp::SendAgain, FollowUp::Ask),
             (Class::Fenced, FollowUp::Ask, FollowUp::Ask),
-            (Class::TableChanged, FollowUp::Stop, FollowUp::Stop),
+            (Class::TableChanged, FollowUp::Reopen, FollowUp::Reopen),
             (Class::Setup, FollowUp::Stop, FollowUp::Stop),
         ];
         assert_eq!(table.len(), Class::ALL.len());

@@ -316,13 +316,20 @@ impl Lease {
 
     fn report_stopped(&self, state: &mut State) -> Result<()> {
         for claim in self.ownership.all() {
-            match claim.stop_reason() {
-                Some(reason) if state.reported.insert(claim.partition) => {
-                    let client = &mut self.session(state)?.client;
-                    ledger::mark_stopped(client, &self.me.name, &claim.topic, claim.partition.id, &reason)?;
-                }
-                Some(_) => {}
-                None => drop(state.reported.remove(&claim.partition)),
+            let why = claim.why_still();
+            let is_news = match &why {
+                Some(_) => state.reported.insert(claim.partition),
+                None => state.reported.remove(&claim.partition),
+            };
+            if is_news {
+                let client = &mut self.session(state)?.client;
+                ledger::mark_stopped(
+                    client,
+                    &self.me.name,
+                    &claim.topic,
+                    claim.partition.id,
+                    why.as_deref(),
+                )?;
             }
         }
         Ok(())

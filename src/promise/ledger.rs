@@ -302,8 +302,14 @@ pub fn release(
     Ok(())
 }
 
-/// Leaves the reason of a stop where `rowmill status` finds it.
-pub fn mark_stopped(client: &mut Client, me: &str, topic: &str, partition: i32, reason: &str) -> Result<()> {
+/// Leaves the reason of a stop where `rowmill status` finds it, or takes it away.
+pub fn mark_stopped(
+    client: &mut Client,
+    me: &str,
+    topic: &str,
+    partition: i32,
+    reason: Option<&str>,
+) -> Result<()> {
     client.execute_typed(
         "UPDATE rowmill.ledger SET stopped = $4 WHERE topic = $1 AND partition = $2 AND owner = $3",
         &[(&topic, Type::TEXT), (&partition, Type::INT4), (&me, Type::TEXT), (&reason, Type::TEXT)],

@@ -14,3 +14,4 @@ pub mod ledger;
 pub mod session;
 pub mod dead_letter;
 pub mod lease;
+pub mod mend;

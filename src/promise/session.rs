@@ -1,6 +1,7 @@
 //! A writer's connection to the database that has the ledger: one transaction at a time, from BEGIN to the message that
 //! moves the ledger and commits. After any error it is dropped, and what was prepared on it with it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postgres::{Client, CopyInWriter, Statement};
@@ -12,6 +13,9 @@ use crate::promise::dead_letter::{self, About};
 use crate::promise::decide::Standing;
 use crate::promise::ledger::{self, Member, Target};
 use crate::promise::span::{Span, moves};
+
+/// Prepared COPYs that one session keeps: a few columns with defaults, present or not. Each costs the server some kB.
+const COPIES_MAX: usize = 16;
 
 /// How sessions are opened, as often as one is needed.
 #[derive(Clone)]
@@ -37,7 +41,13 @@ impl Sessions {
             self.lock_timeout.as_millis(),
             self.me.lease.as_millis()
         );
-        Ok(Session { client, me: self.me.name.clone(), begin, prepare: self.prepare, copy: None })
+        Ok(Session {
+            client,
+            me: self.me.name.clone(),
+            begin,
+            prepare: self.prepare,
+            copies: BTreeMap::new(),
+        })
     }
 }
 
@@ -47,8 +57,8 @@ pub struct Session {
     me: String,
     begin: String,
     prepare: bool,
-    /// The COPY of the rows, once it is prepared: else each transaction would ask the server what the statement means.
-    copy: Option<(String, Statement)>,
+    /// The COPYs that were sent last, prepared: else each transaction would ask the server what its statement means.
+    copies: BTreeMap<String, Statement>,
 }
 
 impl Session {
@@ -66,16 +76,18 @@ impl Session {
         self.client.batch_execute(sql)
     }
 
-    /// Begins a COPY. The statement is prepared once; a session sends one kind of rows nearly always.
+    /// Begins a COPY. Each statement is prepared once; a session sends one kind of rows nearly always.
     pub fn copy_in(&mut self, sql: &str) -> Result<CopyInWriter<'_>, postgres::Error> {
         if !self.prepare {
             return self.client.copy_in(sql);
         }
-        if self.copy.as_ref().is_none_or(|(known, _)| known != sql) {
-            self.copy = Some((sql.to_owned(), self.client.prepare(sql)?));
+        if !self.copies.contains_key(sql) {
+            if self.copies.len() == COPIES_MAX {
+                self.copies.clear();
+            }
+            self.copies.insert(sql.to_owned(), self.client.prepare(sql)?);
         }
-        let (_, statement) = self.copy.as_ref().expect("just prepared");
-        self.client.copy_in(statement)
+        self.client.copy_in(&self.copies[sql])
     }
 
     /// Writes dead letters; how many the server stored.
@@ -98,7 +110,7 @@ impl Session {
 
     /// RESOLVE, outside of a transaction: waits for the old backend, fences it, and tells where the ledger stands for each
     /// span. `None`: not ours any more.
-    pub fn resolve(&mut self, target: &Target, spans: &[Span]) -> Result<Vec<Option<Standing>>, Failure> {
-        Ok(ledger::resolve(&mut self.client, &self.me, &target.name, &moves(spans))?)
+    pub fn resolve(&mut self, target: &str, spans: &[Span]) -> Result<Vec<Option<Standing>>, Failure> {
+        Ok(ledger::resolve(&mut self.client, &self.me, target, &moves(spans))?)
     }
 }

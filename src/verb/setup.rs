@@ -19,6 +19,8 @@ use crate::store::postgres::catalog;
 /// What every verb that works on a pipeline needs.
 pub struct Setup {
     pub server: Server,
+    /// By their names in the models.
+    pub tables: HashMap<String, Table>,
     pub plan: Arc<Plan>,
     pub topics: Arc<[Topic]>,
 }
@@ -31,34 +33,50 @@ pub fn read(config: &Config) -> Result<Setup> {
     let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
-    let plan = plan(config, &mut client)?.map_err(all_problems)?;
+    let tables = tables(config, &mut client)?.map_err(all_problems)?;
+    let plan = compiled(config, &tables).map_err(all_problems)?;
     let topics = topics(&plan);
     settle_routing(&mut client, config, &topics)?;
-    Ok(Setup { server, plan: Arc::new(plan), topics })
+    Ok(Setup { server, tables, plan: Arc::new(plan), topics })
 }
 
 /// Reads the catalog and compiles the models; the inner error lists what is wrong with them.
 pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Problem>>> {
+    Ok(tables(config, client)?.and_then(|tables| compiled(config, &tables)))
+}
+
+/// The models with these tables.
+pub fn compiled(config: &Config, tables: &HashMap<String, Table>) -> Result<Plan, Vec<Problem>> {
+    let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
+    compile(&config.models, tables, &lookups)
+}
+
+/// Reads the tables that the models name; the inner error lists those that cannot be filled.
+fn tables(config: &Config, client: &mut Client) -> Result<Result<HashMap<String, Table>, Vec<Problem>>> {
     let mut tables: HashMap<String, Table> = HashMap::new();
     let mut problems = Vec::new();
     for name in config.models.iter().map(|m| &m.table) {
         if tables.contains_key(name) {
             continue;
         }
-        match catalog::read_table(client, name) {
-            Ok(table) if table.schema == "rowmill" => problems.push(Problem(format!(
-                "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
-            ))),
+        match table(client, name)? {
             Ok(table) => drop(tables.insert(name.clone(), table)),
-            Err(error) if error.downcast_ref::<postgres::Error>().is_some() => return Err(error),
-            Err(error) => problems.push(Problem(format!("{error:#}"))),
+            Err(problem) => problems.push(problem),
         }
     }
-    if !problems.is_empty() {
-        return Ok(Err(problems));
+    Ok(if problems.is_empty() { Ok(tables) } else { Err(problems) })
+}
+
+/// Reads one table, by its name in the models; the inner error says why it cannot be filled.
+pub fn table(client: &mut Client, name: &str) -> Result<Result<Table, Problem>> {
+    match catalog::read_table(client, name) {
+        Ok(table) if table.schema == "rowmill" => Ok(Err(Problem(format!(
+            "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
+        )))),
+        Ok(table) => Ok(Ok(table)),
+        Err(error) if error.downcast_ref::<postgres::Error>().is_some() => Err(error),
+        Err(error) => Ok(Err(Problem(format!("{error:#}")))),
     }
-    let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
-    Ok(compile(&config.models, &tables, &lookups))
 }
 
 /// Every problem of the models in one sentence.

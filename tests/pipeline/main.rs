@@ -11,6 +11,7 @@ mod check;
 mod corpus;
 mod crash;
 mod dead_letters;
+mod definitions;
 mod delivery;
 mod failover;
 mod guard;

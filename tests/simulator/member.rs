@@ -18,6 +18,7 @@ use rowmill::decode::record::Limits;
 use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;
+use rowmill::model::editions::Editions;
 use rowmill::promise::batch::{Headers, RawBatch, Record, Segment, TableBatch};
 use rowmill::promise::claim::{Claim, Lane, Ownership, Start};
 use rowmill::promise::decide::{FollowUp, Resolved, after_failure};
@@ -125,7 +126,13 @@ impl Member {
             handle: Handle::default(),
             readings: Readings::default(),
             raw: VecDeque::new(),
-            decoder: BatchDecoder::new(records::plan(), topics, Limits::default(), lookups, budget.clone()),
+            decoder: BatchDecoder::new(
+                Arc::new(Editions::begin(records::plan())),
+                topics,
+                Limits::default(),
+                lookups,
+                budget.clone(),
+            ),
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),
@@ -571,7 +578,7 @@ fn set_bad_rows_aside(hand: &mut Hand, cluster: &Cluster) {
     let found = isolate(batch.rows.len(), |range| {
         let first = range.clone().find(|row| is_refused(batch, *row, cluster));
         let named = |row: usize| (!row.is_multiple_of(3)).then_some(row - range.start);
-        let refusal = |row| Refusal { row: named(row), code: "refused".into(), message: String::new() };
+        let refusal = |row| Refusal { row: named(row), code: "refused".into(), ..Refusal::default() };
         Ok::<_, std::convert::Infallible>(first.map(refusal))
     });
     let Ok(found) = found;

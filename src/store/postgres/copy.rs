@@ -1,10 +1,15 @@
 //! A table's COPY: its statement, and the times that are stamped into rows just before they are sent.
 
-use crate::model::plan::{TablePlan, quoted};
+use crate::model::plan::{OPTIONAL_MAX, PlanColumn, TablePlan, quoted};
+use crate::promise::batch::Shape;
 
-/// `COPY "s"."t" ("a", "b") FROM STDIN (FORMAT binary)`.
-pub fn statement(table: &TablePlan) -> String {
-    let names: Vec<_> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+const _: () =
+    assert!(OPTIONAL_MAX <= Shape::OPTIONAL_MAX, "a shape has room for every column that may be left out");
+
+/// `COPY "s"."t" ("a", "b") FROM STDIN (FORMAT binary)`, for rows of this shape.
+pub fn statement(table: &TablePlan, shape: Shape) -> String {
+    let is_sent = |column: &&PlanColumn| !column.optional.is_some_and(|optional| shape.leaves_out(optional));
+    let names: Vec<_> = table.columns.iter().filter(is_sent).map(|column| quoted(&column.name)).collect();
     format!("COPY {} ({}) FROM STDIN (FORMAT binary)", table.sql_name, names.join(", "))
 }
 
@@ -27,19 +32,30 @@ mod tests {
 
     #[test]
     fn the_statement_names_its_columns() {
-        let column = |name: &str| PlanColumn { name: name.into(), ty: Type::Int8, not_null: false };
+        let column = |name: &str, optional| PlanColumn {
+            name: name.into(),
+            ty: Type::Int8,
+            not_null: false,
+            optional,
+        };
         let table = TablePlan {
             oid: 1,
             name: "public.odd".into(),
             sql_name: "\"public\".\"odd\"".into(),
             fingerprint: "f".into(),
-            columns: vec![column("id"), column("odd \"name\"")],
+            columns: vec![column("id", None), column("odd \"name\"", Some(0)), column("at", Some(1))],
             clock_columns: 0,
         };
-        assert_eq!(
-            statement(&table),
-            "COPY \"public\".\"odd\" (\"id\", \"odd \"\"name\"\"\") FROM STDIN (FORMAT binary)"
-        );
+        #[track_caller]
+        fn check(table: &TablePlan, left_out: &[u8], columns: &str) {
+            let mut shape = Shape::WHOLE;
+            left_out.iter().for_each(|optional| shape.leave_out(*optional));
+            let expected = format!("COPY \"public\".\"odd\" ({columns}) FROM STDIN (FORMAT binary)");
+            assert_eq!(statement(table, shape), expected);
+        }
+        check(&table, &[], "\"id\", \"odd \"\"name\"\"\", \"at\"");
+        check(&table, &[0], "\"id\", \"at\"");
+        check(&table, &[0, 1], "\"id\"");
     }
 
     #[test]

@@ -11,14 +11,24 @@ use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
 use crate::verb::run::pipeline::{Gauges, Pipeline};
 
 impl Service for Pipeline {
-    /// False before the first heartbeat, and without a fresh one.
+    /// False before the first heartbeat, without a fresh one, and while a partition waits for a person.
     fn ready(&self) -> Result<(), String> {
         match self.instruments.heartbeat.age() {
             None => Err("waiting for the first heartbeat in the ledger".to_owned()),
             Some(age) if age > self.lease => {
                 Err(format!("no heartbeat in the ledger for {} s: PostgreSQL is away", age.as_secs()))
             }
-            Some(_) => Ok(()),
+            Some(_) => match self
+                .ownership
+                .all()
+                .iter()
+                .find_map(|claim| Some((claim.clone(), self.why_still(claim)?)))
+            {
+                Some((claim, why)) => {
+                    Err(format!("partition {}/{} does not go on: {why}", claim.topic, claim.partition.id))
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -92,7 +102,7 @@ fn partitions(pipeline: &Pipeline) -> Vec<Family> {
     }
     for claim in &claims {
         let partition = claim.partition.id.to_string();
-        let is_stopped = f64::from(u8::from(claim.stop_reason().is_some()));
+        let is_stopped = f64::from(u8::from(pipeline.why_still(claim).is_some()));
         stopped.add(&[("topic", &claim.topic), ("partition", &partition)], is_stopped);
         for lane in &claim.lanes {
             let table = &pipeline.instruments.tables[lane.table].0;

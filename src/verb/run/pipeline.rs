@@ -20,14 +20,16 @@ use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMe
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::{poll, watch};
 use crate::promise::batch::{RawBatch, TableBatch};
-use crate::promise::claim::{Ownership, Wake};
+use crate::promise::claim::{Claim, Ownership, Wake};
 use crate::promise::guard::Guard;
 use crate::promise::lane::LaneRegister;
 use crate::promise::lease::Lease;
-use crate::promise::ledger::{Member, Target};
+use crate::promise::ledger::Member;
+use crate::promise::mend::Mend;
 use crate::promise::session::Sessions;
 use crate::promise::topics::Topic;
-use crate::store::postgres::sink::Sink;
+use crate::store::postgres::sink::Sinks;
+use crate::verb::run::definitions::Definitions;
 use crate::verb::setup::Setup;
 use crate::write::Writer;
 
@@ -40,6 +42,7 @@ pub struct Pipeline {
     pub lease_thread: Name,
     pub topics: Arc<[Topic]>,
     pub instruments: Instruments,
+    pub guard: Option<Arc<Guard>>,
     /// Without a heartbeat for this long, others take the partitions.
     pub lease: Duration,
     budget: Arc<Budget>,
@@ -93,11 +96,17 @@ impl Pipeline {
         Gauges {
             lag: claims.iter().map(|c| c.lag()).sum(),
             partitions: claims.len(),
-            stopped: claims.iter().filter(|c| c.stop_reason().is_some()).count(),
+            stopped: claims.iter().filter(|c| self.why_still(c).is_some()).count(),
             raw_batches: self.raw.iter().map(|(_, r)| r.len()).sum(),
             table_batches: self.loads.iter().map(|(_, _, r)| r.len()).sum(),
             bytes_in_hand: self.budget.used(),
         }
+    }
+
+    /// Why nothing of a partition goes on, if so; also while a topic that the guard stopped is tried again.
+    pub fn why_still(&self, claim: &Claim) -> Option<String> {
+        let by_guard = || self.guard.as_ref()?.stopped(claim.partition.topic);
+        claim.why_still().or_else(by_guard)
     }
 
     /// Each queue by the thread that reads it: batches in it, and its bound.
@@ -133,6 +142,8 @@ impl Pipeline {
 pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> Result<Pipeline> {
     let (plan, topics, server) = (&setup.plan, &setup.topics, &setup.server);
     let counts = &config.threads;
+    let definitions = Arc::new(Definitions::new(config, setup));
+    let editions = definitions.editions();
     let ownership = Arc::new(Ownership::default());
     let budget = Budget::new(config.limits.memory_max_bytes, topics.len());
     let (wake, wakes) = queue::bounded(queue::WAKES);
@@ -177,16 +188,17 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             let name = Kind::Write.of(format_args!("{}-{number}", table.short_name()));
             let writer = Writer {
                 sessions: sessions.clone(),
-                target: Target {
-                    name: table.name.clone(),
-                    sql_name: table.sql_name.clone(),
-                    fingerprint: table.fingerprint.clone(),
-                },
-                sink: Sink::new(table.clone()),
+                name: table.name.clone(),
+                sinks: Sinks { editions: editions.clone(), table: index },
+                renew: Box::new({
+                    let definitions = definitions.clone();
+                    move || definitions.renew(index)
+                }),
                 ownership: ownership.clone(),
                 inlet: inlet.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),
+                topics: topics.clone(),
                 guard: guard.clone(),
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
@@ -200,6 +212,18 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         instruments.tables.push((table.name.clone(), metrics));
     }
 
+    let mend_thread = Kind::Mend.only();
+    let mend = Mend {
+        ownership: ownership.clone(),
+        renew: Box::new({
+            let (topics, definitions) = (topics.clone(), definitions.clone());
+            move |topic| topics[topic].tables.iter().try_for_each(|table| definitions.renew(*table))
+        }),
+        wake: wake.clone(),
+        pulse: threads.pulse(&mend_thread),
+    };
+    threads.spawn(mend_thread, None, || Ok(()), |()| mend.run())?;
+
     let lookups: Vec<_> =
         config.lookups.iter().map(|lookup| (lookup.clone(), Arc::<LookupMetrics>::default())).collect();
     instruments.lookups = lookups.iter().map(|(l, metrics)| (l.name.clone(), metrics.clone())).collect();
@@ -210,7 +234,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         let waits = instruments.waits(&name);
         let lookups = LookupCache::new(config.redis.as_ref(), &lookups, threads.pulse(&name), waits.clone())?;
         let decoder = Decoder {
-            plan: plan.clone(),
+            editions: editions.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
             limits: Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() },
@@ -261,7 +285,19 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
 
     let topics = topics.clone();
     let lease = config.lease.duration;
-    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, lease, budget, raw, loads })
+    Ok(Pipeline {
+        ownership,
+        wake,
+        stages,
+        lease_thread,
+        topics,
+        guard,
+        instruments,
+        lease,
+        budget,
+        raw,
+        loads,
+    })
 }
 
 fn describe(cores: &[Option<usize>]) -> String {
