@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use openssl::ssl::SslVerifyMode;
+use postgres::NoTls;
 use postgres::config::Host;
 use postgres::error::{Severity, SqlState};
-use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::base::failure::{Class, Failure};
@@ -14,6 +14,7 @@ use crate::client::tls;
 use crate::config;
 use crate::config::address::is_loopback;
 
+pub use crate::client::path::{Client, FIXED_PATH, Parameters};
 pub use postgres_protocol::escape::escape_literal;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
@@ -119,7 +120,7 @@ impl Server {
             Some(tls) => config.connect(tls.clone()),
             None => config.connect(NoTls),
         };
-        client.map_err(|error| {
+        client.map(Client::new).map_err(|error| {
             let words = describe(&error);
             let error = anyhow::Error::new(error);
             let error = match tls::explain(&words) {

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use postgres::Client;
 
-use crate::client::pg::Server;
+use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::model::compile::{Problem, compile};
 use crate::model::plan::Plan;
@@ -14,6 +13,7 @@ use crate::model::types::Table;
 use crate::promise::duties::Entry;
 use crate::promise::ledger::{self, Member};
 use crate::promise::topics::Topic;
+use crate::store::postgres::audit::{self, Remarks};
 use crate::store::postgres::catalog;
 
 /// What every verb that works on a pipeline needs.
@@ -32,6 +32,11 @@ pub fn read(config: &Config) -> Result<Setup> {
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
     let plan = plan(config, &mut client)?.map_err(all_problems)?;
+    let remarks = audit(&mut client, &plan)?;
+    remarks.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if !remarks.refusals.is_empty() {
+        bail!("the promise cannot be kept like this:{}", list(&remarks.refusals));
+    }
     let topics = topics(&plan);
     settle_routing(&mut client, config, &topics)?;
     Ok(Setup { server, plan: Arc::new(plan), topics })
@@ -45,10 +50,8 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
         if tables.contains_key(name) {
             continue;
         }
-        match catalog::read_table(client, name) {
-            Ok(table) if table.schema == "rowmill" => problems.push(Problem(format!(
-                "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
-            ))),
+        match catalog::read_table(client.by_role_path(), name) {
+            Ok(table) if table.schema == "rowmill" => problems.push(Problem(in_our_schema(name, &table))),
             Ok(table) => drop(tables.insert(name.clone(), table)),
             Err(error) if error.downcast_ref::<postgres::Error>().is_some() => return Err(error),
             Err(error) => problems.push(Problem(format!("{error:#}"))),
@@ -61,10 +64,31 @@ pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Pro
     Ok(compile(&config.models, &tables, &lookups))
 }
 
+/// How a table of the user's comes into our schema: the default search_path begins with the schema of the role's own name.
+fn in_our_schema(name: &str, table: &Table) -> String {
+    format!(
+        "table {name:?} is found in rowmill's own schema. PostgreSQL looks into the schema of the role's own name first (\"$user\" in \
+         its search_path), and makes tables there, too: log in as a role that is not called rowmill (sql/roles.sql makes \
+         rowmill_writer), and move the table with ALTER TABLE {} SET SCHEMA public; if another table is meant, write schema.table",
+        table.sql_name
+    )
+}
+
+/// What the database is and allows, beside the definitions of the tables.
+pub fn audit(client: &mut Client, plan: &Plan) -> Result<Remarks> {
+    let mut transaction = client.begin()?;
+    let remarks = audit::audit(&mut transaction, &plan.tables).context("cannot look at the database")?;
+    transaction.commit()?;
+    Ok(remarks)
+}
+
 /// Every problem of the models in one sentence.
 pub fn all_problems(problems: Vec<Problem>) -> anyhow::Error {
-    let list: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
-    anyhow!("the models do not fit the tables:{}", list.concat())
+    anyhow!("the models do not fit the tables:{}", list(&problems))
+}
+
+fn list(sentences: &[impl std::fmt::Display]) -> String {
+    sentences.iter().map(|sentence| format!("\n  - {sentence}")).collect()
 }
 
 /// The plan's topics with their tables, each table once, in the order of the models.

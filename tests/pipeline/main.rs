@@ -5,6 +5,10 @@
 mod servers;
 mod world;
 
+#[path = "../architecture/source.rs"]
+#[allow(dead_code, reason = "of the rules' reader, only the texts are needed")]
+mod source;
+
 mod backpressure;
 mod changes;
 mod check;
@@ -14,6 +18,7 @@ mod dead_letters;
 mod delivery;
 mod failover;
 mod guard;
+mod mallory;
 mod metrics;
 mod outage;
 mod poison;

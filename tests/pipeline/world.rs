@@ -112,10 +112,6 @@ impl World {
         let admin_url = servers.get("DATABASE_URL");
         let mut admin = Client::connect(&admin_url, NoTls).expect("PostgreSQL answers");
         admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
-        // The tests' role may have the name of the schema, which would come first.
-        admin
-            .batch_execute(&format!("ALTER DATABASE {name} SET search_path = public"))
-            .expect("its search path");
         let (base, _) = admin_url.rsplit_once('/').expect("the URL names a database");
         let redis_url = servers.get("REDIS_URL");
         let (redis, _) = redis_url.rsplit_once('/').expect("a database number");
