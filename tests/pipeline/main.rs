@@ -22,6 +22,7 @@ mod mallory;
 mod metrics;
 mod outage;
 mod poison;
+mod refusals;
 mod roles;
 mod security;
 mod shutdown;
