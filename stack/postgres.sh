@@ -73,6 +73,7 @@ postgres_paths() {
   postgres_log=$PG_HOME/postgres.log
   # Seconds by which the server's wall clock is ahead, for as long as the file is there; read once a second.
   postgres_clock=$PG_HOME/clock
+  pgbouncer_paths
 }
 
 postgres_prepare() {

@@ -22,6 +22,7 @@ mod mallory;
 mod metrics;
 mod outage;
 mod poison;
+mod pooler;
 mod refusals;
 mod roles;
 mod security;

@@ -201,6 +201,13 @@ impl World {
         (proxy, url)
     }
 
+    /// This world's PostgreSQL through the pooler.
+    pub(crate) fn pooled_url(&self) -> String {
+        let url = self.server("DATABASE_URL_POOLED");
+        let (server, _) = url.rsplit_once('/').expect("the URL names a database");
+        format!("{server}/{}", self.database)
+    }
+
     /// This world's PostgreSQL and Redis, over TLS.
     pub(crate) fn tls_urls(&self) -> (String, String) {
         let (postgres, redis) = (self.server("DATABASE_URL_TLS"), self.server("REDIS_TLS_URL"));
