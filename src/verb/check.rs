@@ -176,11 +176,27 @@ fn check_redis(config: &Config, findings: &mut Findings) {
     let Some(redis) = &config.redis else { return };
     println!("Redis");
     match redis::ping(redis) {
-        Ok(0) => findings.bad(
-            "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
-        ),
+        Ok(0) => {
+            return findings.bad(
+                "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
+            );
+        }
         Ok(keys) => findings.good(format!("{keys} keys")),
+        Err(error) => return findings.bad(format!("{error:#}")),
+    }
+    match redis::refusal(redis, &config.lookups) {
+        Ok(refusal) => refusal.into_iter().for_each(|sentence| findings.bad(sentence)),
         Err(error) => findings.bad(format!("{error:#}")),
+    }
+    for lookup in &config.lookups {
+        // A user who may not look at keys is not told.
+        if redis::matches_no_key(redis, lookup).is_ok_and(|none| none) {
+            findings.doubtful(format!(
+                "lookup.{}: no key of Redis looks like {:?}, so every token would be unknown: is the text around {{}} right?",
+                lookup.name,
+                lookup.key_of("{}")
+            ));
+        }
     }
 }
 

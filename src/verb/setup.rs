@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::client::pg::{Client, Server};
+use crate::client::redis;
 use crate::config::Config;
 use crate::model::compile::{Problem, compile};
 use crate::model::plan::Plan;
@@ -28,6 +29,12 @@ pub struct Setup {
 /// # Errors
 /// With every problem of the models in one message, so that they can be mended together.
 pub fn read(config: &Config) -> Result<Setup> {
+    if let Some(redis) = &config.redis
+        // One that is away is waited for where it is needed.
+        && let Ok(Some(refusal)) = redis::refusal(redis, &config.lookups)
+    {
+        bail!(refusal);
+    }
     let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;

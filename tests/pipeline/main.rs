@@ -18,6 +18,7 @@ mod dead_letters;
 mod delivery;
 mod failover;
 mod guard;
+mod lookups;
 mod mallory;
 mod metrics;
 mod outage;
