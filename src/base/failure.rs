@@ -5,8 +5,10 @@ use std::borrow::Cow;
 /// What a failed statement calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// One of the rows is bad: find it and set it aside.
+    /// A row is refused, or the table takes none: which of them it is shows when rows are tried alone.
     Row,
+    /// The table takes no row as it is: wait, a person must mend it.
+    Table,
     /// The world is bad: wait and send the same again.
     World,
     /// Somebody else owns a span.
@@ -20,13 +22,21 @@ pub enum Class {
 }
 
 impl Class {
-    pub const ALL: &[Class] =
-        &[Class::Row, Class::World, Class::Fenced, Class::TableChanged, Class::Setup, Class::Lost];
+    pub const ALL: &[Class] = &[
+        Class::Row,
+        Class::Table,
+        Class::World,
+        Class::Fenced,
+        Class::TableChanged,
+        Class::Setup,
+        Class::Lost,
+    ];
 
     /// Its name in labels.
     pub fn name(self) -> &'static str {
         match self {
             Class::Row => "row",
+            Class::Table => "table",
             Class::World => "world",
             Class::Fenced => "fenced",
             Class::TableChanged => "table_changed",
@@ -37,7 +47,7 @@ impl Class {
 }
 
 /// A store's account of a row that it does not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
     /// Which of the rows that were sent, counted from 0, where the store says it.
     pub row: Option<usize>,
@@ -45,6 +55,10 @@ pub struct Refusal {
     pub code: Cow<'static, str>,
     /// The store's own sentence. It may quote the row, so it belongs into the dead letter and nowhere else.
     pub message: String,
+    /// What refusals for the same reason have in common: the code, and what it names of the table.
+    pub kind: String,
+    /// The sentence without its details, which quote the row.
+    pub words: String,
 }
 
 /// A failed call: what follows, and the words for it.

@@ -69,6 +69,7 @@ kinds! {
     Write = "write",
     Lease = "lease",
     Watch = "watch",
+    Mend = "mend",
     Setup = "setup",
     Report = "report",
     Watchdog = "watchdog",

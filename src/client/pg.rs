@@ -252,15 +252,20 @@ fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
     match code.code() {
         "RM001" => Class::Fenced,
         "RM002" => Class::TableChanged,
-        // Binary COPY with bytes of another type: never a matter of one row.
-        "22P03" => Class::TableChanged,
-        "P0001" => Class::Row,
         // A failed-over server that is not yet, or no longer, the primary.
         "25006" => Class::World,
+        // Somebody holds a lock.
+        "55P03" | "55006" => Class::World,
+        // Damaged data and indexes: never a matter of one row.
+        "XX001" | "XX002" => Class::Setup,
+        // The ledger itself would not outlive a crash.
+        "RM003" => Class::Setup,
         other => match &other[..2] {
-            "22" | "23" | "54" => Class::Row,
-            "08" | "40" | "53" | "55" | "57" | "58" => Class::World,
-            _ => Class::Setup,
+            "08" | "40" | "53" | "57" | "58" => Class::World,
+            // Who we are, and where the database is.
+            "28" | "3D" => Class::Setup,
+            // Triggers, constraints and extensions raise whatever they like.
+            _ => Class::Row,
         },
     }
 }
@@ -271,7 +276,7 @@ pub fn describe(error: &postgres::Error) -> String {
         Some(db) => {
             let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
             // The detail of a refused row quotes the row, which belongs into its dead letter and nowhere else.
-            let detail = db.detail().filter(|_| classify(error) != Class::Row);
+            let detail = db.detail().filter(|_| !may_quote(db.code()));
             for part in [detail, db.hint()].into_iter().flatten() {
                 text.push_str(": ");
                 text.push_str(part);
@@ -291,6 +296,12 @@ pub fn describe(error: &postgres::Error) -> String {
     }
 }
 
+/// True where the detail of an error may quote a row: data, constraints, and what triggers and extensions raise.
+fn may_quote(code: &SqlState) -> bool {
+    !matches!(&code.code()[..2], "0A" | "2B" | "2F" | "3D" | "3F" | "42" | "55")
+        && classify_sqlstate(code, Some(Severity::Error)) == Class::Row
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,7 +318,8 @@ mod tests {
         }
         check("RM001", Class::Fenced);
         check("RM002", Class::TableChanged);
-        check("22P03", Class::TableChanged);
+        check("RM003", Class::Setup);
+        check("22P03", Class::Row);
         check("22001", Class::Row);
         check("23505", Class::Row);
         check("54001", Class::Row);
@@ -317,10 +329,19 @@ mod tests {
         check("55P03", Class::World);
         check("57014", Class::World);
         check("25006", Class::World);
-        check("42501", Class::Setup);
-        check("42P01", Class::Setup);
-        check("0A000", Class::Setup);
-        check("XX000", Class::Setup);
+        check("55006", Class::World);
+        check("55000", Class::Row);
+        check("20000", Class::Row);
+        check("21000", Class::Row);
+        check("42501", Class::Row);
+        check("42601", Class::Row);
+        check("42P01", Class::Row);
+        check("P0002", Class::Row);
+        check("0A000", Class::Row);
+        check("XX000", Class::Row);
+        check("ZZZ99", Class::Row);
+        check("XX001", Class::Setup);
+        check("3D000", Class::Setup);
         // The backend was ended: nobody can say what became of its commit.
         assert_eq!(classify_sqlstate(&SqlState::from_code("57P01"), Some(Severity::Fatal)), Class::Lost);
         assert_eq!(classify_sqlstate(&SqlState::from_code("28P01"), Some(Severity::Fatal)), Class::Setup);

@@ -10,8 +10,11 @@ pub(super) struct RawGuard {
     dead_letter_window: Option<u64>,
 }
 
+/// More bad records than good ones are no accident of single records.
+const DEAD_LETTER_SHARE: f64 = 0.5;
+
 /// So many records are a sample, and few enough to set aside before a bad deployment is noticed.
-const DEAD_LETTER_WINDOW: u64 = 1000;
+const DEAD_LETTER_WINDOW: u64 = 200;
 
 /// The guard keeps up to 16 bytes for each, for each topic.
 const DEAD_LETTER_WINDOW_MAX: u64 = 100_000;
@@ -32,16 +35,12 @@ pub(super) fn resolve_guard(raw: &RawGuard) -> Result<Option<Guard>> {
         bail!("guard.dead_letter_window must be between 10 and {DEAD_LETTER_WINDOW_MAX} records");
     }
     match raw.dead_letter_share {
-        None if raw.dead_letter_window.is_some() => {
-            bail!(
-                "guard.dead_letter_window says nothing without dead_letter_share, which switches the guard on"
-            )
-        }
-        None => Ok(None),
+        None => Ok(Some(Guard { share: DEAD_LETTER_SHARE, window })),
+        Some(1.0) => Ok(None),
         Some(share) if share > 0.0 && share < 1.0 => Ok(Some(Guard { share, window })),
         Some(share) => {
             bail!(
-                "guard.dead_letter_share is {share}: use a share between 0 and 1, like 0.5; without it nothing is stopped"
+                "guard.dead_letter_share is {share}: use a share between 0 and 1, like 0.5; 1 stops nothing"
             )
         }
     }
@@ -53,10 +52,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_a_remedy() {
-        for share in ["0.0", "1.0", "-0.5", "nan", "inf"] {
+        for share in ["0.0", "1.5", "-0.5", "nan", "inf"] {
             check(&format!("[guard]\ndead_letter_share = {share}"), Err("guard.dead_letter_share is"));
         }
-        check("[guard]\ndead_letter_window = 500", Err("without dead_letter_share"));
         check("[guard]\ndead_letter_share = 0.5\ndead_letter_window = 9", Err("between 10 and 100000"));
     }
 }

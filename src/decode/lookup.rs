@@ -252,11 +252,8 @@ impl Cache {
     /// Keys that are there and cannot be read are the setup's fault where none could be read yet; where others can, they are
     /// their own, and no value. Said once.
     fn unusable(&mut self, told: &[Told]) -> Option<String> {
-        let Some(why) =
-            told.iter().find_map(|told| if let Told::Unusable(why) = told { Some(why) } else { None })
-        else {
-            return None;
-        };
+        let why =
+            told.iter().find_map(|told| if let Told::Unusable(why) = told { Some(why) } else { None })?;
         if self.found_last.is_empty() && !told.iter().any(|told| matches!(told, Told::Value(_))) {
             return Some(why.clone());
         }

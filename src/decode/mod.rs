@@ -12,7 +12,7 @@ pub mod value;
 pub mod reject;
 pub mod lookup;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -25,7 +25,7 @@ use crate::decode::lookup::{LookupCache, Wanted};
 use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
 use crate::decode::reject::Reject;
 use crate::figures::instruments::{Wait, Waits};
-use crate::model::plan::Plan;
+use crate::model::editions::{Edition, Editions};
 use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::span::{Counts, Span};
@@ -33,7 +33,7 @@ use crate::promise::topics::Topic;
 
 /// What a decoder needs.
 pub struct Decoder {
-    pub plan: Arc<Plan>,
+    pub editions: Arc<Editions>,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
     pub limits: Limits,
@@ -80,7 +80,7 @@ impl Decoder {
 
     fn state(&self, lookups: LookupCache) -> State {
         let decoder =
-            BatchDecoder::new(self.plan.clone(), &self.topics, self.limits, lookups, self.budget.clone());
+            BatchDecoder::new(self.editions.clone(), &self.topics, self.limits, lookups, self.budget.clone());
         let outlets = self.outlets.iter().enumerate().flat_map(|(table, writers)| {
             (0..writers.len()).map(move |number| Outlet::new(table, number, writers.len()))
         });
@@ -99,7 +99,7 @@ enum Event {
 impl State {
     /// An open batch means that a writer has no room for it.
     fn waits_for(&self) -> Wait {
-        if self.outlets.iter().any(|outlet| outlet.open.is_some()) { Wait::Output } else { Wait::Input }
+        if self.outlets.iter().any(Outlet::is_open) { Wait::Output } else { Wait::Input }
     }
 
     /// Waits in one place: for the next raw batch, or for room at a writer that an open batch is for.
@@ -107,7 +107,7 @@ impl State {
         let mut select = Select::new();
         let inlet_index = select.recv(inlet);
         let waiting: Vec<usize> =
-            (0..self.outlets.len()).filter(|index| self.outlets[*index].open.is_some()).collect();
+            (0..self.outlets.len()).filter(|index| self.outlets[*index].is_open()).collect();
         for index in &waiting {
             select.send(&self.senders[*index]);
         }
@@ -116,7 +116,7 @@ impl State {
             return operation.recv(inlet).map_or(Event::End, Event::Batch);
         }
         let index = waiting[operation.index() - inlet_index - 1];
-        let batch = self.outlets[index].open.take().expect("only outlets with an open batch wait");
+        let batch = self.outlets[index].take().expect("only outlets with an open batch wait");
         drop(operation.send(&self.senders[index], batch));
         Event::Sent
     }
@@ -127,7 +127,7 @@ impl State {
 
     fn send_rest(&mut self) {
         for (outlet, sender) in self.outlets.iter_mut().zip(&self.senders) {
-            if let Some(batch) = outlet.open.take() {
+            while let Some(batch) = outlet.take() {
                 // A writer that is gone takes the process down by itself.
                 drop(sender.send(batch));
             }
@@ -135,42 +135,58 @@ impl State {
     }
 }
 
-/// One writer, and the batch that is being filled for it.
+/// One writer, and the batches that are being filled for it: one, or one for each edition of the plan while it has no room.
 pub struct Outlet {
     table: usize,
     /// Among the table's writers.
     number: usize,
     writers: usize,
-    open: Option<TableBatch>,
+    /// The oldest first; only the last is filled.
+    open: VecDeque<TableBatch>,
 }
 
 impl Outlet {
     /// The way to writer `number` of a table's `writers`.
     pub fn new(table: usize, number: usize, writers: usize) -> Outlet {
-        Outlet { table, number, writers, open: None }
+        Outlet { table, number, writers, open: VecDeque::new() }
     }
 
-    /// What was decoded for this writer since the last time.
+    /// What was decoded for this writer since the last time; to be asked until there is none.
     pub fn take(&mut self) -> Option<TableBatch> {
-        self.open.take()
+        self.open.pop_front()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     fn try_send(&mut self, sender: &Sender<TableBatch>) {
-        if let Some(batch) = self.open.take()
-            && let Err(TrySendError::Full(batch)) = sender.try_send(batch)
-        {
-            self.open = Some(batch);
+        while let Some(batch) = self.open.pop_front() {
+            if let Err(TrySendError::Full(batch)) = sender.try_send(batch) {
+                self.open.push_front(batch);
+                return;
+            }
         }
     }
 
+    /// Rows of one edition are never put to those of another.
+    fn turn_to(&mut self, edition: u64) {
+        if self.open.back().is_none_or(|batch| batch.edition != edition) {
+            self.open.push_back(TableBatch::new(self.table, edition));
+        }
+    }
+
+    /// The batch that is filled, once it was turned to an edition.
     fn batch(&mut self) -> &mut TableBatch {
-        self.open.get_or_insert_with(|| TableBatch::new(self.table))
+        self.open.back_mut().expect("a lane has turned to its edition")
     }
 }
 
 /// The step: records to rows.
 pub struct BatchDecoder {
-    plan: Arc<Plan>,
+    editions: Arc<Editions>,
+    edition: Edition,
+    limits: Limits,
     /// For each topic, its decoder and the tables it feeds: `lanes[i]` is the table of the claim's lane `i`.
     topics: Vec<(RecordDecoder, Vec<usize>)>,
     lookups: LookupCache,
@@ -194,18 +210,26 @@ struct OpenLane {
 
 impl BatchDecoder {
     pub fn new(
-        plan: Arc<Plan>,
+        editions: Arc<Editions>,
         topics: &[Topic],
         limits: Limits,
         lookups: LookupCache,
         budget: Arc<Budget>,
     ) -> BatchDecoder {
-        let topics = topics
-            .iter()
-            .enumerate()
-            .map(|(index, topic)| (RecordDecoder::new(plan.clone(), index, limits), topic.tables.clone()))
-            .collect();
-        BatchDecoder { plan, topics, lookups, budget, models: Vec::new() }
+        let edition = editions.newest();
+        let decoder = |(index, topic): (usize, &Topic)| {
+            (RecordDecoder::new(edition.plan.clone(), index, limits), topic.tables.clone())
+        };
+        let topics = topics.iter().enumerate().map(decoder).collect();
+        BatchDecoder { editions, edition, limits, topics, lookups, budget, models: Vec::new() }
+    }
+
+    /// From now on rows are encoded for the newest edition.
+    fn renew(&mut self) {
+        self.edition = self.editions.newest();
+        for (index, (decoder, _)) in self.topics.iter_mut().enumerate() {
+            *decoder = RecordDecoder::new(self.edition.plan.clone(), index, self.limits);
+        }
     }
 
     /// Decodes a whole batch into the open batches. False if `keep_going` ended a wait for Redis.
@@ -215,6 +239,9 @@ impl BatchDecoder {
         outlets: &mut [Outlet],
         mut keep_going: impl FnMut() -> bool,
     ) -> bool {
+        if self.edition.number != self.editions.number() {
+            self.renew();
+        }
         self.lookups.begin_batch();
         for run in batch.runs.iter().filter(|run| run.claim.may_write()) {
             if !self.decode_run(batch, run, outlets, &mut keep_going) {
@@ -236,7 +263,9 @@ impl BatchDecoder {
         let mut lanes: Vec<OpenLane> = tables
             .iter()
             .zip(&run.claim.lanes)
-            .map(|(table, lane)| open_lane(outlets, *table, &run.claim, lane.first, share))
+            .map(|(table, lane)| {
+                open_lane(outlets, *table, self.edition.number, &run.claim, lane.first, share)
+            })
             .collect();
         for index in run.records.clone() {
             while !self.decode_record(batch, &run.claim, index, &mut lanes, outlets) {
@@ -281,7 +310,7 @@ impl BatchDecoder {
             }
             Ok(Parsed::Message(message)) => {
                 for model in &self.models {
-                    let table = self.plan.models[*model].table;
+                    let table = self.edition.plan.models[*model].table;
                     let lane = lanes
                         .iter_mut()
                         .find(|l| l.table == table)
@@ -350,12 +379,14 @@ fn all_cached(decoder: &mut RecordDecoder, message: Message<'_>, lookups: &Looku
 fn open_lane(
     outlets: &mut [Outlet],
     table: usize,
+    edition: u64,
     claim: &Claim,
     from: i64,
     share: (usize, usize),
 ) -> OpenLane {
     let wanted = |o: &Outlet| o.table == table && claim.partition.id as usize % o.writers == o.number;
     let outlet = outlets.iter().position(wanted).expect("every table has a writer for every partition");
+    outlets[outlet].turn_to(edition);
     let open = outlets[outlet].batch();
     if open.rows.is_empty() {
         // A buffer that doubles as it grows costs its bytes twice, in time and in memory.

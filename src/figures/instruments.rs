@@ -105,7 +105,7 @@ pub struct TableMetrics {
 }
 
 /// Distinct reasons of one table: ours, and as many SQLSTATEs. A table with triggers might invent more.
-const REASONS_MAX: usize = 64;
+pub const REASONS_MAX: usize = 64;
 
 /// Stands for all reasons beyond the bound.
 const OTHER_REASON: &str = "other";

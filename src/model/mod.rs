@@ -13,6 +13,7 @@
 pub mod types;
 pub mod plan;
 pub mod compile;
+pub mod editions;
 
 use std::collections::BTreeMap;
 

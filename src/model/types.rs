@@ -37,6 +37,39 @@ pub struct Column {
     pub fills_itself: bool,
 }
 
+impl Table {
+    /// What is different in a later reading, for people.
+    pub fn changes_to(&self, new: &Table) -> Vec<String> {
+        let find = |table: &'_ Table, name: &str| table.columns.iter().find(|c| c.name == name).cloned();
+        let mut changes = Vec::new();
+        if self.oid != new.oid {
+            changes.push("the name belongs to another table now; rows go there".to_owned());
+        }
+        for column in self.columns.iter().filter(|c| find(new, &c.name).is_none()) {
+            changes.push(format!("{} is no longer a column: a field of that name is ignored", column.name));
+        }
+        for column in &new.columns {
+            match find(self, &column.name) {
+                None => changes.push(format!("{} is a new column, {column}", column.name)),
+                Some(old) if old.to_string() != column.to_string() => {
+                    changes.push(format!("{} is {column} now, and was {old}", column.name));
+                }
+                Some(_) => {}
+            }
+        }
+        changes
+    }
+}
+
+impl fmt::Display for Column {
+    /// `integer NOT NULL with a default`, without its name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ty)?;
+        f.write_str(if self.not_null { " NOT NULL" } else { "" })?;
+        f.write_str(if self.has_default { " with a default" } else { "" })
+    }
+}
+
 /// The types rowmill writes. Domains appear as what they are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Type {

@@ -240,6 +240,8 @@ impl RawBatch {
 #[derive(Debug)]
 pub struct TableBatch {
     pub table: usize,
+    /// Which edition of the plan the rows were encoded for.
+    pub edition: u64,
     /// COPY BINARY tuples, one after another.
     pub bytes: Vec<u8>,
     pub rows: Vec<Row>,
@@ -312,8 +314,15 @@ pub struct DeadLetter {
 }
 
 impl TableBatch {
-    pub fn new(table: usize) -> TableBatch {
-        TableBatch { table, bytes: Vec::new(), rows: Vec::new(), dead: Vec::new(), segments: Vec::new() }
+    pub fn new(table: usize, edition: u64) -> TableBatch {
+        TableBatch {
+            table,
+            edition,
+            bytes: Vec::new(),
+            rows: Vec::new(),
+            dead: Vec::new(),
+            segments: Vec::new(),
+        }
     }
 
     /// True when nothing of it needs a COPY: only positions move.
@@ -339,7 +348,7 @@ impl TableBatch {
 impl TableBatch {
     /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
     pub fn split_off(&mut self, at: usize) -> TableBatch {
-        let mut tail = TableBatch::new(self.table);
+        let mut tail = TableBatch::new(self.table, self.edition);
         if at >= self.rows.len() {
             return tail;
         }
@@ -390,7 +399,7 @@ impl TableBatch {
     }
 
     fn rebuild(&mut self, keep_segment: impl Fn(&Segment) -> bool, keep_row: impl Fn(usize) -> bool) {
-        let old = std::mem::replace(self, TableBatch::new(self.table));
+        let old = std::mem::replace(self, TableBatch::new(self.table, self.edition));
         let mut new_index = vec![None; old.segments.len()];
         for (index, segment) in old.segments.iter().enumerate().filter(|(_, s)| keep_segment(s)) {
             let first_row = self.rows.len();
@@ -422,6 +431,24 @@ impl<'a> Rows<'a> {
             (batch, rows)
         };
         Rows { parts: batches.into_iter().map(whole).filter(|(_, rows)| !rows.is_empty()).collect() }
+    }
+
+    /// For a store that is asked whether it would take any.
+    pub fn none() -> Rows<'a> {
+        Rows { parts: Vec::new() }
+    }
+
+    /// One row of all that these batches have.
+    pub fn nth(batches: &'a mut [TableBatch], place: usize) -> Rows<'a> {
+        let mut before = 0;
+        for batch in batches {
+            let rows = batch.rows.len();
+            if place < before + rows {
+                return Rows::part(batch, place - before..place - before + 1);
+            }
+            before += rows;
+        }
+        Rows::none()
     }
 
     /// Some rows of one batch.
@@ -561,7 +588,7 @@ mod tests {
     fn rows_go_in_one_copy_for_each_shape() {
         #[track_caller]
         fn check(shapes: &[u64], expected: &[(u64, &[(usize, usize)])]) {
-            let mut batch = TableBatch::new(0);
+            let mut batch = TableBatch::new(0, 1);
             for (index, shape) in shapes.iter().enumerate() {
                 batch.rows.push(Row { end: index as u32 + 1, record: index as u32, shape: Shape(*shape) });
             }
@@ -605,7 +632,7 @@ mod tests {
     fn batch(runs: &str) -> TableBatch {
         let claims = [claim(0), claim(1)];
         let mut next = [100, 100];
-        let mut table = TableBatch::new(0);
+        let mut table = TableBatch::new(0, 1);
         for (number, run) in runs.split_whitespace().enumerate() {
             let mut raw = RawBatch::new(0, 0, 0);
             let which = number % 2;

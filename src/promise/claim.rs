@@ -78,6 +78,8 @@ pub struct Lane {
     committed: AtomicI64,
     /// The timestamp of the last record that this claim committed, in milliseconds since 1970 UTC; 0 before.
     record_ms: AtomicI64,
+    /// Why the table takes nothing at the moment.
+    trouble: Mutex<Option<String>>,
     pub metrics: Arc<LaneMetrics>,
 }
 
@@ -120,7 +122,7 @@ impl Claim {
 
     /// True while its data may be written: it is ours, and the guard did not object.
     pub fn may_write(&self) -> bool {
-        self.is_current() && !self.is_halted.load(SeqCst)
+        self.is_current() && !self.is_halted()
     }
 
     /// True while its records should be read: neither ending nor stopped.
@@ -150,16 +152,26 @@ impl Claim {
         }
     }
 
-    /// Like [`Claim::stop`], and what is in hand is void too. False if it was so already.
-    fn halt(&self, reason: &str) -> bool {
+    /// Like [`Claim::stop`], and what is in hand is void too.
+    fn halt(&self, reason: &str) {
         if !self.is_stopped.swap(true, SeqCst) {
             *lock(&self.stop_reason) = Some(reason.to_owned());
         }
-        !self.is_halted.swap(true, SeqCst)
+        self.is_halted.store(true, SeqCst);
+    }
+
+    /// True where the guard stopped it.
+    pub fn is_halted(&self) -> bool {
+        self.is_halted.load(SeqCst)
     }
 
     pub fn stop_reason(&self) -> Option<String> {
         lock(&self.stop_reason).clone()
+    }
+
+    /// Why nothing of it goes on, if so: it is stopped, or one of its tables takes nothing.
+    pub fn why_still(&self) -> Option<String> {
+        self.stop_reason().or_else(|| self.lanes.iter().find_map(|lane| lock(&lane.trouble).clone()))
     }
 
     /// Says where to begin; the next look of the poller takes it.
@@ -223,7 +235,21 @@ impl Lane {
         metrics: Arc<LaneMetrics>,
     ) -> Lane {
         let (epoch, committed) = (AtomicI64::new(epoch), AtomicI64::new(next));
-        Lane { table, first: next, anchor, epoch, committed, record_ms: AtomicI64::new(0), metrics }
+        Lane {
+            table,
+            first: next,
+            anchor,
+            epoch,
+            committed,
+            record_ms: AtomicI64::new(0),
+            trouble: Mutex::new(None),
+            metrics,
+        }
+    }
+
+    /// Says why the table takes nothing, or that it does again.
+    pub fn set_trouble(&self, why: Option<String>) {
+        *lock(&self.trouble) = why;
     }
 
     /// Notes when the last committed record was stamped.
@@ -289,10 +315,7 @@ impl Ownership {
     /// Fails closed for a topic: its partitions are not read any more, and nothing of them that is in hand is committed.
     pub fn halt(&self, topic: usize, reason: &str) {
         let claims = self.all().into_iter().filter(|c| c.partition.topic == topic);
-        let halted: Vec<_> = claims.filter(|c| c.halt(reason)).collect();
-        if let Some(claim) = halted.first() {
-            log::error!("topic {:?} stopped: {reason}", claim.topic);
-        }
+        claims.for_each(|claim| claim.halt(reason));
         self.touch();
     }
 

@@ -57,6 +57,16 @@ pub struct Guard {
     limit: config::Guard,
     /// By topic.
     recent: Vec<Mutex<Recent>>,
+    /// By topic: why it is stopped, until something of it is committed again.
+    stopped: Vec<Mutex<Option<String>>>,
+}
+
+/// Why what is about to be committed must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    pub why: String,
+    /// False where the topic is stopped already, and was only tried again.
+    pub is_new: bool,
 }
 
 /// What was committed, the newest last. Each entry is at least one outcome, and the oldest go when the window is full
@@ -69,31 +79,44 @@ struct Recent {
 
 impl Guard {
     pub fn new(limit: config::Guard, topics: usize) -> Guard {
-        Guard { limit, recent: (0..topics).map(|_| Mutex::default()).collect() }
+        let recent = (0..topics).map(|_| Mutex::default()).collect();
+        Guard { limit, recent, stopped: (0..topics).map(|_| Mutex::default()).collect() }
     }
 
     /// Why what is about to be committed for a topic must not be, if so. `example` gives the most common reason of its dead
     /// letters, and where one of them stands.
-    pub fn objection(&self, topic: usize, now: Tally, example: impl FnOnce() -> String) -> Option<String> {
+    pub fn objection(&self, topic: usize, now: Tally, example: impl FnOnce() -> String) -> Option<Objection> {
         let window = objection(self.limit, &lock(&self.recent[topic]).tallies, now)?;
-        Some(format!(
+        let why = format!(
             "{} of its last {} records were no rows, more than the share of {} that dead_letter_share in [guard] allows; most \
-             often {}. The {} that came last were not set aside: they are read again at the next start. Mend the \
-             table, the lookup or the model and start again; or, to set them aside, start without the guard and use `rowmill \
-             dead-letters retry` later",
+             often {}. The {} that came last were not set aside: they are tried again, from every few seconds to once a \
+             minute, and go on by themselves when the table, the lookup or the producer is mended. To set them aside \
+             instead, start again with dead_letter_share = 1, and use `rowmill dead-letters retry` later",
             window.dead,
             window.total(),
             self.limit.share,
             example(),
             now.dead
-        ))
+        );
+        let is_new = lock(&self.stopped[topic]).replace(why.clone()).is_none();
+        Some(Objection { why, is_new })
     }
 
-    /// Says what was committed.
-    pub fn note(&self, topic: usize, tally: Tally) {
+    /// Why a topic is stopped, if it is: also while it is tried again.
+    pub fn stopped(&self, topic: usize) -> Option<String> {
+        lock(&self.stopped[topic]).clone()
+    }
+
+    /// Says what was committed. True if the topic was stopped until now.
+    pub fn note(&self, topic: usize, tally: Tally) -> bool {
         if tally.total() == 0 {
-            return;
+            return false;
         }
+        self.remember(topic, tally);
+        lock(&self.stopped[topic]).take().is_some()
+    }
+
+    fn remember(&self, topic: usize, tally: Tally) {
         let mut recent = lock(&self.recent[topic]);
         recent.tallies.push_back(tally);
         recent.total += tally.total();
@@ -160,6 +183,14 @@ mod tests {
         assert!(lock(&guard.recent[1]).tallies.is_empty());
         let said =
             guard.objection(1, Tally { rows: 20, dead: 60 }, || "wrong_type".into()).expect("too many");
-        assert!(said.contains("60 of its last 80") && said.contains("most often wrong_type"), "{said}");
+        assert!(
+            said.why.contains("60 of its last 80") && said.why.contains("most often wrong_type"),
+            "{said:?}"
+        );
+        assert!(said.is_new && guard.stopped(1).as_ref() == Some(&said.why) && guard.stopped(0).is_none());
+        let again = guard.objection(1, Tally { rows: 0, dead: 101 }, String::new).expect("too many");
+        assert!(!again.is_new, "it was stopped already");
+        assert!(guard.note(1, Tally { rows: 1, dead: 0 }) && guard.stopped(1).is_none());
+        assert!(!guard.note(1, Tally { rows: 1, dead: 0 }));
     }
 }

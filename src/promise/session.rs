@@ -114,7 +114,7 @@ impl Session {
 
     /// RESOLVE, outside of a transaction: waits for the old backend, fences it, and tells where the ledger stands for each
     /// span. `None`: not ours any more.
-    pub fn resolve(&mut self, target: &Target, spans: &[Span]) -> Result<Vec<Option<Standing>>, Failure> {
-        Ok(ledger::resolve(&mut self.client, &self.me, &target.name, &moves(spans))?)
+    pub fn resolve(&mut self, target: &str, spans: &[Span]) -> Result<Vec<Option<Standing>>, Failure> {
+        Ok(ledger::resolve(&mut self.client, &self.me, target, &moves(spans))?)
     }
 }

@@ -9,7 +9,7 @@ use crate::client::pg::{Client, Server};
 use crate::client::redis;
 use crate::config::Config;
 use crate::model::compile::{Problem, compile};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, TablePlan};
 use crate::model::types::Table;
 use crate::promise::duties::Entry;
 use crate::promise::ledger::{self, Member};
@@ -20,6 +20,8 @@ use crate::store::postgres::catalog;
 /// What every verb that works on a pipeline needs.
 pub struct Setup {
     pub server: Server,
+    /// By their names in the models.
+    pub tables: HashMap<String, Table>,
     pub plan: Arc<Plan>,
     pub topics: Arc<[Topic]>,
 }
@@ -38,7 +40,8 @@ pub fn read(config: &Config) -> Result<Setup> {
     let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
-    let plan = plan(config, &mut client)?.map_err(all_problems)?;
+    let tables = tables(config, &mut client)?.map_err(all_problems)?;
+    let plan = compiled(config, &tables).map_err(all_problems)?;
     let remarks = audit(&mut client, &plan)?;
     remarks.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     if !remarks.refusals.is_empty() {
@@ -46,29 +49,44 @@ pub fn read(config: &Config) -> Result<Setup> {
     }
     let topics = topics(&plan);
     settle_routing(&mut client, config, &topics)?;
-    Ok(Setup { server, plan: Arc::new(plan), topics })
+    Ok(Setup { server, tables, plan: Arc::new(plan), topics })
 }
 
 /// Reads the catalog and compiles the models; the inner error lists what is wrong with them.
 pub fn plan(config: &Config, client: &mut Client) -> Result<Result<Plan, Vec<Problem>>> {
+    Ok(tables(config, client)?.and_then(|tables| compiled(config, &tables)))
+}
+
+/// The models with these tables.
+pub fn compiled(config: &Config, tables: &HashMap<String, Table>) -> Result<Plan, Vec<Problem>> {
+    let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
+    compile(&config.models, tables, &lookups)
+}
+
+/// Reads the tables that the models name; the inner error lists those that cannot be filled.
+fn tables(config: &Config, client: &mut Client) -> Result<Result<HashMap<String, Table>, Vec<Problem>>> {
     let mut tables: HashMap<String, Table> = HashMap::new();
     let mut problems = Vec::new();
     for name in config.models.iter().map(|m| &m.table) {
         if tables.contains_key(name) {
             continue;
         }
-        match catalog::read_table(client.by_role_path(), name) {
-            Ok(table) if table.schema == "rowmill" => problems.push(Problem(in_our_schema(name, &table))),
+        match table(client, name)? {
             Ok(table) => drop(tables.insert(name.clone(), table)),
-            Err(error) if error.downcast_ref::<postgres::Error>().is_some() => return Err(error),
-            Err(error) => problems.push(Problem(format!("{error:#}"))),
+            Err(problem) => problems.push(problem),
         }
     }
-    if !problems.is_empty() {
-        return Ok(Err(problems));
+    Ok(if problems.is_empty() { Ok(tables) } else { Err(problems) })
+}
+
+/// Reads one table, by its name in the models; the inner error says why it cannot be filled.
+pub fn table(client: &mut Client, name: &str) -> Result<Result<Table, Problem>> {
+    match catalog::read_table(client.by_role_path(), name) {
+        Ok(table) if table.schema == "rowmill" => Ok(Err(Problem(in_our_schema(name, &table)))),
+        Ok(table) => Ok(Ok(table)),
+        Err(error) if error.downcast_ref::<postgres::Error>().is_some() => Err(error),
+        Err(error) => Ok(Err(Problem(format!("{error:#}")))),
     }
-    let lookups: Vec<String> = config.lookups.iter().map(|l| l.name.clone()).collect();
-    Ok(compile(&config.models, &tables, &lookups))
 }
 
 /// How a table of the user's comes into our schema: the default search_path begins with the schema of the role's own name.
@@ -85,6 +103,14 @@ fn in_our_schema(name: &str, table: &Table) -> String {
 pub fn audit(client: &mut Client, plan: &Plan) -> Result<Remarks> {
     let mut transaction = client.begin()?;
     let remarks = audit::audit(&mut transaction, &plan.tables).context("cannot look at the database")?;
+    transaction.commit()?;
+    Ok(remarks)
+}
+
+/// The same of one table, when its definition has changed.
+pub fn audit_table(client: &mut Client, table: &TablePlan) -> Result<Remarks> {
+    let mut transaction = client.begin()?;
+    let remarks = audit::audit_table(&mut transaction, table).context("cannot look at the table")?;
     transaction.commit()?;
     Ok(remarks)
 }

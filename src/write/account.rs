@@ -1,17 +1,24 @@
 //! What a commit adds to the figures, and what the guard is told.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
-use super::Writer;
 use super::hand::covers;
-use crate::promise::batch::TableBatch;
+use super::{State, Writer};
+use crate::figures::instruments::REASONS_MAX;
+use crate::promise::batch::{DeadLetter, TableBatch};
 use crate::promise::guard::Tally;
 use crate::promise::span::Span;
 
+/// Between two sentences about the same reason for dead letters.
+const TELL: Duration = Duration::from_secs(60);
+
 impl Writer {
-    /// Counts committed spans. `load` is what they were written from; it may hold more.
-    pub(super) fn account(&self, spans: &[Span], load: &[TableBatch]) {
+    /// Counts committed spans. They were written from the first batches in hand, which may hold more.
+    pub(super) fn account(&self, state: &mut State, spans: &[Span], batches: usize) {
+        let load = &state.hand.load()[..batches];
         let now_ms = jiff::Timestamp::now().as_millisecond();
         for span in spans {
             self.note(span, now_ms);
@@ -20,14 +27,39 @@ impl Writer {
         }
         self.metrics.transactions.fetch_add(1, Relaxed);
         self.metrics.batch_rows.observe(spans.iter().map(|s| s.counts.rows).sum::<i64>() as f64);
+        let is_in = |part: &Span| spans.iter().any(|span| covers(span, part));
         for batch in load {
-            let is_in = |part: &Span| spans.iter().any(|span| covers(span, part));
             for segment in batch.segments.iter().filter(|s| is_in(&s.span)) {
                 self.metrics.bytes.fetch_add(batch.rows_bytes(segment.rows.clone()).len() as u64, Relaxed);
             }
             for dead in batch.dead.iter().filter(|d| is_in(&batch.segments[d.segment].span)) {
                 self.metrics.dead_letter(&dead.reason);
+                self.tell(&mut state.told, batch, dead);
             }
+        }
+        if let Some(guard) = &self.guard {
+            for (topic, tally) in tallies(load, is_in) {
+                if guard.note(topic, tally) {
+                    log::info!("topic {:?} goes on", self.topic_name(topic));
+                }
+            }
+        }
+    }
+
+    /// Says that records are set aside, once in a while for each reason.
+    fn tell(&self, told: &mut Told, batch: &TableBatch, dead: &DeadLetter) {
+        if told.get(&dead.reason).is_some_and(|at| at.elapsed() < TELL) {
+            return;
+        }
+        // As many reasons as the figures tell apart, however many a trigger invents.
+        if told.len() < REASONS_MAX || told.contains_key(&dead.reason) {
+            told.insert(dead.reason.clone(), Instant::now());
+            log::warn!(
+                "table {}: a record is set aside as {}, at {}; `rowmill dead-letters list` shows it and those that follow",
+                self.name,
+                dead.reason,
+                place(batch, dead)
+            );
         }
     }
 
@@ -45,9 +77,6 @@ impl Writer {
             counter.fetch_add(count as u64, Relaxed);
         }
         metrics.progress_ms.store(now_ms, Relaxed);
-        if let Some(guard) = &self.guard {
-            guard.note(span.claim.partition.topic, tally(span));
-        }
         if let Some(last_ms) = span.times.last_ms {
             lane.set_record_ms(last_ms);
         }
@@ -57,9 +86,40 @@ impl Writer {
     }
 }
 
-/// A span's outcomes, as the guard counts them.
-pub(super) fn tally(span: &Span) -> Tally {
-    Tally { rows: span.counts.rows as u64, dead: span.counts.dead as u64 }
+/// When each reason for a dead letter was last said.
+pub(super) type Told = BTreeMap<Cow<'static, str>, Instant>;
+
+/// A duplicate is what a unique index is there to refuse: a producer that sends a day again is no disaster.
+const DUPLICATE: &str = "sqlstate_23505";
+
+/// The outcomes of the segments that `is_in` takes, by topic, as the guard counts them.
+pub(super) fn tallies(load: &[TableBatch], is_in: impl Fn(&Span) -> bool) -> BTreeMap<usize, Tally> {
+    let mut topics: BTreeMap<usize, Tally> = BTreeMap::new();
+    for batch in load {
+        for segment in batch.segments.iter().filter(|s| is_in(&s.span)) {
+            let tally = topics.entry(segment.span.claim.partition.topic).or_default();
+            tally.rows += segment.span.counts.rows as u64;
+        }
+        for dead in batch.dead.iter().filter(|d| d.reason != DUPLICATE) {
+            let span = &batch.segments[dead.segment].span;
+            if is_in(span) {
+                topics.entry(span.claim.partition.topic).or_default().dead += 1;
+            }
+        }
+    }
+    topics
+}
+
+/// Where the record of a dead letter stands.
+fn place(batch: &TableBatch, dead: &DeadLetter) -> String {
+    let segment = &batch.segments[dead.segment];
+    let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
+    format!(
+        "partition {}/{} offset {}",
+        segment.span.claim.topic,
+        segment.span.claim.partition.id,
+        raw.offset(dead.record as usize)
+    )
 }
 
 /// The reason that most of a topic's dead letters have, and where the first of those stands. The letter's own sentence may
@@ -68,14 +128,8 @@ pub(super) fn most_common_reason(load: &[TableBatch], topic: usize) -> String {
     let mut reasons: BTreeMap<&str, (usize, String)> = BTreeMap::new();
     for batch in load {
         for dead in &batch.dead {
-            let segment = &batch.segments[dead.segment];
-            let partition = segment.span.claim.partition;
-            let place = || {
-                let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
-                format!("partition {} offset {}", partition.id, raw.offset(dead.record as usize))
-            };
-            if partition.topic == topic {
-                reasons.entry(&dead.reason).or_insert_with(|| (0, place())).0 += 1;
+            if batch.segments[dead.segment].span.claim.partition.topic == topic {
+                reasons.entry(&dead.reason).or_insert_with(|| (0, place(batch, dead))).0 += 1;
             }
         }
     }

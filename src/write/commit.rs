@@ -1,25 +1,24 @@
 //! The transaction: `BEGIN; COPY rows; COPY dead letters; SELECT advance; COMMIT`, the last two in one message. Tried until
 //! everything in hand is committed, or dropped because it is not ours any more.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
 use super::hand::Hand;
 use super::isolate::isolate;
-use super::{State, Writer, account};
+use super::{State, Writer, account, survey};
 use crate::base::failure::{Class, Failure};
 use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
-use crate::base::retry::{BackOff, Episode};
+use crate::base::retry::BackOff;
 use crate::figures::instruments::Wait;
 use crate::promise::batch::{Rows, TableBatch};
 use crate::promise::claim::Wake;
 use crate::promise::dead_letter::About;
 use crate::promise::decide::{FollowUp, Resolved, after_failure};
-use crate::promise::guard::Tally;
-use crate::promise::ledger;
+use crate::promise::guard::Objection;
+use crate::promise::ledger::{self, Target};
 use crate::promise::session::Session;
 use crate::promise::span::{Span, moves};
 use crate::store::postgres::sink::stored_all;
@@ -30,7 +29,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// How a try to write everything ended.
 enum Attempt {
     Done,
-    /// The server refuses one of the rows.
+    /// The server refuses one of the rows, or all of them.
     Refused,
     Failed(Failure),
 }
@@ -42,52 +41,99 @@ impl Writer {
     /// What only a person can mend.
     pub(super) fn commit(&self, state: &mut State) -> Result<()> {
         let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
-        let mut trouble = Episode::default();
         loop {
             state.hand.drop_void();
+            self.fit_sink(state);
             if self.guard_stops(state.hand.load()) {
                 continue;
             }
             let spans = state.hand.spans();
             if spans.is_empty() {
+                self.end_trouble(state);
                 return Ok(());
             }
             let result = match self.transaction(state, &spans) {
                 Attempt::Done => {
                     state.took = state.began_at.elapsed();
                     self.metrics.transaction_seconds.observe(state.took.as_secs_f64());
-                    self.account(&spans, state.hand.load());
+                    if spans.iter().any(|span| span.counts.rows > 0) {
+                        state.streak.end();
+                    }
+                    self.account(state, &spans, state.hand.load().len());
                     state.hand.committed(&spans);
                     Ok(())
                 }
                 Attempt::Refused => {
                     // Not the server's words: they quote the row.
-                    log::debug!("table {} refuses a row; looking for it", self.target.name);
+                    log::debug!("table {} refuses a row; looking for it", &self.name);
                     state.session = None;
                     self.without_bad_rows(state)
                 }
                 Attempt::Failed(failure) => Err((failure, spans)),
             };
             let Err((failure, attempted)) = result else {
-                if trouble.ends() {
-                    log::info!("table {} takes rows again", self.target.name);
-                }
+                self.end_trouble(state);
                 return Ok(());
             };
-            // Read before the spans are used up: a person needs to know which.
             let place = place(&attempted);
-            self.after(state, &failure, attempted)?;
-            if failure.class != Class::Fenced {
-                self.metrics.retried(failure.class);
-                if trouble.begins() {
-                    log::warn!(
-                        "cannot write to table {} ({place}): {}; trying again until it works",
-                        self.target.name,
-                        failure.words
-                    );
-                }
-                self.pause(&mut back_off);
+            let Some(failure) = self.after(state, failure, attempted)? else { continue };
+            self.metrics.retried(failure.class);
+            self.begin_trouble(state, &failure, &place);
+            self.pause(&mut back_off);
+            if failure.class == Class::Table {
+                // One that came meanwhile may go in, and then it was the others' fault.
+                state.hand.more(|| self.inlet.try_recv().ok());
             }
+        }
+    }
+
+    /// The sink for what is in hand. Where its edition is forgotten, that data is void.
+    fn fit_sink(&self, state: &mut State) {
+        let Some(edition) = state.hand.edition() else {
+            if state.sink.edition != self.sinks.editions.number() {
+                state.sink = self.sinks.newest();
+            }
+            return;
+        };
+        if state.sink.edition == edition {
+            return;
+        }
+        match self.sinks.of(edition) {
+            Some(sink) => state.sink = sink,
+            None => {
+                self.give_back(state);
+                state.hand.drop_void();
+            }
+        }
+    }
+
+    /// Says once that the table takes nothing, and shows it for as long as it is so.
+    fn begin_trouble(&self, state: &mut State, failure: &Failure, place: &str) {
+        let name = &self.name;
+        let sentence = match failure.class {
+            Class::Table => format!(
+                "table {name} takes no rows ({place}): {}; waiting until it is mended, nothing is set aside",
+                failure.words
+            ),
+            _ => format!(
+                "cannot write to table {name} ({place}): {}; trying again until it works",
+                failure.words
+            ),
+        };
+        let is_new = failure.class == Class::Table && state.troubled.is_empty();
+        if state.trouble.begins() || is_new {
+            log::warn!("{sentence}");
+        }
+        if is_new {
+            state.troubled = state.hand.spans();
+            state.troubled.iter().for_each(|span| span.lane().set_trouble(Some(sentence.clone())));
+        }
+    }
+
+    fn end_trouble(&self, state: &mut State) {
+        state.troubled.drain(..).for_each(|span| span.lane().set_trouble(None));
+        if state.trouble.ends() {
+            log::info!("table {} takes rows again", &self.name);
         }
     }
 
@@ -101,16 +147,15 @@ impl Writer {
         let Some(guard) = self.guard.as_ref().filter(|_| load.iter().any(|b| !b.dead.is_empty())) else {
             return false;
         };
-        let mut topics: BTreeMap<usize, Tally> = BTreeMap::new();
-        for segment in load.iter().flat_map(|b| &b.segments) {
-            *topics.entry(segment.span.claim.partition.topic).or_default() += account::tally(&segment.span);
-        }
         let mut any = false;
-        for (topic, now) in topics {
-            if let Some(why) = guard.objection(topic, now, || account::most_common_reason(load, topic)) {
-                self.ownership.halt(topic, &why);
-                any = true;
+        for (topic, now) in account::tallies(load, |_| true) {
+            let objection = guard.objection(topic, now, || account::most_common_reason(load, topic));
+            let Some(Objection { why, is_new }) = objection else { continue };
+            if is_new {
+                log::error!("topic {:?} stopped: {why}", self.topic_name(topic));
             }
+            self.ownership.halt(topic, &why);
+            any = true;
         }
         any
     }
@@ -128,33 +173,42 @@ impl Writer {
         self.begin(state)?;
         let session = state.session.as_mut().expect("begin has connected");
         if planted(Bug::AdvanceFirst) {
-            let advance = ledger::advance_and_commit(&self.sessions.me.name, &self.target, &moves(spans));
+            let advance =
+                ledger::advance_and_commit(&self.sessions.me.name, &state.sink.target, &moves(spans));
             session.execute(&format!("{advance}; BEGIN"))?;
         }
         fault(Point::BeforeCopy);
         let mut rows = Rows::of(state.hand.load_mut());
         let no_rows = rows.is_empty();
         if !no_rows {
-            self.pulse.during("COPY of rows", || self.sink.send(session, &mut rows))?;
+            self.pulse.during("COPY of rows", || state.sink.send(session, &mut rows))?;
         }
         fault(Point::AfterCopy);
-        let result = self.finish(session, state.hand.load(), spans);
+        let result = self.finish(session, &state.sink.target, state.hand.load(), spans);
         // Without rows, none of them can be at fault: our schema is.
         result.map_err(|failure| if no_rows { failure.not_of_a_row() } else { failure })
     }
 
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
         state.began_at = Instant::now();
-        self.pulse.during("BEGIN", || {
-            if state.session.is_none() {
-                state.session = Some(self.sessions.open()?);
-            }
-            state.session.as_mut().expect("just opened").begin()
-        })
+        self.pulse
+            .during("BEGIN", || {
+                if state.session.is_none() {
+                    state.session = Some(self.sessions.open()?);
+                }
+                state.session.as_mut().expect("just opened").begin()
+            })
+            .map_err(Failure::not_of_a_row)
     }
 
     /// Dead letters, then the move of the ledger and the COMMIT in one message.
-    fn finish(&self, session: &mut Session, load: &[TableBatch], spans: &[Span]) -> Result<(), Failure> {
+    fn finish(
+        &self,
+        session: &mut Session,
+        target: &Target,
+        load: &[TableBatch],
+        spans: &[Span],
+    ) -> Result<(), Failure> {
         if load.iter().any(|batch| !batch.dead.is_empty()) {
             self.pulse
                 .during("COPY of dead letters", || self.letters(session, load))
@@ -171,7 +225,7 @@ impl Writer {
         let sent_at = Instant::now();
         let result = self.pulse.during("COMMIT", || match planted(Bug::AdvanceFirst) {
             true => session.commit_with("COMMIT"),
-            false => session.advance_and_commit(&self.target, spans),
+            false => session.advance_and_commit(target, spans),
         });
         if result.is_ok() {
             self.metrics.commit_seconds.observe(sent_at.elapsed().as_secs_f64());
@@ -187,7 +241,7 @@ impl Writer {
                 let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
                 let about = About {
                     pipeline: &self.sessions.me.pipeline,
-                    target: &self.target.name,
+                    target: &self.name,
                     reason: &dead.reason,
                     message: &dead.message,
                 };
@@ -205,6 +259,10 @@ impl Writer {
     /// Finds the rows that the server refuses, sets them aside, and commits everything else, a batch at a time. After an
     /// error the hand holds what is not committed, and the spans of the commit that failed come with it.
     fn without_bad_rows(&self, state: &mut State) -> Result<(), (Failure, Vec<Span>)> {
+        if let Err(failure) = self.survey(state) {
+            state.session = None;
+            return Err((failure, state.hand.spans()));
+        }
         while !state.hand.load().is_empty() {
             if let Err(failure) = self.set_bad_rows_aside(state) {
                 return Err((failure, state.hand.spans()));
@@ -218,11 +276,11 @@ impl Writer {
             let spans = state.hand.spans_of_first();
             let session = state.session.as_mut().expect("begin has connected");
             let first = &state.hand.load()[..1];
-            if let Err(failure) = self.finish(session, first, &spans) {
+            if let Err(failure) = self.finish(session, &state.sink.target, first, &spans) {
                 // Each row was tried, deferred constraints included.
                 return Err((failure.not_of_a_row(), spans));
             }
-            self.account(&spans, first);
+            self.account(state, &spans, 1);
             state.hand.committed_first(&spans);
         }
         Ok(())
@@ -236,24 +294,91 @@ impl Writer {
         let batch = &mut state.hand.load_mut()[0];
         let found = isolate(batch.rows.len(), |range| {
             let mut rows = Rows::part(batch, range);
-            self.pulse.during("COPY of a chunk", || self.sink.try_send(session, &mut rows))
+            self.pulse.during("COPY of a chunk", || state.sink.try_send(session, &mut rows))
         })?;
+        let none_went_in = found.bad.len() == found.judged;
+        if !none_went_in {
+            state.streak.end();
+        }
+        found.bad.iter().filter(|_| none_went_in).for_each(|(_, refusal)| state.streak.add(refusal));
         state.hand.cut_first(found.judged);
         let bad = found.bad.into_iter().map(|(row, refusal)| (row, refusal.code, refusal.message));
         state.hand.load_mut()[0].set_aside(bad.collect());
         Ok(())
     }
 
-    /// Makes the hand fit what became true: asks about a commit whose outcome is unknown, drops what is fenced.
-    fn after(&self, state: &mut State, failure: &Failure, spans: Vec<Span>) -> Result<()> {
+    /// Makes the hand fit what became true: asks about a commit whose outcome is unknown, drops what is fenced, gives back what
+    /// was encoded for another table. What is left of the failure is to be waited out.
+    fn after(&self, state: &mut State, failure: Failure, spans: Vec<Span>) -> Result<Option<Failure>> {
         state.session = None;
         match after_failure(failure.class, failure.at_commit) {
-            FollowUp::SendAgain => Ok(()),
-            FollowUp::Stop => Err(self.stopped(failure, &spans)),
+            FollowUp::SendAgain => Ok(Some(failure)),
+            FollowUp::Stop => Err(self.stopped(&failure, &spans)),
             FollowUp::Ask => {
                 self.resolve(state, spans);
+                Ok(Some(failure).filter(|failure| failure.class != Class::Fenced))
+            }
+            FollowUp::Reopen => Ok(self.reopen(state, failure).err()),
+        }
+    }
+
+    /// Reads the table's definition again, and gives back what was encoded for an older one: its records are read, and decoded,
+    /// once more.
+    ///
+    /// # Errors
+    /// What is to be waited out: the definition fits no model, or it is the old one again.
+    fn reopen(&self, state: &mut State, failure: Failure) -> Result<(), Failure> {
+        self.pulse.during("reading the table's definition", || (self.renew)())?;
+        let newest = self.sinks.newest();
+        let is_old = newest.target.fingerprint != state.sink.target.fingerprint;
+        let (old, new) = (state.hand.edition(), newest.edition);
+        state.sink = newest;
+        match old {
+            Some(old) if old != new && is_old => {
+                self.give_back(state);
                 Ok(())
             }
+            // Positions alone are of no edition.
+            None if is_old => Ok(()),
+            _ => Err(failure),
+        }
+    }
+
+    /// Ends the claims of what is in hand: all that was read under them is void, and the partitions are claimed anew.
+    fn give_back(&self, state: &State) {
+        let claims = state.hand.load().iter().flat_map(|batch| &batch.segments).map(|s| &s.span.claim);
+        claims.filter(|claim| claim.is_current()).for_each(|claim| self.ownership.remove(claim));
+        // A full channel already holds a wake-up.
+        self.wake.try_send(Wake::Look).ok();
+    }
+
+    /// Finds out whether the rows are at fault, or their table: it may be another one than they were encoded for, take none at
+    /// all, or refuse each of many.
+    fn survey(&self, state: &mut State) -> Result<(), Failure> {
+        self.begin(state)?;
+        let session = state.session.as_mut().expect("begin has connected");
+        self.pulse.during("a look at the table's definition", || state.sink.check_definition(session))?;
+        let asked = self.pulse.during("COPY of nothing", || state.sink.refuses_all(session))?;
+        if let Some(refusal) = asked {
+            return Err(Failure::new(Class::Table, refusal.words));
+        }
+        let mut streak = state.streak.clone();
+        let rows: usize = state.hand.load().iter().map(|batch| batch.rows.len()).sum();
+        for place in survey::sample(rows) {
+            let mut row = Rows::nth(state.hand.load_mut(), place);
+            match self.pulse.during("COPY of a row", || state.sink.try_send(session, &mut row))? {
+                Some(refusal) => streak.add(&refusal),
+                None => {
+                    streak.end();
+                    break;
+                }
+            }
+        }
+        // What went in is sent again with its neighbors.
+        session.execute("ROLLBACK")?;
+        match streak.against_the_table() {
+            Some(why) => Err(Failure::new(Class::Table, why)),
+            None => Ok(()),
         }
     }
 
@@ -264,7 +389,7 @@ impl Writer {
         let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
         let standings = loop {
             let asked = self.pulse.during("asking what became of a COMMIT", || {
-                state.session.insert(self.sessions.open()?).resolve(&self.target, &spans)
+                state.session.insert(self.sessions.open()?).resolve(&self.name, &spans)
             });
             match asked {
                 Ok(standings) => break standings,
@@ -280,7 +405,7 @@ impl Writer {
         for (span, resolved) in Hand::judge(spans, standings) {
             match resolved {
                 Resolved::Committed => {
-                    self.account(std::slice::from_ref(&span), state.hand.load());
+                    self.account(state, std::slice::from_ref(&span), state.hand.load().len());
                     done.push(span);
                 }
                 Resolved::NotCommitted => {}
@@ -306,17 +431,9 @@ impl Writer {
 
     /// What only a person can mend, in words.
     fn stopped(&self, failure: &Failure, spans: &[Span]) -> anyhow::Error {
-        if failure.class == Class::TableChanged {
-            return anyhow!(
-                "the definition of table {} changed while rows for the old one were on their way ({}); nothing of them was \
-                 stored; start again to go on with the new definition",
-                self.target.name,
-                failure.words
-            );
-        }
         anyhow!(
             "cannot write to table {} ({}): {}; run `rowmill check` for what is missing",
-            self.target.name,
+            &self.name,
             place(spans),
             failure.words
         )

@@ -24,8 +24,9 @@ impl Hand {
         self.rest.take()
     }
 
-    /// Takes `first` and what `more` gives, up to `bytes_max` of rows: what a batch has beyond that is the rest. Behind a
-    /// table that was stuck, one batch may have grown to the whole budget. A load of positions alone waits for rows.
+    /// Takes `first` and what `more` gives, up to `bytes_max` of rows: what a batch has beyond that is the rest, and so is one
+    /// of another edition. Behind a table that was stuck, one batch may have grown to the whole budget. A load of positions
+    /// alone waits for rows.
     pub fn gather(
         &mut self,
         first: TableBatch,
@@ -35,6 +36,10 @@ impl Hand {
         let mut room = bytes_max;
         let mut next = Some(first);
         while let Some(mut batch) = next {
+            if self.load.last().is_some_and(|before| before.edition != batch.edition) {
+                self.rest = Some(batch);
+                break;
+            }
             let fits = batch.rows.partition_point(|row| row.end as usize <= room);
             if fits < batch.rows.len() {
                 // One row at least goes, however large.
@@ -54,8 +59,25 @@ impl Hand {
         }
     }
 
+    /// Takes more of the same edition to a load that cannot be written, however much is there: the budget bounds it.
+    pub fn more(&mut self, mut more: impl FnMut() -> Option<TableBatch>) {
+        while self.rest.is_none()
+            && let Some(batch) = more()
+        {
+            match self.edition() {
+                Some(edition) if edition != batch.edition => self.rest = Some(batch),
+                _ => self.load.push(batch),
+            }
+        }
+    }
+
     pub fn load(&self) -> &[TableBatch] {
         &self.load
+    }
+
+    /// Which edition of the plan the load's rows were encoded for; `None` without a load.
+    pub fn edition(&self) -> Option<u64> {
+        self.load.first().map(|batch| batch.edition)
     }
 
     pub fn load_mut(&mut self) -> &mut [TableBatch] {

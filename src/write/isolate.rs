@@ -88,7 +88,7 @@ mod tests {
                     Names::Beyond => Some(range.len()),
                     Names::Not => None,
                 };
-                Ok(Some(Refusal { row, code: "x".into(), message: String::new() }))
+                Ok(Some(Refusal { row, code: "x".into(), ..Refusal::default() }))
             })
             .expect("it never fails");
             assert!(result.judged > 0, "a search goes on");
@@ -143,7 +143,7 @@ mod tests {
                     good_chunks += 1;
                     return Ok::<_, ()>(None);
                 };
-                Ok(Some(Refusal { row: Some(row), code: "x".into(), message: String::new() }))
+                Ok(Some(Refusal { row: Some(row), code: "x".into(), ..Refusal::default() }))
             });
             assert_eq!(found.map(|f| f.bad.len()), Ok(bad));
             assert!(good_chunks <= GOOD_CHUNKS_MAX, "{good_chunks}");

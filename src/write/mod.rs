@@ -1,8 +1,8 @@
 //! write-TABLE-N: rows of one table, in one transaction with the move of the ledger.
 //!
 //! Place in the flow: last. It takes all that is there, however little, and writes it: no flush timer, so batches grow with
-//! the load. [`hand`] is what it has in hand, [`commit`](Writer::commit) writes it, [`isolate`] finds the rows that the server
-//! refuses.
+//! the load. [`hand`] is what it has in hand, [`commit`](Writer::commit) writes it, [`survey`] tells whether rows or their table are
+//! at fault where the server refuses, [`isolate`] finds the rows.
 //!
 //! What it never does: believe a COMMIT whose reply it did not see, use a connection after an error, or go on with a span
 //! that somebody else owns.
@@ -11,6 +11,7 @@ mod account;
 mod commit;
 pub mod hand;
 pub mod isolate;
+pub mod survey;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,16 +19,21 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use account::Told;
 use hand::Hand;
+use survey::Streak;
 
+use crate::base::failure::Failure;
+use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::figures::instruments::{TableMetrics, Wait, Waits};
 use crate::promise::batch::TableBatch;
 use crate::promise::claim::{Ownership, Wake};
 use crate::promise::guard::Guard;
-use crate::promise::ledger::Target;
 use crate::promise::session::{Session, Sessions};
-use crate::store::postgres::sink::Sink;
+use crate::promise::span::Span;
+use crate::promise::topics::Topic;
+use crate::store::postgres::sink::{Sink, Sinks};
 
 /// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.
 const GATHER_BYTES_MAX: usize = 2 << 20;
@@ -51,22 +57,42 @@ const IDLE_COMMIT: Duration = Duration::from_secs(1);
 /// What a writer needs.
 pub struct Writer {
     pub sessions: Sessions,
-    pub target: Target,
-    pub sink: Sink,
+    /// The table, as the ledger and people call it.
+    pub name: String,
+    pub sinks: Sinks,
+    /// Reads the table's definition again; the plan has a new edition then, if it changed.
+    pub renew: Renew,
     pub ownership: Arc<Ownership>,
     pub inlet: Receiver<TableBatch>,
     pub wake: Sender<Wake>,
     pub metrics: Arc<TableMetrics>,
+    pub topics: Arc<[Topic]>,
     /// `None` where dead letters stop nothing.
     pub guard: Option<Arc<Guard>>,
     pub waits: Arc<Waits>,
     pub pulse: Arc<Pulse>,
 }
 
+/// Asks for a new edition of the plan.
+///
+/// # Errors
+/// Where the table cannot be read, or is none that the models could fill.
+pub type Renew = Box<dyn Fn() -> Result<(), Failure> + Send>;
+
 /// What a writer keeps between transactions.
 struct State {
     session: Option<Session>,
     hand: Hand,
+    /// For the edition in hand.
+    sink: Sink,
+    /// What was said of dead letters.
+    told: Told,
+    /// The refusals of late that nothing went in between.
+    streak: Streak,
+    /// Transactions that fail.
+    trouble: Episode,
+    /// Where it shows that the table takes nothing.
+    troubled: Vec<Span>,
     /// When the oldest of the positions without rows came.
     idle_since: Instant,
     began_at: Instant,
@@ -83,6 +109,11 @@ impl Writer {
         let mut state = State {
             session: None,
             hand: Hand::default(),
+            sink: self.sinks.newest(),
+            told: Told::default(),
+            streak: Streak::default(),
+            trouble: Episode::default(),
+            troubled: Vec::new(),
             idle_since: Instant::now(),
             began_at: Instant::now() - PACE.1,
             took: Duration::ZERO,
@@ -103,6 +134,10 @@ impl Writer {
                 return Ok(());
             }
         }
+    }
+
+    fn topic_name(&self, topic: usize) -> &str {
+        &self.topics[topic].name
     }
 
     /// Takes a batch in hand, and what else is there.

@@ -178,23 +178,20 @@ fn a_dead_letter_table_that_refuses_ends_the_process() {
 
 /// The bytes of a float would go into a bigint column without a word.
 #[test]
-fn an_altered_table_ends_the_process_and_the_next_start_goes_on() {
+fn an_altered_column_takes_what_is_sent() {
     let world = World::new("altered");
     world.create_topic("in", 1);
     world.create_table("t", "");
     world.sql().batch_execute("ALTER TABLE t ADD COLUMN value DOUBLE PRECISION").expect("altered");
     let config = world.model("in", "t", "");
     let value = |n: u64| format!("{{\"n\":{n},\"value\":{n}}}");
-    let mut engine = world.engine(&config, &[]);
+    let engine = world.engine(&config, &[]);
     world.produce("in", 0, (0..100).map(value));
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") == 100);
     world.sql().batch_execute("ALTER TABLE t ALTER COLUMN value TYPE BIGINT").expect("altered");
     world.produce("in", 0, (100..200).map(value));
-    assert!(!engine.wait(20).success());
-    assert!(engine.log().contains("the definition of table public.t changed"), "{}", engine.log());
-    assert_eq!(world.count("SELECT count(*) FROM t"), 100);
-    let _next = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
+    assert!(engine.log().contains("value is bigint now, and was double precision"), "{}", engine.log());
     world.check("t", &["in"], all_rows);
     assert_eq!(world.count("SELECT count(*) FROM t WHERE value <> n"), 0);
 }
@@ -222,27 +219,6 @@ fn absent_fields_take_the_defaults_of_their_columns() {
     assert_eq!(world.count(wrong), 0);
     assert_eq!(world.count("SELECT count(DISTINCT (_partition, n)) FROM t"), 2 * 999);
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter WHERE reason = 'sqlstate_23514'"), 2);
-}
-
-/// Another table under the same name, whose columns are as wide: only the definition of what COPY writes to tells.
-#[test]
-fn a_table_that_is_swapped_for_another_never_takes_its_rows_for_its_own() {
-    let world = World::new("swapped");
-    world.create_topic("in", 1);
-    let table = "CREATE TABLE t (n BIGINT NOT NULL, at BIGINT, v DOUBLE PRECISION)";
-    world.sql().batch_execute(table).expect("a table");
-    let config = format!("[[model]]\ntopic = {:?}\ntable = \"t\"\n", world.topic("in"));
-    let value = |n: u64| format!("{{\"n\":{n},\"at\":1700000000000,\"v\":3.5}}");
-    let mut engine = world.engine(&config, &[]);
-    world.produce("in", 0, (0..100).map(value));
-    wait_for("rows", 20, || world.count("SELECT count(*) FROM t") == 100);
-    let swap = "BEGIN; ALTER TABLE t RENAME TO t_old;
-                CREATE TABLE t (n BIGINT NOT NULL, at TIMESTAMPTZ, v BIGINT); COMMIT";
-    world.sql().batch_execute(swap).expect("swapped");
-    world.produce("in", 0, (100..200).map(value));
-    assert!(!engine.wait(20).success());
-    assert!(engine.log().contains("the definition of table public.t changed"), "{}", engine.log());
-    assert_eq!(world.count("SELECT count(*) FROM t") + world.count("SELECT count(*) FROM t_old"), 100);
 }
 
 #[test]

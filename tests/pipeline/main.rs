@@ -15,6 +15,7 @@ mod check;
 mod corpus;
 mod crash;
 mod dead_letters;
+mod definitions;
 mod delivery;
 mod failover;
 mod guard;

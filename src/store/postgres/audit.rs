@@ -28,7 +28,9 @@ pub fn audit(client: &mut Transaction<'_>, tables: &[TablePlan]) -> Result<Remar
     remarks.refusals.extend(encoding(client)?);
     own_schema(client, &mut remarks)?;
     for table in tables {
-        target(client, table, &mut remarks)?;
+        let Remarks { refusals, warnings } = audit_table(client, table)?;
+        remarks.refusals.extend(refusals);
+        remarks.warnings.extend(warnings);
     }
     remarks.warnings.extend(strangers(client, tables)?);
     Ok(remarks)
@@ -82,7 +84,10 @@ fn own_schema(client: &mut Transaction<'_>, remarks: &mut Remarks) -> Result<(),
     Ok(())
 }
 
-fn target(client: &mut Transaction<'_>, table: &TablePlan, remarks: &mut Remarks) -> Result<(), Error> {
+/// One table that is filled.
+pub fn audit_table(client: &mut Transaction<'_>, table: &TablePlan) -> Result<Remarks, Error> {
+    let mut found = Remarks::default();
+    let remarks = &mut found;
     let names = |keep: fn(&PlanColumn) -> bool| -> Vec<&str> {
         table.columns.iter().filter(|column| keep(column)).map(|column| column.name.as_str()).collect()
     };
@@ -101,7 +106,7 @@ fn target(client: &mut Transaction<'_>, table: &TablePlan, remarks: &mut Remarks
             table.sql_name
         )
     }));
-    Ok(())
+    Ok(found)
 }
 
 /// INSERT on the whole table, or on each column that COPY names; and USAGE on its schema.

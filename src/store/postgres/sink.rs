@@ -3,31 +3,65 @@
 
 use std::io::Write as _;
 use std::ops::Range;
+use std::sync::Arc;
 
-use postgres::error::DbError;
+use postgres::error::{DbError, SqlState};
 use postgres::types::{ToSql, Type};
 
 use crate::base::failure::{Class, Failure, Refusal};
 use crate::base::fault::{Point, fault};
+use crate::base::hash;
 use crate::base::mutant::{Bug, planted};
 use crate::client::binary::{self, HEADER, TRAILER};
 use crate::client::pg;
+use crate::model::editions::{Edition, Editions};
 use crate::model::plan::TablePlan;
 use crate::promise::batch::{Rows, Shape, TableBatch};
+use crate::promise::ledger::Target;
 use crate::promise::session::Session;
 use crate::store::postgres::copy;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// One table, for one writer's life.
+/// One table's sinks, one for each edition of its definition.
+pub struct Sinks {
+    pub editions: Arc<Editions>,
+    /// Index of the table in the plans.
+    pub table: usize,
+}
+
+impl Sinks {
+    /// The sink for rows of this edition; `None` where it is forgotten.
+    pub fn of(&self, edition: u64) -> Option<Sink> {
+        Some(self.sink(&self.editions.get(edition)?))
+    }
+
+    pub fn newest(&self) -> Sink {
+        self.sink(&self.editions.newest())
+    }
+
+    fn sink(&self, edition: &Edition) -> Sink {
+        Sink { edition: edition.number, ..Sink::new(&edition.plan.tables[self.table]) }
+    }
+}
+
+/// One table, as rows of one edition were encoded for it.
 pub struct Sink {
+    pub edition: u64,
+    /// As the ledger moves it.
+    pub target: Target,
     table: TablePlan,
 }
 
 impl Sink {
-    pub fn new(table: TablePlan) -> Sink {
-        Sink { table }
+    pub fn new(table: &TablePlan) -> Sink {
+        let target = Target {
+            name: table.name.clone(),
+            sql_name: table.sql_name.clone(),
+            fingerprint: table.fingerprint.clone(),
+        };
+        Sink { edition: 0, target, table: table.clone() }
     }
 
     /// Sends all rows, clocks stamped just before: one COPY for each shape, which is one where no column has a default.
@@ -61,7 +95,17 @@ impl Sink {
         }
         write(&TRAILER)?;
         let stored = copy.finish().map_err(|error| self.failed(error))?;
-        stored_all(stored, sent, &self.table.name)
+        stored_all(stored, sent, &self.table.name).map_err(swallowed)
+    }
+
+    /// Asks whether the table takes rows at all, by a COPY without any: a privilege, a policy or a missing table refuses it,
+    /// and no row can be the cause. `Some`: it does not; the transaction is of no use any more.
+    pub fn refuses_all(&self, session: &mut Session) -> Result<Option<Refusal>, Failure> {
+        match self.send_shape(session, &mut Rows::none(), Shape::WHOLE) {
+            Ok(()) => Ok(None),
+            Err(Failure { class: Class::Row, refusal: Some(refusal), .. }) => Ok(Some(refusal)),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn stamp(&self, batch: &mut TableBatch, rows: Range<usize>) {
@@ -111,10 +155,7 @@ impl Sink {
 
     /// An error of the server's, with its account of a bad row where that is what it is.
     fn failed(&self, error: postgres::Error) -> Failure {
-        let refusal = match (pg::classify(&error), error.as_db_error()) {
-            (Class::Row, Some(error)) => Some(refusal(error, &self.table.sql_name)),
-            _ => None,
-        };
+        let refusal = error.as_db_error().map(|error| refusal(error, &self.table.sql_name));
         Failure { refusal, ..error.into() }
     }
 }
@@ -134,11 +175,39 @@ fn refusal(error: &DbError, sql_name: &str) -> Refusal {
         message.push_str(detail);
     }
     let line = error.where_().and_then(|context| bad_line(context, sql_name));
+    let code = error.code().code();
+    let words = format!("{} (SQLSTATE {code})", error.message());
     Refusal {
         row: line.and_then(|line| line.checked_sub(1)),
-        code: format!("sqlstate_{}", error.code().code()).into(),
+        code: format!("sqlstate_{code}").into(),
         message,
+        kind: kind(error),
+        words,
     }
+}
+
+/// What an error has in common with others for the same reason. Duplicates of different keys are different records' faults,
+/// and the detail names the key; where it is the same key for all, the index is at fault.
+fn kind(error: &DbError) -> String {
+    let mut kind = format!("SQLSTATE {}", error.code().code());
+    for part in [error.schema(), error.table(), error.column(), error.constraint()].into_iter().flatten() {
+        kind.push(' ');
+        kind.push_str(part);
+    }
+    if [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION].contains(error.code()) {
+        // Kept short and unreadable: a key is what a record holds.
+        kind.push_str(&format!(" key {:x}", hash::of(error.detail().unwrap_or_default())));
+    }
+    kind
+}
+
+/// Rows that vanished: each is refused like one of which the server says so.
+fn swallowed(failure: Failure) -> Failure {
+    let code = "not_stored";
+    let message = "the server took the row and stored none: a trigger or a rule drops it".to_owned();
+    let refusal =
+        Refusal { row: None, code: code.into(), kind: code.into(), words: message.clone(), message };
+    Failure { class: Class::Row, refusal: Some(refusal), ..failure }
 }
 
 /// The row, counted from 1, that a COPY error's context names. The words around it are translated, so it is the first

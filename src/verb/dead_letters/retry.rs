@@ -65,6 +65,9 @@ struct Ready {
     encoded: RowsByTable,
 }
 
+/// A run of this verb has one plan.
+const EDITION: u64 = 1;
+
 struct Retry<'c> {
     client: &'c mut Client,
     sessions: Sessions,
@@ -92,7 +95,7 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
         lock_timeout: LOCK_TIMEOUT,
         prepare: config.lease.session_lock,
     };
-    let sinks = plan.tables.iter().cloned().map(Sink::new).collect();
+    let sinks = plan.tables.iter().map(Sink::new).collect();
     let dry_run = decision.dry_run;
     let mut retry = Retry { client, sessions, session: None, plan, sinks, decoders, lookups, dry_run };
 
@@ -200,7 +203,7 @@ impl Retry<'_> {
         let mut encoded = RowsByTable::new();
         for model in models {
             let table = self.plan.models[model].table;
-            let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table));
+            let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table, EDITION));
             match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
                 Ok(Encoded::Row(shape)) => {
                     batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0, shape })

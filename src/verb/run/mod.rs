@@ -1,6 +1,7 @@
 //! `run`: the list of its threads is the pipeline's, the order in which they end is here: the stages commit what they hold,
 //! then the lease thread gives the partitions away.
 
+pub mod definitions;
 pub mod figures;
 pub mod pipeline;
 

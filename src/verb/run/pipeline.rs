@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
@@ -20,26 +20,34 @@ use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMe
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::{poll, watch};
 use crate::promise::batch::{RawBatch, TableBatch};
-use crate::promise::claim::{Ownership, Wake};
+use crate::promise::claim::{Claim, Ownership, Wake};
 use crate::promise::guard::Guard;
 use crate::promise::lane::LaneRegister;
 use crate::promise::lease::Lease;
-use crate::promise::ledger::{Member, Target};
+use crate::promise::ledger::Member;
+use crate::promise::mend::Mend;
+use crate::promise::reach::Contact;
 use crate::promise::session::Sessions;
 use crate::promise::topics::Topic;
-use crate::store::postgres::sink::Sink;
+use crate::store::postgres::sink::Sinks;
+use crate::verb::run::definitions::Definitions;
 use crate::verb::setup::Setup;
 use crate::write::Writer;
+
+/// Kafka is asked every second: after three times that without an answer nobody knows how long the logs are.
+const LAG_IS_KNOWN_FOR: Duration = Duration::from_secs(3);
 
 /// A running pipeline, as `run` sees it.
 pub struct Pipeline {
     pub ownership: Arc<Ownership>,
+    pub contact: Arc<Contact>,
     pub wake: Sender<Wake>,
     /// Names of the threads that hold data; when all have ended, nothing is in hand.
     pub stages: Vec<Name>,
     pub lease_thread: Name,
     pub topics: Arc<[Topic]>,
     pub instruments: Instruments,
+    pub guard: Option<Arc<Guard>>,
     /// Without a heartbeat for this long, others take the partitions.
     pub lease: Duration,
     budget: Arc<Budget>,
@@ -91,13 +99,24 @@ impl Pipeline {
     pub fn gauges(&self) -> Gauges {
         let claims = self.ownership.all();
         Gauges {
-            lag: claims.iter().map(|c| c.lag()).sum(),
+            lag: self.sees_the_logs().then(|| claims.iter().map(|c| c.lag()).sum()).flatten(),
             partitions: claims.len(),
-            stopped: claims.iter().filter(|c| c.stop_reason().is_some()).count(),
+            stopped: claims.iter().filter(|c| self.why_still(c).is_some()).count(),
             raw_batches: self.raw.iter().map(|(_, r)| r.len()).sum(),
             table_batches: self.loads.iter().map(|(_, _, r)| r.len()).sum(),
             bytes_in_hand: self.budget.used(),
         }
+    }
+
+    /// False where Kafka has said nothing for so long that logs may be longer than they were when it did.
+    pub fn sees_the_logs(&self) -> bool {
+        self.contact.silence(Instant::now()) < LAG_IS_KNOWN_FOR
+    }
+
+    /// Why nothing of a partition goes on, if so; also while a topic that the guard stopped is tried again.
+    pub fn why_still(&self, claim: &Claim) -> Option<String> {
+        let by_guard = || self.guard.as_ref()?.stopped(claim.partition.topic);
+        claim.why_still().or_else(by_guard)
     }
 
     /// Each queue by the thread that reads it: batches in it, and its bound.
@@ -133,6 +152,8 @@ impl Pipeline {
 pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> Result<Pipeline> {
     let (plan, topics, server) = (&setup.plan, &setup.topics, &setup.server);
     let counts = &config.threads;
+    let definitions = Arc::new(Definitions::new(config, setup));
+    let editions = definitions.editions();
     let ownership = Arc::new(Ownership::default());
     let budget = Budget::new(config.limits.memory_max_bytes, topics.len());
     let (wake, wakes) = queue::bounded(queue::WAKES);
@@ -147,12 +168,14 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let poll_cores: Vec<_> = (0..counts.pollers).map(|_| next_core()).collect();
     let decode_cores: Vec<_> = (0..counts.decoders).map(|_| next_core()).collect();
 
+    let contact = Arc::new(Contact::begin(Instant::now()));
     let lease_thread = Kind::Lease.only();
     let lease = Lease {
         server: server.clone(),
         me: me.clone(),
         topics: topics.clone(),
         ownership: ownership.clone(),
+        contact: contact.clone(),
         session_lock: config.lease.session_lock,
         wake: wakes,
         pulse: threads.pulse(&lease_thread),
@@ -177,16 +200,17 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             let name = Kind::Write.of(format_args!("{}-{number}", table.short_name()));
             let writer = Writer {
                 sessions: sessions.clone(),
-                target: Target {
-                    name: table.name.clone(),
-                    sql_name: table.sql_name.clone(),
-                    fingerprint: table.fingerprint.clone(),
-                },
-                sink: Sink::new(table.clone()),
+                name: table.name.clone(),
+                sinks: Sinks { editions: editions.clone(), table: index },
+                renew: Box::new({
+                    let definitions = definitions.clone();
+                    move || definitions.renew(index)
+                }),
                 ownership: ownership.clone(),
                 inlet: inlet.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),
+                topics: topics.clone(),
                 guard: guard.clone(),
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
@@ -200,6 +224,18 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         instruments.tables.push((table.name.clone(), metrics));
     }
 
+    let mend_thread = Kind::Mend.only();
+    let mend = Mend {
+        ownership: ownership.clone(),
+        renew: Box::new({
+            let (topics, definitions) = (topics.clone(), definitions.clone());
+            move |topic| topics[topic].tables.iter().try_for_each(|table| definitions.renew(*table))
+        }),
+        wake: wake.clone(),
+        pulse: threads.pulse(&mend_thread),
+    };
+    threads.spawn(mend_thread, None, || Ok(()), |()| mend.run())?;
+
     let lookups: Vec<_> =
         config.lookups.iter().map(|lookup| (lookup.clone(), Arc::<LookupMetrics>::default())).collect();
     instruments.lookups = lookups.iter().map(|(l, metrics)| (l.name.clone(), metrics.clone())).collect();
@@ -210,7 +246,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         let waits = instruments.waits(&name);
         let lookups = LookupCache::new(config.redis.as_ref(), &lookups, threads.pulse(&name), waits.clone())?;
         let decoder = Decoder {
-            plan: plan.clone(),
+            editions: editions.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
             limits: Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() },
@@ -234,6 +270,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             kafka: config.kafka.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
+            contact: contact.clone(),
             budget: budget.clone(),
             decoders: decoders.clone(),
             number,
@@ -253,6 +290,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         kafka: config.kafka.clone(),
         topics: topics.clone(),
         ownership: ownership.clone(),
+        contact: contact.clone(),
         wake: wake.clone(),
         pulse: threads.pulse(&watch_thread),
     };
@@ -261,7 +299,20 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
 
     let topics = topics.clone();
     let lease = config.lease.duration;
-    Ok(Pipeline { ownership, wake, stages, lease_thread, topics, instruments, lease, budget, raw, loads })
+    Ok(Pipeline {
+        ownership,
+        contact,
+        wake,
+        stages,
+        lease_thread,
+        topics,
+        guard,
+        instruments,
+        lease,
+        budget,
+        raw,
+        loads,
+    })
 }
 
 fn describe(cores: &[Option<usize>]) -> String {
