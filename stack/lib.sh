@@ -144,7 +144,7 @@ free_port() {
   printf '%s' "$port"
 }
 
-port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT REDIS_PORT REDIS_TLS_PORT"
+port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT PGBOUNCER_PORT REDIS_PORT REDIS_TLS_PORT"
 
 # 'text' for a shell to read back, whatever the text contains.
 # shellcheck disable=SC2001
@@ -181,10 +181,10 @@ require_stack() {
 }
 
 # --- servers --------------------------------------------------------------------------------------------------------
-# kafka.sh, postgres.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
+# kafka.sh, postgres.sh, pgbouncer.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
 # NAME_settle (what is done once it answers), NAME_where, NAME_stop and NAME_kill; and NAME_log, the log's path.
 
-servers="kafka postgres redis"
+servers="kafka postgres pgbouncer redis"
 
 require_server() {
   case " $servers " in
@@ -230,4 +230,5 @@ fill_template() {
 
 . "$stack_bin/kafka.sh"
 . "$stack_bin/postgres.sh"
+. "$stack_bin/pgbouncer.sh"
 . "$stack_bin/redis.sh"

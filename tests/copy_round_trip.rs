@@ -569,6 +569,8 @@ fn tables_as_the_catalog_has_them() {
             format!("{} {} {}", column.name, column.ty, marks.join(",")).trim_end().to_owned()
         })
         .collect();
+    // With its schema, whatever the role's search_path says.
+    let types = format!("\"{schema}\"");
     assert_eq!(
         shown,
         [
@@ -579,18 +581,21 @@ fn tables_as_the_catalog_has_them() {
             "sub varchar(4) not_null,default",
             "codes varchar(7)[]",
             "subs varchar(4)[]",
-            "mood mood",
-            "moods mood[]",
+            format!("mood {types}.mood").as_str(),
+            format!("moods {types}.mood[]").as_str(),
             "amount numeric(10,-2)",
             "price numeric(12,4)[]",
             "tag char(1)",
-            "pair pair",
+            format!("pair {types}.pair").as_str(),
             "point point default",
             "points point[]",
         ]
     );
     let mood = table.columns.iter().find(|column| column.name == "mood").unwrap();
-    assert_eq!(mood.ty, Type::Enum { name: "mood".into(), labels: vec!["sad".into(), "ok".into()] });
+    assert_eq!(
+        mood.ty,
+        Type::Enum { name: format!("{types}.mood"), labels: vec!["sad".into(), "ok".into()] }
+    );
     assert_eq!(server.table("parts").kind, Kind::Partitioned);
     assert_eq!(server.table(&format!("\"{schema}\".PARTS")).name, "parts");
     assert_eq!(server.table("parts_0").kind, Kind::Ordinary);

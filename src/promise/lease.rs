@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use postgres::Client;
 
 use crate::base::failure::Class;
 use crate::base::fault::{Point, fault};
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
-use crate::client::pg::{self, Server};
+use crate::client::pg::{self, Client, Server};
 use crate::figures::instruments::Heartbeat;
 use crate::promise::claim::{Claim, Lane, Ownership, Wake};
 use crate::promise::duties::{Entry, Held, Viewer};
@@ -132,7 +131,10 @@ impl Lease {
             let mut client = self.server.connect(&self.me.application_name())?;
             if self.session_lock {
                 // A tick must not hang on a lock: the next one tries again. Shared sessions must not be changed.
-                client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+                client.fix_session()?;
+                client
+                    .by_role_path()
+                    .batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
             }
             let number = self.session_lock.then(|| ledger::begin_session(&mut client)).transpose()?;
             state.session = Some(LeaseSession { client, number });

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use postgres::error::{DbError, SqlState};
+use postgres::types::{ToSql, Type};
 
 use crate::base::failure::{Class, Failure, Refusal};
 use crate::base::fault::{Point, fault};
@@ -142,8 +143,9 @@ impl Sink {
     /// rows were encoded for. The COPY's lock holds a change off until the end.
     pub fn check_definition(&self, session: &mut Session) -> Result<(), Failure> {
         // By its name, by which the rows went there.
-        let sql = "SELECT rowmill.fingerprint(pg_catalog.to_regclass($1)::OID)";
-        let found: Option<String> = session.client().query_one(sql, &[&self.table.sql_name])?.get(0);
+        let sql = "SELECT rowmill.fingerprint(pg_catalog.to_regclass($1)::pg_catalog.oid)";
+        let name = (&self.table.sql_name as &(dyn ToSql + Sync), Type::TEXT);
+        let found: Option<String> = session.client().query_typed_one(sql, &[name])?.get(0);
         if found.as_ref() == Some(&self.table.fingerprint) {
             return Ok(());
         }
