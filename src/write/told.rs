@@ -33,9 +33,7 @@ mod tests {
     #[test]
     fn a_reason_is_said_once_in_a_while() {
         let (begin, mut told) = (Instant::now(), Told::default());
-        let mut is_due = |reason: &str, seconds| {
-            told.is_due(reason, begin + Duration::from_secs(seconds))
-        };
+        let mut is_due = |reason: &str, seconds| told.is_due(reason, begin + Duration::from_secs(seconds));
         assert!(is_due("a", 0) && !is_due("a", 1) && is_due("b", 1) && !is_due("a", 59));
         assert!(is_due("a", 60) && !is_due("b", 60) && !is_due("a", 61));
         assert_eq!((0..200).filter(|n| is_due(&n.to_string(), 70)).count(), REASONS_MAX - 2);
