@@ -71,6 +71,12 @@ CREATE TABLE IF NOT EXISTS rowmill.ledger (
     autovacuum_analyze_threshold = 10000
 );
 
+-- Which table had the target's name at the last move, and since when another one has it than before: a blue/green swap, a
+-- table for each month.
+ALTER TABLE rowmill.ledger
+    ADD COLUMN IF NOT EXISTS table_oid   OID,
+    ADD COLUMN IF NOT EXISTS table_since TIMESTAMPTZ;
+
 -- Records that are no rows: each with its original bytes and the reason.
 CREATE TABLE IF NOT EXISTS rowmill.dead_letter (
     id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -236,6 +242,8 @@ BEGIN
         skipped = l.skipped + s.skipped,
         other = l.other + s.other,
         holes = l.holes + s.holes,
+        table_since = CASE WHEN l.table_oid <> target_table THEN clock_timestamp() ELSE l.table_since END,
+        table_oid = target_table,
         progress_at = clock_timestamp()
     FROM jsonb_to_recordset(spans) AS s(
         topic TEXT, partition INTEGER, epoch BIGINT, first BIGINT, next BIGINT,

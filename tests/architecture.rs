@@ -54,7 +54,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("redis", &["src/client", "src/decode/lookup.rs"]),
     ("rowmill", &["src/main.rs"]),
     ("strsim", &["src/base/spelling.rs"]),
-    ("toml", &["src/config", "src/verb/propose.rs"]),
+    ("toml", &["src/config", "src/verb/propose"]),
 ];
 
 /// Texts that only some files may hold.

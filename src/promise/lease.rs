@@ -17,7 +17,7 @@ use crate::base::thread::Pulse;
 use crate::client::pg::{self, Client, Server};
 use crate::figures::instruments::Heartbeat;
 use crate::promise::claim::{Claim, Lane, Ownership, Wake};
-use crate::promise::duties::{Entry, Held, Viewer};
+use crate::promise::duties::{Entry, Held, Seen, Viewer, new_tables};
 use crate::promise::lane::LaneRegister;
 use crate::promise::ledger::{self, Member, Registration};
 use crate::promise::offsets::Partition;
@@ -61,6 +61,8 @@ struct State {
     draining: BTreeMap<Partition, Instant>,
     /// Stopped partitions whose reason the ledger has.
     reported: BTreeSet<Partition>,
+    /// Which table each target was when it was last looked at.
+    tables: BTreeMap<String, Seen>,
     /// Ticks that fail.
     trouble: Episode,
 }
@@ -153,6 +155,9 @@ impl Lease {
         let (members, mut entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
         if self.register_new(client, &entries)? {
             (_, entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
+        }
+        for target in new_tables(&mut state.tables, &entries) {
+            log::info!("table {target} is another one than before: rows go there now");
         }
         let viewer = Viewer { me: &self.me.name, reach, pipeline: &self.me.pipeline, topics: &self.topics };
         let duties = viewer.duties(&held, &members, &entries);

@@ -12,7 +12,7 @@ use postgres::types::Type;
 
 use crate::client::pg::{Client, describe, escape_literal};
 use crate::promise::decide::{Peer, Standing};
-use crate::promise::duties::Entry;
+use crate::promise::duties::{Entry, Seen};
 use crate::promise::offsets::Anchor;
 use crate::promise::reach::Reach;
 use crate::promise::span::Move;
@@ -115,7 +115,8 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
              SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive
              FROM (SELECT DISTINCT pipeline, owner FROM rowmill.ledger WHERE owner IS NOT NULL) AS owners)
          SELECT l.topic, l.partition, l.target, l.owner, coalesce(a.alive, false), l.epoch, l.next_offset,
-                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash
+                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash,
+                l.table_oid, coalesce(extract(epoch FROM l.table_since), 0)::FLOAT8
          FROM rowmill.ledger l LEFT JOIN alive a USING (pipeline, owner)
          WHERE l.topic = ANY ($1)
          ORDER BY l.topic, l.partition, l.target",
@@ -136,6 +137,7 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
             topic_id: row.get(9),
             cluster_id: row.get(10),
             anchor: anchor(row, 11),
+            table: row.get::<_, Option<u32>>(13).map(|oid| Seen { oid, since_s: row.get(14) }),
         })
         .collect();
     Ok((members, entries))

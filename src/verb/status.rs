@@ -49,7 +49,8 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
     let rows = client
         .query_typed(
             "SELECT topic, partition, target, next_offset, rows, dead, owner,
-                    extract(epoch FROM clock_timestamp() - progress_at)::FLOAT8, stopped
+                    extract(epoch FROM clock_timestamp() - progress_at)::FLOAT8, stopped,
+                    to_char(table_since, 'YYYY-MM-DD HH24:MI:SS TZ')
              FROM rowmill.ledger WHERE pipeline = $1 ORDER BY topic, target, partition",
             &[(&config.pipeline, Type::TEXT)],
         )
@@ -75,6 +76,9 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         );
         if let Some(reason) = row.get::<_, Option<String>>(8) {
             println!("     STOPPED: {reason}");
+        }
+        if let Some(since) = row.get::<_, Option<String>>(9) {
+            println!("     the name belongs to another table than before since {since}");
         }
     }
     if ends.is_empty() && !rows.is_empty() {

@@ -26,7 +26,7 @@ pub(super) struct Letter {
     /// `schema.table`.
     pub(super) target: String,
     pub(super) reason: String,
-    message: String,
+    pub(super) message: String,
     created_at: String,
     settled_at: Option<String>,
     settled_as: Option<String>,

@@ -192,7 +192,8 @@ impl Retry<'_> {
             Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
             Err(reject) => return Ok(Err(reject.message)),
         };
-        let of_no_table = Reason::of(&letter.reason).is_some_and(Reason::is_of_no_table);
+        let of_no_table =
+            Reason::of(&letter.reason).is_some_and(|reason| reason.is_of_no_table(&letter.message));
         let missed = |table: usize| of_no_table || self.plan.tables[table].name == letter.target;
         let models: Vec<usize> =
             decoder.models().filter(|model| missed(self.plan.models[*model].table)).collect();
