@@ -12,6 +12,7 @@ use crate::decode::reject::printable;
 use crate::kafka::tail::{Place, Tail, tails};
 use crate::promise::ledger;
 use crate::promise::reach::Reach;
+use crate::verb::out::say;
 
 /// Kafka need not answer for a status; then lag is unknown.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ fn members(client: &mut Client, pipeline: &str) -> Result<()> {
             &[(&pipeline, Type::TEXT)],
         )
         .context("cannot read the members")?;
-    println!("pipeline {pipeline:?}, {} members", rows.len());
+    say!("pipeline {pipeline:?}, {} members", rows.len());
     for row in rows {
         let state = match (row.get(1), Reach::of(row.get(4))) {
             (false, _) => "gone",
@@ -41,7 +42,7 @@ fn members(client: &mut Client, pipeline: &str) -> Result<()> {
             (true, Reach::Back) => "alive, reaches Kafka again since less than a minute",
             (true, Reach::Well) => "alive",
         };
-        println!(
+        say!(
             "  {} {state}, {} partitions, heartbeat {:.1} s ago",
             row.get::<_, String>(0),
             row.get::<_, i64>(3),
@@ -63,9 +64,16 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         .context("cannot read the ledger")?;
     let places = slowest(rows.iter().map(|row| (row.get(0), row.get(1), row.get(3))));
     let tails = tails(&config.kafka, &places, ANSWER)?;
-    println!(
+    say!(
         "\n{:<28} {:>4} {:<24} {:>12} {:>8} {:>12} {:>6} {:>10}  owner",
-        "topic", "part", "table", "next", "lag", "rows", "dead", "progress"
+        "topic",
+        "part",
+        "table",
+        "next",
+        "lag",
+        "rows",
+        "dead",
+        "progress"
     );
     for row in &rows {
         let (topic, partition, next): (String, i32, i64) = (row.get(0), row.get(1), row.get(3));
@@ -73,7 +81,7 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         let lag = tail.and_then(|tail| tail.lag(next)).map_or_else(|| "?".to_owned(), |lag| lag.to_string());
         let progress =
             row.get::<_, Option<f64>>(7).map_or_else(|| "never".to_owned(), |s| format!("{s:.0} s ago"));
-        println!(
+        say!(
             "{topic:<28} {partition:>4} {:<24} {next:>12} {lag:>8} {:>12} {:>6} {progress:>10}  {}",
             row.get::<_, String>(2),
             row.get::<_, i64>(4),
@@ -81,17 +89,17 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
             row.get::<_, Option<String>>(6).unwrap_or_else(|| "nobody".to_owned())
         );
         if let Some(reason) = row.get::<_, Option<String>>(8) {
-            println!("     STOPPED: {reason}");
+            say!("     STOPPED: {reason}");
         }
         if let Some(why) = tail.and_then(why_still) {
-            println!("     {why}");
+            say!("     {why}");
         }
         if let Some(since) = row.get::<_, Option<String>>(9) {
-            println!("     the name belongs to another table than before since {since}");
+            say!("     the name belongs to another table than before since {since}");
         }
     }
     if tails.len() < places.len() {
-        println!("lag is unknown where it is \"?\": Kafka at {} did not answer", config.kafka.brokers);
+        say!("lag is unknown where it is \"?\": Kafka at {} did not answer", config.kafka.brokers);
     }
     Ok(())
 }
@@ -128,12 +136,12 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
         )
         .context("cannot read the dead letters")?;
     if rows.is_empty() {
-        println!("\nno open dead letters");
+        say!("\nno open dead letters");
         return Ok(());
     }
-    println!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
+    say!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
     for row in rows {
-        println!(
+        say!(
             "{:<24} {:<20} {:>8}  {}: {}",
             row.get::<_, String>(0),
             row.get::<_, String>(1),
