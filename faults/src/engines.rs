@@ -73,7 +73,7 @@ impl Engines {
             upstream.context("the URL names a server")?.0.parse().context("the URL has an address")?;
         let slot = |number| -> Result<Slot> {
             Ok(Slot {
-                proxy: Proxy::start(upstream)?,
+                proxy: Proxy::before_postgres(upstream)?,
                 child: None,
                 number,
                 log: world.dir.join(format!("engine-{number}.log")),

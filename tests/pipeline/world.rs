@@ -200,7 +200,7 @@ impl World {
     pub(crate) fn proxy(&self) -> (Proxy, String) {
         let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
         let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
-        let proxy = Proxy::start(address.parse().expect("an address")).expect("a free port");
+        let proxy = Proxy::before_postgres(address.parse().expect("an address")).expect("a free port");
         let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
         (proxy, url)
     }
