@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS rowmill.member (
     heartbeat_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (pipeline, member)
 ) WITH (fillfactor = 30);
+-- How well it reaches Kafka: 0 not at all, 1 again for a short time, 2 well. Partitions belong with who reaches it.
+ALTER TABLE rowmill.member ADD COLUMN IF NOT EXISTS reach SMALLINT NOT NULL DEFAULT 2;
 
 -- How far each table is with each partition, and who may move it: `owner` and `epoch` are the fence.
 -- No index but the key and room in each page, so that the frequent updates stay HOT.

@@ -17,6 +17,7 @@ use database::{Key, Server};
 
 use rowmill::promise::ledger::{self, Member, Registration, Target};
 use rowmill::promise::offsets::{Anchor, Partition};
+use rowmill::promise::reach::Reach;
 use rowmill::promise::span::{Counts, Move};
 use rowmill::promise::topics::NewPartition;
 
@@ -97,8 +98,9 @@ impl Pair {
     }
 
     fn heartbeat(&mut self, me: &str) -> String {
-        ledger::heartbeat(&mut self.client, &member(me), None).expect("a heartbeat");
-        self.model.heartbeat(me, self.session);
+        let reach = Reach::of(self.random.below(3) as i16);
+        ledger::heartbeat(&mut self.client, &member(me), None, reach).expect("a heartbeat");
+        self.model.heartbeat(me, self.session, reach);
         format!("HEARTBEAT {me}")
     }
 

@@ -41,6 +41,8 @@ pub enum Bug {
     EpochOnly = 15,
     /// A claim takes what a living member owns.
     LivingAreRobbed = 16,
+    /// A member that does not reach Kafka keeps its partitions.
+    CutIsKept = 17,
 }
 
 /// True if this build has the bug, which only a test build can.

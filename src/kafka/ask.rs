@@ -17,6 +17,9 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 /// Events of the client that are taken at once. It makes a few a second at most, and has no records.
 const EVENTS: usize = 16;
 
+/// Nobody has a topic of this name.
+const PING_TOPIC: &str = "rowmill.ping";
+
 /// A client that only asks.
 pub struct Asker {
     consumer: Consumer,
@@ -33,6 +36,13 @@ impl Asker {
 
     pub fn cluster_id(&self) -> Option<String> {
         self.consumer.client().fetch_cluster_id(self.answer)
+    }
+
+    /// Asks for an answer, whatever it says: the brokers' own addresses and no topic.
+    pub fn ping(&self) -> Result<()> {
+        // A topic's name is needed, else all topics would be listed; an empty list of partitions is an answer, too.
+        self.consumer.fetch_metadata(Some(PING_TOPIC), self.answer)?;
+        Ok(())
     }
 
     /// The partitions of a topic, by their ids.

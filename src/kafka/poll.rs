@@ -24,6 +24,7 @@ use crate::promise::batch::{Headers, RawBatch, Record};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::gate::Verdict;
 use crate::promise::offsets::Partition;
+use crate::promise::reach::Contact;
 use crate::promise::topics::Topic;
 
 /// Records taken at once. At 200 bytes each this is a 2 MB batch: large enough that its cost per record is gone, small
@@ -55,6 +56,7 @@ pub struct Poller {
     pub kafka: config::Kafka,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
+    pub contact: Arc<Contact>,
     pub budget: Arc<Budget>,
     /// One for each decoder; a partition always goes through the same one.
     pub decoders: Vec<Sender<RawBatch>>,
@@ -111,6 +113,9 @@ impl Poller {
                 self.waits.add(Wait::Input, polled_at.elapsed());
             }
             let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
+            if records > 0 {
+                self.contact.answered(Instant::now());
+            }
             for (decoder, mut batch) in batches {
                 fault(Point::AfterPoll);
                 batch.set_charge(self.budget.charge(batch.topic, batch.cost_bytes()));

@@ -19,10 +19,14 @@ use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
 use crate::promise::claim::{Claim, Ownership, Start, Wake};
 use crate::promise::gate::{LogState, Opening, opening};
+use crate::promise::reach::Contact;
 use crate::promise::topics::{NewPartition, Seen, Topic};
 
 /// A re-created topic must be noticed within 10 s.
 const LOOK: Duration = Duration::from_secs(3);
+
+/// Between two questions that only ask whether Kafka is there.
+const PING: Duration = Duration::from_secs(1);
 
 /// Between two looks for claims that need a start.
 const OPEN_LOOK: Duration = Duration::from_millis(20);
@@ -37,6 +41,7 @@ pub struct Watch {
     pub kafka: config::Kafka,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
+    pub contact: Arc<Contact>,
     pub wake: Sender<Wake>,
     pub pulse: Arc<Pulse>,
 }
@@ -52,6 +57,7 @@ impl Watch {
     /// holds up no other.
     pub fn run(self, asker: Asker) -> Result<()> {
         let mut next_look = Instant::now();
+        let mut next_ping = Instant::now();
         let mut next_commit = Instant::now() + COMMIT;
         let mut trouble = Episode::default();
         while !self.ownership.is_closing() {
@@ -62,6 +68,10 @@ impl Watch {
             if Instant::now() >= next_look || !claims.is_empty() {
                 next_look = Instant::now() + LOOK;
                 keep_first(&mut problem, self.look(&asker));
+            }
+            if Instant::now() >= next_ping {
+                next_ping = Instant::now() + PING;
+                keep_first(&mut problem, self.ping(&asker));
             }
             for claim in &claims {
                 keep_first(&mut problem, self.open(&asker, claim));
@@ -91,6 +101,13 @@ impl Watch {
     /// One request, watched: each is bounded by itself, however many there are.
     fn ask<T>(&self, call: impl FnOnce() -> T) -> T {
         self.pulse.during("a request to Kafka", call)
+    }
+
+    /// Where a look has just been answered this costs one small request more.
+    fn ping(&self, asker: &Asker) -> Result<()> {
+        self.ask(|| asker.ping()).context("Kafka does not answer")?;
+        self.contact.answered(Instant::now());
+        Ok(())
     }
 
     /// Reads partition counts, topic ids, and the offsets of partitions that are new.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::base::failure::Class;
 use crate::base::mutant::{Bug, planted};
+use crate::promise::reach::Reach;
 
 /// One partition as the ledger showed it: `None` is free, or owned by a member that is no longer alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,27 +25,65 @@ pub struct Moves<P> {
     pub claim: Vec<P>,
 }
 
+/// A living member, and how well it reaches Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    pub reach: Reach,
+}
+
 /// Shares the partitions among the living members: sticky, fair, without a leader. Every member computes the same
 /// from the same snapshot, and where snapshots differ the ledger's compare-and-swap decides.
 ///
 /// Each member claims free partitions up to its quota, and gives partitions away only when it has more than the ceiling,
 /// or another one is below the floor and the free ones do not suffice: two members never take turns at outbidding each
 /// other.
-pub fn share<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P>]) -> Moves<P> {
-    let mut ranked: Vec<&str> = members.iter().map(String::as_str).collect();
-    if !ranked.contains(&me) {
-        ranked.push(me);
+///
+/// While there is a member that reaches Kafka well, one that does not reach it gives everything away, and one that came back a
+/// moment ago keeps what it has and takes nothing. Where nobody reaches it well, the brokers are away and not the network of
+/// one: all count alike, and nothing moves.
+pub fn share<P: Clone + Ord>(me: &Peer, members: &[Peer], holdings: &[Holding<P>]) -> Moves<P> {
+    let mut peers: BTreeMap<&str, Reach> = members.iter().map(|p| (p.name.as_str(), p.reach)).collect();
+    peers.entry(&me.name).or_insert(me.reach);
+    let reach = |name: &str| peers.get(name).copied();
+    let of_the_living = |holding: &Holding<P>| Holding {
+        owner: holding.owner.clone().filter(|owner| peers.contains_key(owner.as_str())),
+        partition: holding.partition.clone(),
+    };
+    let holdings: Vec<Holding<P>> = holdings.iter().map(of_the_living).collect();
+    let is_one_well = peers.values().any(|reach| *reach == Reach::Well);
+    if !is_one_well || planted(Bug::CutIsKept) {
+        return share_alike(&me.name, &peers.keys().copied().collect::<Vec<_>>(), &holdings);
     }
-    ranked.sort_unstable();
-    ranked.dedup();
+    let well: Vec<&str> = peers.iter().filter(|(_, r)| **r == Reach::Well).map(|(name, _)| *name).collect();
+    match reach(&me.name) {
+        Some(Reach::Cut) => {
+            let is_mine = |holding: &&Holding<P>| holding.owner.as_deref() == Some(&*me.name);
+            let release = holdings.iter().filter(is_mine).map(|h| h.partition.clone()).collect();
+            Moves { release, claim: Vec::new() }
+        }
+        Some(Reach::Back) => Moves { release: Vec::new(), claim: Vec::new() },
+        _ => {
+            let is_kept = |owner: &str| reach(owner) == Some(Reach::Back);
+            let shared: Vec<Holding<P>> =
+                holdings.iter().filter(|h| !h.owner.as_deref().is_some_and(is_kept)).cloned().collect();
+            share_alike(&me.name, &well, &shared)
+        }
+    }
+}
+
+/// The same where all `ranked` members, which are sorted and hold `me`, reach Kafka alike. What somebody else owns counts as
+/// given up soon: it is neither claimed yet nor asked of others.
+fn share_alike<P: Clone + Ord>(me: &str, ranked: &[&str], holdings: &[Holding<P>]) -> Moves<P> {
     let floor = holdings.len() / ranked.len();
     let remainder = holdings.len() % ranked.len();
 
     let mut owned: BTreeMap<&str, Vec<&P>> = ranked.iter().map(|m| (*m, Vec::new())).collect();
-    let mut free: Vec<&P> = Vec::new();
+    let (mut free, mut soon): (Vec<&P>, usize) = (Vec::new(), 0);
     for holding in holdings {
-        match holding.owner.as_deref().and_then(|owner| owned.get_mut(owner)) {
-            Some(list) => list.push(&holding.partition),
+        match holding.owner.as_deref().map(|owner| owned.get_mut(owner)) {
+            Some(Some(list)) => list.push(&holding.partition),
+            Some(None) => soon += 1,
             None => free.push(&holding.partition),
         }
     }
@@ -60,7 +99,7 @@ pub fn share<P: Clone + Ord>(me: &str, members: &[String], holdings: &[Holding<P
     let missing: usize = owned.values().map(|list| floor.saturating_sub(list.len())).sum();
     let ceiling = holdings.len().div_ceil(ranked.len());
     let excess: usize = owned.values().map(|list| list.len().saturating_sub(ceiling)).sum();
-    let mut to_give = missing.saturating_sub(free.len()).max(excess);
+    let mut to_give = missing.saturating_sub(free.len() + soon).max(excess);
     let mut counts: BTreeMap<&str, usize> = owned.iter().map(|(m, list)| (*m, list.len())).collect();
     let mut mine_to_give = 0;
     while to_give > 0 {
@@ -163,8 +202,18 @@ pub struct Standing {
 mod tests {
     use super::*;
 
-    fn members(names: &[&str]) -> Vec<String> {
-        names.iter().map(|n| (*n).to_owned()).collect()
+    /// A trailing `!` is cut off from Kafka, a trailing `?` back for a moment.
+    fn peer(name: &str) -> Peer {
+        let reach = match name.as_bytes().last() {
+            Some(b'!') => Reach::Cut,
+            Some(b'?') => Reach::Back,
+            _ => Reach::Well,
+        };
+        Peer { name: name.trim_end_matches(['!', '?']).to_owned(), reach }
+    }
+
+    fn members(names: &[&str]) -> Vec<Peer> {
+        names.iter().map(|name| peer(name)).collect()
     }
 
     fn holdings(owners: &[&str]) -> Vec<Holding<usize>> {
@@ -182,7 +231,7 @@ mod tests {
     fn share_is_fair_and_sticky() {
         #[track_caller]
         fn check(me: &str, alive: &[&str], owners: &[&str], release: &[usize], claim: &[usize]) {
-            let moves = share(me, &members(alive), &holdings(owners));
+            let moves = share(&peer(me), &members(alive), &holdings(owners));
             assert_eq!(moves, Moves { release: release.to_vec(), claim: claim.to_vec() });
         }
         check("a", &["a"], &[], &[], &[]);
@@ -209,12 +258,42 @@ mod tests {
         check("b", &["a", "b", "c"], &["a", "a", "b", "b"], &[], &[]);
     }
 
+    #[test]
+    fn partitions_go_to_those_who_reach_kafka() {
+        #[track_caller]
+        fn check(me: &str, alive: &[&str], owners: &[&str], release: &[usize], claim: &[usize]) {
+            let moves = share(&peer(me), &members(alive), &holdings(owners));
+            assert_eq!(moves, Moves { release: release.to_vec(), claim: claim.to_vec() });
+        }
+        // Cut off: everything goes, and the others wait for it without taking from each other.
+        check("a!", &["a!", "b", "c"], &["a", "a", "b", "c"], &[0, 1], &[]);
+        check("b", &["a!", "b", "c"], &["a", "a", "b", "c"], &[], &[]);
+        check("b", &["a!", "b", "c"], &["", "", "b", "c"], &[], &[0]);
+        check("c", &["a!", "b", "c"], &["", "", "b", "c"], &[], &[1]);
+        check("b", &["a!", "b"], &["", "a", "b", "b"], &[], &[0]);
+        // Not even what is free, while somebody else could have it.
+        check("a!", &["a!", "b"], &["", "", "b"], &[], &[]);
+        check("a!", &["b"], &["", ""], &[], &[]);
+        // Back for a moment: what it has it keeps, and takes nothing.
+        check("a?", &["a?", "b", "c"], &["", "", "b", "c"], &[], &[]);
+        check("b", &["a?", "b", "c"], &["", "", "b", "c"], &[], &[0]);
+        check("a?", &["a?", "b", "c"], &["a", "", "b", "c"], &[], &[]);
+        check("b", &["a?", "b", "c"], &["a", "", "b", "c", "c"], &[], &[1]);
+        // Nobody reaches it well: the brokers are away, and nothing moves.
+        check("a!", &["a!", "b!"], &["a", "a", "b", "b"], &[], &[]);
+        check("a!", &["a!", "b?"], &["a", "a", "b", "b"], &[], &[]);
+        check("b?", &["a!", "b?"], &["a", "a", "b", "b"], &[], &[]);
+        check("a!", &["a!"], &["", ""], &[], &[0, 1]);
+        // The well one died: whoever is left takes all.
+        check("a?", &["a?"], &["b", "b"], &[], &[0, 1]);
+    }
+
     /// Members tick in any order, each on the true state, until nothing moves: everything is owned, evenly.
     #[test]
     fn share_settles() {
         for partitions in 0..14 {
             for count in 1..5 {
-                let names: Vec<String> = (0..count).map(|i| format!("m{i}")).collect();
+                let names: Vec<Peer> = (0..count).map(|i| peer(&format!("m{i}"))).collect();
                 // The worst start: one member owns all.
                 let mut state: Vec<Holding<usize>> = (0..partitions)
                     .map(|partition| Holding { partition, owner: Some("m0".into()) })
@@ -226,7 +305,7 @@ mod tests {
                         let moves = share(me, &names, &state);
                         moved += moves.release.len() + moves.claim.len();
                         moves.release.iter().for_each(|p| state[*p].owner = None);
-                        moves.claim.iter().for_each(|p| state[*p].owner = Some(me.clone()));
+                        moves.claim.iter().for_each(|p| state[*p].owner = Some(me.name.clone()));
                     }
                     if moved == 0 {
                         break;
@@ -234,8 +313,12 @@ mod tests {
                 }
                 assert_eq!(moved, 0, "{partitions} partitions, {count} members do not settle");
                 for me in &names {
-                    let own = state.iter().filter(|h| h.owner.as_ref() == Some(me)).count();
-                    assert!(own >= partitions / count && own <= partitions.div_ceil(count), "{me} has {own}");
+                    let own = state.iter().filter(|h| h.owner.as_ref() == Some(&me.name)).count();
+                    assert!(
+                        own >= partitions / count && own <= partitions.div_ceil(count),
+                        "{} has {own}",
+                        me.name
+                    );
                 }
             }
         }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::promise::claim::{Claim, Lane, Ownership};
-use crate::promise::decide::{Holding, holder, lost, share};
+use crate::promise::decide::{Holding, Peer, holder, lost, share};
 use crate::promise::offsets::{Anchor, Partition};
+use crate::promise::reach::Reach;
 use crate::promise::topics::Topic;
 
 /// One ledger row, as a snapshot shows it.
@@ -47,6 +48,8 @@ impl Held {
 #[derive(Clone, Copy, Debug)]
 pub struct Viewer<'a> {
     pub me: &'a str,
+    /// How well it reaches Kafka.
+    pub reach: Reach,
     pub pipeline: &'a str,
     pub topics: &'a [Topic],
 }
@@ -66,7 +69,7 @@ pub struct Duties<'e> {
 
 impl Viewer<'_> {
     /// Compares what memory held with the ledger's rows of all our topics, whoever owns them.
-    pub fn duties<'e>(&self, held: &Held, members: &[String], entries: &'e [Entry]) -> Duties<'e> {
+    pub fn duties<'e>(&self, held: &Held, members: &[Peer], entries: &'e [Entry]) -> Duties<'e> {
         let rows = self.by_partition(entries);
         let lost: Vec<(Arc<Claim>, String)> = held
             .0
@@ -81,7 +84,8 @@ impl Viewer<'_> {
             .filter(|(partition, _)| !gone.contains(partition))
             .collect();
         let holdings = self.holdings(&rows, |partition| kept.contains_key(&partition));
-        let moves = share(self.me, members, &holdings);
+        let me = Peer { name: self.me.to_owned(), reach: self.reach };
+        let moves = share(&me, members, &holdings);
         let claim: BTreeSet<Partition> = moves.claim.iter().copied().collect();
         let is_forgotten = |partition: &Partition, entry: &Entry| {
             entry.owner.as_deref() == Some(self.me)
@@ -201,8 +205,9 @@ mod tests {
     /// Duties as partitions: lost, given up, given away, claimed.
     fn look(ownership: &Ownership, members: &[&str], entries: &[Entry]) -> [Vec<i32>; 4] {
         let topics = topics();
-        let viewer = Viewer { me: VIEWER, pipeline: "p", topics: &topics };
-        let members: Vec<String> = members.iter().map(|name| (*name).to_owned()).collect();
+        let viewer = Viewer { me: VIEWER, reach: Reach::Well, pipeline: "p", topics: &topics };
+        let members = members.iter().map(|name| Peer { name: (*name).to_owned(), reach: Reach::Well });
+        let members: Vec<Peer> = members.collect();
         let duties = viewer.duties(&Held::note(ownership), &members, entries);
         let mut claimed: Vec<i32> = duties.claim.iter().map(|p| p.id).collect();
         claimed.sort_unstable();

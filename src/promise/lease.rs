@@ -22,6 +22,7 @@ use crate::promise::duties::{Entry, Held, Viewer};
 use crate::promise::lane::LaneRegister;
 use crate::promise::ledger::{self, Member, Registration};
 use crate::promise::offsets::Partition;
+use crate::promise::reach::{Contact, Reach};
 use crate::promise::topics::Topic;
 
 /// Between two heartbeats. A lease lasts several of them.
@@ -39,6 +40,7 @@ pub struct Lease {
     pub me: Member,
     pub topics: Arc<[Topic]>,
     pub ownership: Arc<Ownership>,
+    pub contact: Arc<Contact>,
     /// False where a pooler shares sessions, so that a session lock would say nothing.
     pub session_lock: bool,
     pub wake: Receiver<Wake>,
@@ -142,14 +144,15 @@ impl Lease {
     fn tick(&self, state: &mut State) -> Result<()> {
         let names: Vec<String> = self.topics.iter().map(|t| t.name.to_string()).collect();
         let LeaseSession { client, number } = self.session(state)?;
-        ledger::heartbeat(client, &self.me, *number)?;
+        let reach = self.contact.reach(Instant::now());
+        ledger::heartbeat(client, &self.me, *number, reach)?;
 
         let held = Held::note(&self.ownership);
         let (members, mut entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
         if self.register_new(client, &entries)? {
             (_, entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
         }
-        let viewer = Viewer { me: &self.me.name, pipeline: &self.me.pipeline, topics: &self.topics };
+        let viewer = Viewer { me: &self.me.name, reach, pipeline: &self.me.pipeline, topics: &self.topics };
         let duties = viewer.duties(&held, &members, &entries);
         for (claim, reason) in &duties.lost {
             log::warn!("partition {}/{} was lost: {reason}", claim.topic, claim.partition.id);
@@ -165,8 +168,9 @@ impl Lease {
             let Entry { topic, partition, target, epoch, .. } = entry;
             ledger::release(client, &self.me.name, topic, *partition, target, *epoch)?;
         }
+        let why = if reach == Reach::Cut { ", since Kafka is out of reach here" } else { "" };
         for claim in duties.give_away {
-            log::info!("giving partition {}/{} to another member", claim.topic, claim.partition.id);
+            log::info!("giving partition {}/{} to another member{why}", claim.topic, claim.partition.id);
             claim.drain();
             state.draining.insert(claim.partition, Instant::now());
             self.ownership.touch();

@@ -11,9 +11,10 @@ use postgres::types::Type;
 use postgres::{Client, Transaction};
 
 use crate::client::pg::{describe, escape_literal};
-use crate::promise::decide::Standing;
+use crate::promise::decide::{Peer, Standing};
 use crate::promise::duties::Entry;
 use crate::promise::offsets::Anchor;
+use crate::promise::reach::Reach;
 use crate::promise::span::Move;
 use crate::promise::topics::NewPartition;
 
@@ -21,7 +22,7 @@ use crate::promise::topics::NewPartition;
 pub const SCHEMA_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/rowmill.sql"));
 
 /// Raised whenever the schema changes in a way that an older program must not run on.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// First key of all our advisory locks: "rowm" as an integer. Also written out in sql/rowmill.sql.
 pub const LOCK_CLASS: i32 = 1_919_907_693;
@@ -84,28 +85,31 @@ pub fn begin_session(client: &mut Client) -> Result<i32> {
 }
 
 /// HEARTBEAT: after a failover the row may be gone, so it is written whole.
-pub fn heartbeat(client: &mut Client, me: &Member, session: Option<i32>) -> Result<()> {
+pub fn heartbeat(client: &mut Client, me: &Member, session: Option<i32>, reach: Reach) -> Result<()> {
     client.execute_typed(
-        "INSERT INTO rowmill.member (pipeline, member, lease, session) VALUES ($1, $2, make_interval(secs => $3), $4)
+        "INSERT INTO rowmill.member (pipeline, member, lease, session, reach)
+         VALUES ($1, $2, make_interval(secs => $3), $4, $5)
          ON CONFLICT (pipeline, member) DO UPDATE
-         SET heartbeat_at = clock_timestamp(), lease = excluded.lease, session = excluded.session",
+         SET heartbeat_at = clock_timestamp(), lease = excluded.lease, session = excluded.session, reach = excluded.reach",
         &[
             (&me.pipeline, Type::TEXT),
             (&me.name, Type::TEXT),
             (&me.lease.as_secs_f64(), Type::FLOAT8),
             (&session, Type::INT4),
+            (&(reach as i16), Type::INT2),
         ],
     )?;
     Ok(())
 }
 
 /// The living members of the pipeline, and the rows of all topics that it uses, whoever owns them.
-pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Result<(Vec<String>, Vec<Entry>)> {
+pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Result<(Vec<Peer>, Vec<Entry>)> {
     let rows = client.query_typed(
-        "SELECT member FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member)",
+        "SELECT member, reach FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member)",
         &[(&pipeline, Type::TEXT)],
     )?;
-    let members = rows.iter().map(|row| row.get(0)).collect();
+    let peer = |row: &postgres::Row| Peer { name: row.get(0), reach: Reach::of(row.get(1)) };
+    let members = rows.iter().map(peer).collect();
     let rows = client.query_typed(
         "WITH alive AS MATERIALIZED (
              SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive

@@ -9,6 +9,7 @@ pub mod topics;
 pub mod gate;
 pub mod decide;
 pub mod guard;
+pub mod reach;
 pub mod duties;
 pub mod ledger;
 pub mod session;

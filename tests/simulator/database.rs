@@ -10,8 +10,9 @@ use rowmill_faults::random::Random;
 use crate::kafka::Cluster;
 use crate::records::Outcome;
 use rowmill::base::mutant::{Bug, planted};
-use rowmill::promise::decide::Standing;
+use rowmill::promise::decide::{Peer, Standing};
 use rowmill::promise::offsets::{Anchor, Partition};
+use rowmill::promise::reach::Reach;
 use rowmill::promise::span::{Counts, Move};
 
 /// Partition and table.
@@ -39,8 +40,8 @@ pub(crate) type Stored = (Key, i64, Outcome);
 /// What a restore brings back.
 #[derive(Clone)]
 pub(crate) struct Database {
-    /// When each member's heartbeat came by the server's clock, and its session.
-    members: BTreeMap<String, (u64, u64)>,
+    /// When each member's heartbeat came by the server's clock, its session, and how well it reaches Kafka.
+    members: BTreeMap<String, (u64, u64, Reach)>,
     pub(crate) ledger: BTreeMap<Key, Row>,
     stored: BTreeMap<Key, BTreeMap<i64, Outcome>>,
 }
@@ -109,28 +110,29 @@ impl Server {
         self.ahead = random.below(2 * AHEAD as usize) as u64;
     }
 
-    pub(crate) fn heartbeat(&mut self, member: &str, session: u64) {
+    pub(crate) fn heartbeat(&mut self, member: &str, session: u64, reach: Reach) {
         let clock = self.clock();
-        self.database.members.insert(member.to_owned(), (clock, session));
+        self.database.members.insert(member.to_owned(), (clock, session, reach));
     }
 
     pub(crate) fn alive(&self, member: &str) -> bool {
-        self.database.members.get(member).is_some_and(|(heartbeat_at, session)| {
+        self.database.members.get(member).is_some_and(|(heartbeat_at, session, _)| {
             heartbeat_at + LEASE > self.clock()
                 && *heartbeat_at < self.clock() + LEASE
                 && (*heartbeat_at < self.booted_at || self.sessions.contains(session))
         })
     }
 
-    pub(crate) fn living(&self) -> Vec<String> {
-        self.database.members.keys().filter(|m| self.alive(m)).cloned().collect()
+    pub(crate) fn living(&self) -> Vec<Peer> {
+        let living = self.database.members.iter().filter(|(name, _)| self.alive(name));
+        living.map(|(name, (_, _, reach))| Peer { name: name.clone(), reach: *reach }).collect()
     }
 
     /// What a member does before it claims: the sessions of the dead are ended, so that their locks bring nobody back to life
     /// when a clock that was set back comes to their heartbeats.
     pub(crate) fn end_dead_members(&mut self, me: &str) {
-        let dead = |(name, _): &(&String, &(u64, u64))| *name != me && !self.alive(name);
-        let sessions: Vec<u64> = self.database.members.iter().filter(dead).map(|(_, (_, s))| *s).collect();
+        let dead = |(name, _): &(&String, &(u64, u64, Reach))| *name != me && !self.alive(name);
+        let sessions: Vec<u64> = self.database.members.iter().filter(dead).map(|(_, (_, s, _))| *s).collect();
         sessions.iter().for_each(|session| self.end_session(*session));
     }
 
@@ -228,7 +230,7 @@ impl Server {
 
     /// As if its last heartbeat had come so much later, by the server's clock; with a minus, earlier.
     pub(crate) fn shift_heartbeat(&mut self, member: &str, by: i64) {
-        if let Some((heartbeat_at, _)) = self.database.members.get_mut(member) {
+        if let Some((heartbeat_at, ..)) = self.database.members.get_mut(member) {
             *heartbeat_at = heartbeat_at.saturating_add_signed(by);
         }
     }

@@ -40,6 +40,7 @@ pub(crate) struct Seen {
     commits: u64,
     claims: u64,
     kills: u64,
+    severed: u64,
     freezes: u64,
     cuts: u64,
     restarts: u64,
@@ -60,6 +61,7 @@ impl Seen {
         self.commits += more.commits;
         self.claims += more.claims;
         self.kills += more.kills;
+        self.severed += more.severed;
         self.freezes += more.freezes;
         self.cuts += more.cuts;
         self.restarts += more.restarts;
@@ -79,6 +81,7 @@ impl Seen {
             self.commits,
             self.claims,
             self.kills,
+            self.severed,
             self.freezes,
             self.cuts,
             self.restarts,
@@ -133,6 +136,7 @@ impl World {
             80..84 => self.cut(),
             84..90 => self.out.cluster.produce(&mut self.out.random),
             90..92 => self.freeze(),
+            92 if self.out.random.one_in(6) => self.sever(),
             92 => self.kill(),
             93 => self.stop(),
             94..97 => self.start(),
@@ -179,6 +183,16 @@ impl World {
             if self.out.random.one_in(3) {
                 self.out.network.terminate(&member.name);
             }
+        }
+    }
+
+    /// Only the network to Kafka: the process beats, and its partitions must go to others.
+    fn sever(&mut self) {
+        let until = self.out.server.now + self.out.random.below(3 * LEASE as usize) as u64;
+        let chosen = self.out.random.below(self.members.len());
+        if let Some(member) = self.members.get_mut(chosen) {
+            member.cut_until = until;
+            self.out.seen.severed += 1;
         }
     }
 
@@ -248,13 +262,15 @@ impl World {
         }
     }
 
-    /// No more faults, but one process may stay frozen for ever: the others must store everything.
+    /// No more faults, but one process may stay frozen, or cut off from Kafka, for ever: the others must store everything.
     fn settle(&mut self) {
         self.out.faults = false;
         self.start_halted_again();
         let frozen = self.out.random.one_in(2) && self.members.len() > 1;
+        let severed = self.out.random.one_in(3) && self.members.len() > 1;
         for (index, member) in self.members.iter_mut().enumerate() {
             member.frozen_until = if frozen && index == 0 { u64::MAX } else { 0 };
+            member.cut_until = if severed && index == 1 { u64::MAX } else { 0 };
         }
         self.start();
         for _ in 0..ROUNDS {

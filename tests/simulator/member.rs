@@ -25,6 +25,7 @@ use rowmill::promise::decide::{FollowUp, Resolved, after_failure};
 use rowmill::promise::duties::{Entry, Held, Viewer};
 use rowmill::promise::gate::{Opening, Verdict, opening};
 use rowmill::promise::offsets::Partition;
+use rowmill::promise::reach::Reach;
 use rowmill::promise::span::{Span, moves};
 use rowmill::promise::topics::Topic;
 use rowmill::write::hand::Hand;
@@ -35,6 +36,9 @@ const PIPELINE: &str = "p";
 
 /// What an encoded row of the simulated tables takes: a field count, a length, a bigint.
 const ROW_BYTES: usize = 14;
+
+/// In ticks: for how long one that was cut off from Kafka counts as just back.
+const BACK: u64 = 40;
 
 /// What surrounds the processes.
 pub(crate) struct Outside {
@@ -58,6 +62,8 @@ pub(crate) struct Member {
     pub(crate) name: String,
     /// It does nothing until then.
     pub(crate) frozen_until: u64,
+    /// It does not reach Kafka until then, and counts as just back for [`BACK`] after it.
+    pub(crate) cut_until: u64,
     pub(crate) session: u64,
     topics: Arc<[Topic]>,
     ownership: Arc<Ownership>,
@@ -118,6 +124,7 @@ impl Member {
         Member {
             name,
             frozen_until: 0,
+            cut_until: 0,
             session: server.open_session(),
             topics: topics.clone(),
             ownership: Arc::default(),
@@ -201,7 +208,7 @@ impl Member {
                 if !out.server.has_session(self.session) {
                     self.session = out.server.open_session();
                 }
-                out.server.heartbeat(&self.name, self.session);
+                out.server.heartbeat(&self.name, self.session, self.reach(out.server.now));
                 Lease::Beaten(Held::note(&self.ownership))
             }
             Lease::Beaten(held) => Lease::Claiming(self.look(&held, out)),
@@ -221,7 +228,8 @@ impl Member {
         let members = out.server.living();
         let entries = self.entries(&out.server);
         let topics = self.topics.clone();
-        let viewer = Viewer { me: &self.name.clone(), pipeline: PIPELINE, topics: &topics };
+        let reach = self.reach(out.server.now);
+        let viewer = Viewer { me: &self.name.clone(), reach, pipeline: PIPELINE, topics: &topics };
         let duties = viewer.duties(held, &members, &entries);
         for (claim, _) in &duties.lost {
             self.forget(claim);
@@ -327,7 +335,19 @@ impl Member {
 
     // ---- watch and poll ----
 
+    fn reach(&self, now: u64) -> Reach {
+        match self.cut_until {
+            0 => Reach::Well,
+            until if now < until => Reach::Cut,
+            until if now - until < BACK => Reach::Back,
+            _ => Reach::Well,
+        }
+    }
+
     fn open(&mut self, out: &mut Outside) {
+        if self.reach(out.server.now) == Reach::Cut {
+            return;
+        }
         for claim in self.ownership.all().into_iter().filter(|c| c.wants_start()) {
             match opening(&claim.topic_id, &out.cluster.look(claim.partition), &claim.places()) {
                 Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
@@ -360,6 +380,9 @@ impl Member {
 
     fn poll(&mut self, out: &mut Outside) {
         self.follow_ownership(out);
+        if self.reach(out.server.now) == Reach::Cut {
+            return;
+        }
         for topic in 0..self.topics.len() {
             if out.fault(20) {
                 // It is stuck: parked now, resumed at a later poll.

@@ -3,32 +3,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::figures::board::{Service, Teller, Work};
 use crate::figures::family::Family;
 use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
+use crate::promise::reach::CUT_AFTER;
 use crate::verb::run::pipeline::{Gauges, Pipeline};
 
 impl Service for Pipeline {
-    /// False before the first heartbeat, without a fresh one, and while a partition waits for a person.
+    /// False before the first heartbeat, without a fresh one, and while records do not flow.
     fn ready(&self) -> Result<(), String> {
         match self.instruments.heartbeat.age() {
             None => Err("waiting for the first heartbeat in the ledger".to_owned()),
             Some(age) if age > self.lease => {
                 Err(format!("no heartbeat in the ledger for {} s: PostgreSQL is away", age.as_secs()))
             }
-            Some(_) => match self
-                .ownership
-                .all()
-                .iter()
-                .find_map(|claim| Some((claim.clone(), self.why_still(claim)?)))
-            {
-                Some((claim, why)) => {
-                    Err(format!("partition {}/{} does not go on: {why}", claim.topic, claim.partition.id))
-                }
-                None => Ok(()),
-            },
+            Some(_) => self.flows(),
         }
     }
 
@@ -47,6 +38,28 @@ impl Service for Pipeline {
             let before = std::mem::replace(&mut before, now);
             report_line(before, now, since, self.gauges())
         })
+    }
+}
+
+impl Pipeline {
+    /// False while Kafka is out of reach, and while a partition waits for a person.
+    fn flows(&self) -> Result<(), String> {
+        let silence = self.contact.silence(Instant::now());
+        if silence >= CUT_AFTER {
+            return Err(format!(
+                "Kafka has not answered for {} s: its brokers are away, or out of reach from here",
+                silence.as_secs()
+            ));
+        }
+        for claim in self.ownership.all() {
+            if let Some(why) = self.why_still(&claim) {
+                return Err(format!(
+                    "partition {}/{} does not go on: {why}",
+                    claim.topic, claim.partition.id
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -87,12 +100,15 @@ fn partitions(pipeline: &Pipeline) -> Vec<Family> {
         "rowmill_partition_stopped",
         "1 if an owned partition is not read any more and a person must act; `rowmill status` says why.",
     );
-    let mut lag =
-        Family::gauge("rowmill_lag_records", "Offsets between what a table has and the end of the log.");
+    let mut lag = Family::gauge(
+        "rowmill_lag_records",
+        "Offsets between what a table has and the end of the log; absent while Kafka does not answer.",
+    );
     let mut lag_seconds =
         Family::gauge("rowmill_lag_seconds", "How long the oldest record that a table lacks has waited.");
     let mut next = Family::gauge("rowmill_next_offset", "The offset after the last that a table has.");
     let claims = pipeline.ownership.all();
+    let is_known = pipeline.sees_the_logs();
     for (index, topic) in pipeline.topics.iter().enumerate() {
         if let Some(seen) = topic.seen() {
             count.add(&[("topic", &topic.name)], f64::from(seen.partition_count));
@@ -107,10 +123,10 @@ fn partitions(pipeline: &Pipeline) -> Vec<Family> {
         for lane in &claim.lanes {
             let table = &pipeline.instruments.tables[lane.table].0;
             let labels = [("topic", &*claim.topic), ("partition", &*partition), ("table", table.as_str())];
-            if let Some(records) = claim.lane_lag(lane) {
+            if let Some(records) = claim.lane_lag(lane).filter(|_| is_known) {
                 lag.add(&labels, records as f64);
             }
-            if let Some(seconds) = claim.lane_lag_seconds(lane) {
+            if let Some(seconds) = claim.lane_lag_seconds(lane).filter(|_| is_known) {
                 lag_seconds.add(&labels, seconds);
             }
             next.add(&labels, lane.committed() as f64);
@@ -257,6 +273,9 @@ fn stages(pipeline: &Pipeline) -> Vec<Family> {
         Family::gauge("rowmill_memory_in_hand_bytes", "Raw and encoded records in hand.").with(used as f64),
         Family::gauge("rowmill_memory_max_bytes", "memory_max.").with(most as f64),
     ]);
+    let silence = pipeline.contact.silence(Instant::now()).as_secs_f64();
+    let help = "Since Kafka last answered this process; it is asked every second.";
+    families.push(Family::gauge("rowmill_kafka_answer_age_seconds", help).with(silence));
     if let Some(age) = instruments.heartbeat.age() {
         let help = "Since the ledger last confirmed this process.";
         families.push(Family::gauge("rowmill_heartbeat_age_seconds", help).with(age.as_secs_f64()));

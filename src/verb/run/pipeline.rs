@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender};
@@ -26,6 +26,7 @@ use crate::promise::lane::LaneRegister;
 use crate::promise::lease::Lease;
 use crate::promise::ledger::Member;
 use crate::promise::mend::Mend;
+use crate::promise::reach::Contact;
 use crate::promise::session::Sessions;
 use crate::promise::topics::Topic;
 use crate::store::postgres::sink::Sinks;
@@ -33,9 +34,13 @@ use crate::verb::run::definitions::Definitions;
 use crate::verb::setup::Setup;
 use crate::write::Writer;
 
+/// Kafka is asked every second: after three times that without an answer nobody knows how long the logs are.
+const LAG_IS_KNOWN_FOR: Duration = Duration::from_secs(3);
+
 /// A running pipeline, as `run` sees it.
 pub struct Pipeline {
     pub ownership: Arc<Ownership>,
+    pub contact: Arc<Contact>,
     pub wake: Sender<Wake>,
     /// Names of the threads that hold data; when all have ended, nothing is in hand.
     pub stages: Vec<Name>,
@@ -94,13 +99,18 @@ impl Pipeline {
     pub fn gauges(&self) -> Gauges {
         let claims = self.ownership.all();
         Gauges {
-            lag: claims.iter().map(|c| c.lag()).sum(),
+            lag: self.sees_the_logs().then(|| claims.iter().map(|c| c.lag()).sum()).flatten(),
             partitions: claims.len(),
             stopped: claims.iter().filter(|c| self.why_still(c).is_some()).count(),
             raw_batches: self.raw.iter().map(|(_, r)| r.len()).sum(),
             table_batches: self.loads.iter().map(|(_, _, r)| r.len()).sum(),
             bytes_in_hand: self.budget.used(),
         }
+    }
+
+    /// False where Kafka has said nothing for so long that logs may be longer than they were when it did.
+    pub fn sees_the_logs(&self) -> bool {
+        self.contact.silence(Instant::now()) < LAG_IS_KNOWN_FOR
     }
 
     /// Why nothing of a partition goes on, if so; also while a topic that the guard stopped is tried again.
@@ -158,12 +168,14 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let poll_cores: Vec<_> = (0..counts.pollers).map(|_| next_core()).collect();
     let decode_cores: Vec<_> = (0..counts.decoders).map(|_| next_core()).collect();
 
+    let contact = Arc::new(Contact::begin(Instant::now()));
     let lease_thread = Kind::Lease.only();
     let lease = Lease {
         server: server.clone(),
         me: me.clone(),
         topics: topics.clone(),
         ownership: ownership.clone(),
+        contact: contact.clone(),
         session_lock: config.lease.session_lock,
         wake: wakes,
         pulse: threads.pulse(&lease_thread),
@@ -258,6 +270,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             kafka: config.kafka.clone(),
             topics: topics.clone(),
             ownership: ownership.clone(),
+            contact: contact.clone(),
             budget: budget.clone(),
             decoders: decoders.clone(),
             number,
@@ -277,6 +290,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         kafka: config.kafka.clone(),
         topics: topics.clone(),
         ownership: ownership.clone(),
+        contact: contact.clone(),
         wake: wake.clone(),
         pulse: threads.pulse(&watch_thread),
     };
@@ -287,6 +301,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let lease = config.lease.duration;
     Ok(Pipeline {
         ownership,
+        contact,
         wake,
         stages,
         lease_thread,
