@@ -144,7 +144,7 @@ impl Lease {
     fn tick(&self, state: &mut State) -> Result<()> {
         let names: Vec<String> = self.topics.iter().map(|t| t.name.to_string()).collect();
         let LeaseSession { client, number } = self.session(state)?;
-        let reach = self.contact.reach(Instant::now());
+        let reach = self.contact.look(Instant::now());
         ledger::heartbeat(client, &self.me, *number, reach)?;
 
         let held = Held::note(&self.ownership);

@@ -46,18 +46,32 @@ struct Times {
     is_answered: bool,
     /// When the last silence that was too long ended.
     back: Option<Instant>,
+    /// When the lease thread last looked, which it does every second.
+    looked: Instant,
+}
+
+/// Nobody looked for so long: this process itself stood still, and Kafka's silence says nothing.
+const STOOD_STILL: Duration = Duration::from_secs(3);
+
+impl Times {
+    /// For how long there was no answer, while this process ran.
+    fn silence(&self, now: Instant) -> Duration {
+        let still = now.duration_since(self.looked);
+        let still = if still >= STOOD_STILL { still } else { Duration::ZERO };
+        now.duration_since(self.answered).saturating_sub(still)
+    }
 }
 
 impl Contact {
     pub fn begin(now: Instant) -> Contact {
-        Contact(Mutex::new(Times { answered: now, is_answered: false, back: None }))
+        Contact(Mutex::new(Times { answered: now, is_answered: false, back: None, looked: now }))
     }
 
     /// Kafka answered.
     pub fn answered(&self, now: Instant) {
         let mut times = lock(&self.0);
         // Who was never answered was never cut off: it takes its share at once.
-        if times.is_answered && now.duration_since(times.answered) >= CUT_AFTER {
+        if times.is_answered && times.silence(now) >= CUT_AFTER {
             times.back = Some(now);
         }
         times.is_answered = true;
@@ -66,13 +80,17 @@ impl Contact {
 
     /// For how long there was no answer.
     pub fn silence(&self, now: Instant) -> Duration {
-        now.duration_since(lock(&self.0).answered)
+        lock(&self.0).silence(now)
     }
 
-    pub fn reach(&self, now: Instant) -> Reach {
-        let times = lock(&self.0);
+    /// To be asked every second: who does not ask stands still.
+    pub fn look(&self, now: Instant) -> Reach {
+        let mut times = lock(&self.0);
+        // Kept as if the time that was missed had not been.
+        times.answered = now.checked_sub(times.silence(now)).unwrap_or(now);
+        times.looked = now;
         match times.back {
-            _ if !times.is_answered || now.duration_since(times.answered) >= CUT_AFTER => Reach::Cut,
+            _ if !times.is_answered || times.silence(now) >= CUT_AFTER => Reach::Cut,
             Some(back) if now.duration_since(back) < BACK_FOR => Reach::Back,
             _ => Reach::Well,
         }
@@ -90,19 +108,25 @@ mod tests {
         let contact = Contact::begin(begin);
         #[track_caller]
         fn check(contact: &Contact, now: Instant, expected: Reach) {
-            assert_eq!(contact.reach(now), expected);
+            assert_eq!(contact.look(now), expected);
         }
-        check(&contact, at(0), Reach::Cut);
+        (0..=20).for_each(|second| check(&contact, at(second), Reach::Cut));
         contact.answered(at(20));
-        check(&contact, at(20), Reach::Well);
-        check(&contact, at(24), Reach::Well);
-        check(&contact, at(25), Reach::Cut);
+        (20..25).for_each(|second| check(&contact, at(second), Reach::Well));
+        (25..30).for_each(|second| check(&contact, at(second), Reach::Cut));
         contact.answered(at(30));
-        check(&contact, at(30), Reach::Back);
-        (31..=100).for_each(|second| contact.answered(at(second)));
-        check(&contact, at(89), Reach::Back);
-        check(&contact, at(90), Reach::Well);
-        assert_eq!(contact.silence(at(103)), Duration::from_secs(3));
+        for second in 30..100 {
+            check(&contact, at(second), if second < 90 { Reach::Back } else { Reach::Well });
+            contact.answered(at(second));
+        }
+        assert_eq!(contact.silence(at(101)), Duration::from_secs(2));
+        // Frozen for a minute, whoever comes to his senses first: that was not Kafka's silence.
+        check(&contact, at(160), Reach::Well);
+        contact.answered(at(161));
+        contact.answered(at(220));
+        check(&contact, at(220), Reach::Well);
+        (221..226).for_each(|second| drop(contact.look(at(second))));
+        check(&contact, at(226), Reach::Cut);
         for number in [Reach::Cut, Reach::Back, Reach::Well] {
             assert_eq!(Reach::of(number as i16), number);
         }

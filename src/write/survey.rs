@@ -3,16 +3,22 @@
 //! explains it, and none goes in, the table is. Pure.
 
 use crate::base::failure::Refusal;
+use crate::base::hash;
 
 /// So many rows that are refused for one reason, and none between them that goes in, speak against the table. A producer's
 /// burst of bad records is shorter as a rule, and it takes one good record to end the suspicion.
 pub const ENOUGH: usize = 50;
 
-/// Which of `rows` are asked alone, one after another until one goes in: the last, then others evenly spaced. The last came
-/// last, so it tells first that the table is mended, or that a producer is.
+/// Which of `rows` are asked alone, one after another until one goes in: the last, then one somewhere in each of as many equal
+/// parts. The last came last, so it tells first that the table is mended, or that a producer is. A fixed distance would ask
+/// only bad ones where every second is bad.
 pub fn sample(rows: usize) -> impl Iterator<Item = usize> {
     let asked = rows.min(ENOUGH);
-    (0..asked).map(move |number| rows - 1 - number * rows / asked)
+    (0..asked).map(move |number| {
+        let (from, to) = (number * rows / asked, (number + 1) * rows / asked);
+        let within = if number == 0 { 0 } else { hash::of(&number.to_string()) as usize % (to - from) };
+        rows - 1 - (from + within)
+    })
 }
 
 /// Refusals for one reason, with no row between them that went in.
@@ -59,6 +65,10 @@ mod tests {
             assert_eq!(asked.len(), rows.min(ENOUGH));
             assert_eq!(asked.first().copied(), rows.checked_sub(1));
             assert!(asked.windows(2).all(|pair| pair[0] > pair[1]), "{asked:?}");
+        }
+        for period in 2..10 {
+            let rests: std::collections::BTreeSet<usize> = sample(1200).map(|row| row % period).collect();
+            assert_eq!(rests.len(), period, "rows that are bad by turns are not all that is asked");
         }
     }
 

@@ -173,7 +173,7 @@ fn a_topic_that_fills_several_tables() {
     let world = World::new("verify_several");
     world.create_topic("in", 1);
     let kinds = ["red", "green", "blue"];
-    let mut config = String::new();
+    let mut config = "[guard]\ndead_letter_share = 1\n".to_owned();
     for kind in &kinds[..2] {
         world.create_table(kind, "");
         config += &world.model("in", kind, &format!("when = {{ kind = {kind:?} }}"));
