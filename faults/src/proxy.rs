@@ -137,10 +137,10 @@ impl Proxy {
         connections.iter().filter(|c| c.shutdown(Shutdown::Both).is_ok()).count()
     }
 
-    /// From now on it is refused; what there was breaks.
-    pub fn refuse(&self) {
+    /// From now on it is refused, and what there was breaks; returns how many connections that were.
+    pub fn refuse(&self) -> usize {
         self.set(Weather::Refusing);
-        self.cut();
+        self.cut()
     }
 }
 
