@@ -10,6 +10,7 @@ mod changes;
 mod check;
 mod corpus;
 mod crash;
+mod cut;
 mod dead_letters;
 mod definitions;
 mod delivery;

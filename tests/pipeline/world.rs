@@ -205,6 +205,15 @@ impl World {
         (proxy, url)
     }
 
+    /// A proxy before Kafka, and the brokers' address that leads through it, whatever the broker says of where it is. One at
+    /// a time: the place that this world has among the servers has one listener for it.
+    pub(crate) fn kafka_proxy(&self) -> (Proxy, String) {
+        let (advertised, real) = self.servers.kafka_member();
+        let upstream = std::net::SocketAddr::from(([127, 0, 0, 1], real));
+        let proxy = Proxy::before_any(advertised, upstream).expect("the stack keeps the port free");
+        (proxy, format!("127.0.0.1:{advertised}"))
+    }
+
     /// This world's PostgreSQL and Redis, over TLS.
     pub(crate) fn tls_urls(&self) -> (String, String) {
         let (postgres, redis) = (self.server("DATABASE_URL_TLS"), self.server("REDIS_TLS_URL"));
