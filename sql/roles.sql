@@ -7,6 +7,9 @@
 --
 -- None of them is called rowmill: a role finds the schema of its own name first, and so our ledger where it means its tables.
 
+-- This runs as a superuser: names without a schema are the server's own, and not what somebody made in public.
+SET search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     name  TEXT;
@@ -53,3 +56,5 @@ BEGIN
     END LOOP;
 END
 $$;
+
+RESET search_path;

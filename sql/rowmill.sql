@@ -4,6 +4,10 @@
 -- The promise, as a query: in every snapshot, for every (topic, partition, target), each record of
 -- [start_offset, next_offset) has exactly one outcome, and next_offset - start_offset is their number.
 
+-- Names without a schema are the server's own, here and in every function: whoever may create a function or an operator in a
+-- schema of the caller's search_path would else have it called with the caller's rights.
+SET search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA IF NOT EXISTS rowmill;
 
 -- An older program refuses a newer schema: it would not know what the new columns promise.
@@ -67,6 +71,12 @@ CREATE TABLE IF NOT EXISTS rowmill.ledger (
     autovacuum_analyze_threshold = 10000
 );
 
+-- Which table had the target's name at the last move, and since when another one has it than before: a blue/green swap, a
+-- table for each month.
+ALTER TABLE rowmill.ledger
+    ADD COLUMN IF NOT EXISTS table_oid   OID,
+    ADD COLUMN IF NOT EXISTS table_since TIMESTAMPTZ;
+
 -- Records that are no rows: each with its original bytes and the reason.
 CREATE TABLE IF NOT EXISTS rowmill.dead_letter (
     id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -105,14 +115,25 @@ CREATE TABLE IF NOT EXISTS rowmill.gap (
 );
 
 -- What a writer compiled its rows for. Binary COPY puts the bytes of one type into a column of another without
--- a word, so every batch compares this again before it commits. In plpgsql, because that keeps the plan.
+-- a word, and a part that is not logged would lose its rows in a crash that the ledger outlives; so every batch compares
+-- this again before it commits. In plpgsql, because that keeps the plan.
 CREATE OR REPLACE FUNCTION rowmill.fingerprint(target_table OID) RETURNS TEXT
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
-        SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
-        FROM pg_catalog.pg_attribute
-        WHERE attrelid = target_table AND attnum > 0 AND NOT attisdropped);
+        SELECT md5(concat_ws(
+            ' ',
+            (SELECT string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum)
+             FROM pg_catalog.pg_attribute
+             WHERE attrelid = target_table AND attnum > 0 AND NOT attisdropped),
+            (SELECT CASE WHEN t.relhassubclass THEN (
+                        WITH RECURSIVE parts AS (
+                            SELECT t.oid AS part UNION ALL
+                            SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.part)
+                        SELECT bool_and(c.relpersistence = 'p') FROM parts JOIN pg_catalog.pg_class c ON c.oid = parts.part)
+                    ELSE t.relpersistence = 'p' END
+             FROM pg_catalog.pg_class t
+             WHERE t.oid = target_table))));
 END
 $$;
 
@@ -120,7 +141,7 @@ $$;
 -- the server took away says nothing about the member, so only the lease counts then. A heartbeat from the future is
 -- one from before the server's clock was set back: it would outlast the lease by the whole step.
 CREATE OR REPLACE FUNCTION rowmill.alive(the_pipeline TEXT, the_member TEXT) RETURNS BOOLEAN
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM rowmill.member m
         WHERE m.pipeline = the_pipeline AND m.member = the_member
@@ -142,7 +163,7 @@ CREATE OR REPLACE FUNCTION rowmill.register(
     the_pipeline TEXT, the_cluster TEXT, the_topic_id TEXT, the_routing BIGINT, the_topic TEXT,
     targets TEXT[], partitions JSONB
 ) RETURNS INTEGER
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     topic_known BOOLEAN;
     inserted    INTEGER;
@@ -167,7 +188,7 @@ $$;
 CREATE OR REPLACE FUNCTION rowmill.claim(
     me TEXT, the_pipeline TEXT, the_topic TEXT, the_partition INTEGER, the_routing BIGINT, targets TEXT[]
 ) RETURNS TABLE (target TEXT, epoch BIGINT, next_offset BIGINT, anchor_offset BIGINT, anchor_hash BIGINT, topic_id TEXT)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     free INTEGER;
 BEGIN
@@ -195,7 +216,7 @@ $$;
 CREATE OR REPLACE FUNCTION rowmill.advance(
     me TEXT, the_target TEXT, target_table OID, expected_fingerprint TEXT, spans JSONB
 ) RETURNS VOID
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wanted INTEGER := jsonb_array_length(spans);
     moved  INTEGER;
@@ -221,6 +242,8 @@ BEGIN
         skipped = l.skipped + s.skipped,
         other = l.other + s.other,
         holes = l.holes + s.holes,
+        table_since = CASE WHEN l.table_oid <> target_table THEN clock_timestamp() ELSE l.table_since END,
+        table_oid = target_table,
         progress_at = clock_timestamp()
     FROM jsonb_to_recordset(spans) AS s(
         topic TEXT, partition INTEGER, epoch BIGINT, first BIGINT, next BIGINT,
@@ -229,9 +252,18 @@ BEGIN
     WHERE l.topic = s.topic AND l.partition = s.partition AND l.target = the_target
       AND l.owner = me AND l.epoch = s.epoch AND l.next_offset = s.first;
     GET DIAGNOSTICS moved = ROW_COUNT;
+    -- The locks are held now, so it stays as it is until the end.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_class
+        WHERE oid IN ('rowmill.ledger'::REGCLASS, 'rowmill.dead_letter'::REGCLASS) AND relpersistence <> 'p') THEN
+        RAISE EXCEPTION 'the ledger or its dead letters are UNLOGGED, and a crash of the server would empty them'
+            USING ERRCODE = 'RM003', HINT = 'ALTER TABLE rowmill.ledger SET LOGGED; the same for rowmill.dead_letter';
+    END IF;
     IF moved <> wanted THEN
         RAISE EXCEPTION 'fenced: % of % spans of table % moved for %', moved, wanted, the_target, me
             USING ERRCODE = 'RM001';
     END IF;
 END
 $$;
+
+RESET search_path;

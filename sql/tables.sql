@@ -9,7 +9,10 @@
 -- There is no primary key and no index: rows are only ever appended, and each index costs a part of the speed.
 -- Indexes for the queries that are really asked are yours to add; tables.timescaledb.sql gives advice.
 
-CREATE TABLE IF NOT EXISTS state (
+-- Names without a schema are the server's own, whoever may create what in the schemas of this role's search_path.
+SET search_path = pg_catalog, pg_temp;
+
+CREATE TABLE IF NOT EXISTS public.state (
     userid    VARCHAR(100) NOT NULL,
     source    VARCHAR(100) NOT NULL,
     path      VARCHAR(200) NOT NULL,
@@ -19,7 +22,7 @@ CREATE TABLE IF NOT EXISTS state (
     timestamp TIMESTAMPTZ NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS metric (
+CREATE TABLE IF NOT EXISTS public.metric (
     userid    VARCHAR(100) NOT NULL,
     source    VARCHAR(100) NOT NULL,
     path      VARCHAR(200) NOT NULL,
@@ -28,7 +31,7 @@ CREATE TABLE IF NOT EXISTS metric (
     timestamp TIMESTAMPTZ NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS log (
+CREATE TABLE IF NOT EXISTS public.log (
     userid    VARCHAR(100) NOT NULL,
     source    VARCHAR(100) NOT NULL,
     path      VARCHAR(200) NOT NULL,
@@ -41,7 +44,7 @@ CREATE TABLE IF NOT EXISTS log (
 );
 
 -- One row a hop; the rows of one measurement share the value of trace.
-CREATE TABLE IF NOT EXISTS network_trace (
+CREATE TABLE IF NOT EXISTS public.network_trace (
     userid    VARCHAR(100) NOT NULL,
     source    VARCHAR(100) NOT NULL,
     path      VARCHAR(200) NOT NULL,
@@ -54,7 +57,7 @@ CREATE TABLE IF NOT EXISTS network_trace (
     timestamp TIMESTAMPTZ NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS network_ping (
+CREATE TABLE IF NOT EXISTS public.network_ping (
     userid    VARCHAR(100) NOT NULL,
     source    VARCHAR(100) NOT NULL,
     path      VARCHAR(200) NOT NULL,
@@ -65,3 +68,5 @@ CREATE TABLE IF NOT EXISTS network_ping (
     time      TIMESTAMPTZ NOT NULL,
     timestamp TIMESTAMPTZ NOT NULL
 );
+
+RESET search_path;

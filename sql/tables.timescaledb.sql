@@ -8,15 +8,41 @@
 -- if_not_exists and migrate_data make this safe on tables that exist and hold rows, but migrating locks the table for
 -- as long as it takes.
 
-CREATE EXTENSION IF NOT EXISTS timescaledb;
+-- Names without a schema are the server's own, whoever may create what in the schemas of this role's search_path.
+SET search_path = pg_catalog, pg_temp;
 
-SELECT create_hypertable('state', by_range('time', INTERVAL '1 hour'), if_not_exists => TRUE, migrate_data => TRUE);
-SELECT create_hypertable('metric', by_range('time', INTERVAL '1 hour'), if_not_exists => TRUE, migrate_data => TRUE);
-SELECT create_hypertable('log', by_range('time', INTERVAL '1 hour'), if_not_exists => TRUE, migrate_data => TRUE);
-SELECT create_hypertable('network_trace', by_range('time', INTERVAL '1 hour'), if_not_exists => TRUE,
-    migrate_data => TRUE);
-SELECT create_hypertable('network_ping', by_range('time', INTERVAL '1 hour'), if_not_exists => TRUE,
-    migrate_data => TRUE);
+CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public;
+
+DO $$
+DECLARE
+    extension OID;
+    home      NAME;
+    stranger  TEXT;
+    name      TEXT;
+BEGIN
+    SELECT e.oid, n.nspname INTO extension, home
+    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+    WHERE e.extname = 'timescaledb';
+    -- It may be a schema in which others create, too, and theirs would be the better match.
+    SELECT p.oid::REGPROCEDURE INTO stranger
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = home AND p.proname IN ('create_hypertable', 'by_range')
+      AND NOT EXISTS (
+          SELECT FROM pg_depend d
+          WHERE d.classid = 'pg_proc'::REGCLASS AND d.objid = p.oid AND d.deptype = 'e' AND d.refobjid = extension);
+    IF stranger IS NOT NULL THEN
+        RAISE EXCEPTION '% is not of TimescaleDB: find out whose it is, and drop it', stranger;
+    END IF;
+    FOREACH name IN ARRAY ARRAY['state', 'metric', 'log', 'network_trace', 'network_ping'] LOOP
+        EXECUTE format(
+            'SELECT %1$I.create_hypertable(%2$L::REGCLASS, %1$I.by_range(''time'', INTERVAL ''1 hour''),
+                 if_not_exists => TRUE, migrate_data => TRUE)',
+            home, 'public.' || name);
+    END LOOP;
+END
+$$;
+
+RESET search_path;
 
 -- Indexes. create_hypertable has made one on (time DESC) for each table. Every further index is written for every row,
 -- so add only what a query needs, and measure the load with it:

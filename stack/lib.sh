@@ -144,7 +144,7 @@ free_port() {
   printf '%s' "$port"
 }
 
-port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT REDIS_PORT REDIS_TLS_PORT"
+port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT PGBOUNCER_PORT REDIS_PORT REDIS_TLS_PORT"
 # Kafka's listeners for clients that somebody wants to cut off, as kafka.sh explains: where each listens, and where it says so.
 kafka_members="1 2 3 4"
 for member in $kafka_members; do
@@ -186,10 +186,10 @@ require_stack() {
 }
 
 # --- servers --------------------------------------------------------------------------------------------------------
-# kafka.sh, postgres.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
+# kafka.sh, postgres.sh, pgbouncer.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
 # NAME_settle (what is done once it answers), NAME_where, NAME_stop and NAME_kill; and NAME_log, the log's path.
 
-servers="kafka postgres redis"
+servers="kafka postgres pgbouncer redis"
 
 require_server() {
   case " $servers " in
@@ -235,4 +235,5 @@ fill_template() {
 
 . "$stack_bin/kafka.sh"
 . "$stack_bin/postgres.sh"
+. "$stack_bin/pgbouncer.sh"
 . "$stack_bin/redis.sh"

@@ -73,6 +73,7 @@ postgres_paths() {
   postgres_log=$PG_HOME/postgres.log
   # Seconds by which the server's wall clock is ahead, for as long as the file is there; read once a second.
   postgres_clock=$PG_HOME/clock
+  pgbouncer_paths
 }
 
 postgres_prepare() {
@@ -88,8 +89,9 @@ postgres_prepare() {
     # Interrupted before: PG_VERSION is among the first files, but the settings are among the last.
     rm -rf "$PGDATA"
     write_private "$PG_HOME/password" <<<"$PG_PASSWORD"
+    # The role is not called rowmill: it would find the schema of its own name first, where a test means its own tables.
     # Not synced: if the machine dies now, the cluster is made again.
-    as_pg_user "$PGBIN/initdb" --pgdata="$PGDATA" --username=rowmill --pwfile="$PG_HOME/password" \
+    as_pg_user "$PGBIN/initdb" --pgdata="$PGDATA" --username=admin --pwfile="$PG_HOME/password" \
       --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync >"$log" 2>&1 </dev/null ||
       { rm -rf "$PGDATA"; fail "create a PostgreSQL cluster in $PGDATA" "$(tail_of "$log")" "see $log"; }
     rm -f "$PG_HOME/password"
@@ -128,7 +130,7 @@ postgres_has_pid() {
 
 psql_stack() {
   PGPASSWORD=$PG_PASSWORD "$PGBIN/psql" --no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 \
-    --host=127.0.0.1 --port="$PG_PORT" --username=rowmill "$@"
+    --host=127.0.0.1 --port="$PG_PORT" --username=admin "$@"
 }
 
 # A server that is frozen takes the connection and says nothing.

@@ -54,7 +54,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("redis", &["src/client", "src/decode/lookup.rs"]),
     ("rowmill", &["src/main.rs"]),
     ("strsim", &["src/base/spelling.rs"]),
-    ("toml", &["src/config", "src/verb/propose.rs"]),
+    ("toml", &["src/config", "src/verb/propose"]),
 ];
 
 /// Texts that only some files may hold.
@@ -65,12 +65,17 @@ const TEXTS: &[(&str, &[&str])] = &[
     ("DELETE FROM rowmill.ledger", &["src/promise/ledger.rs"]),
     ("rowmill.advance(", &["src/promise/ledger.rs"]),
     // A store sends rows within a transaction that is not its own.
-    ("COMMIT", &["src/promise", "src/write", "src/verb"]),
+    ("COMMIT", &["src/client/path.rs", "src/promise", "src/write", "src/verb"]),
 ];
 
 /// Words that only some files may use.
 const WORDS: &[(&str, &[&str])] = &[
     ("unsafe", &["src/kafka/native.rs"]),
+    // What runs under the role's own search_path.
+    (
+        "by_role_path",
+        &["src/client/path.rs", "src/promise/session.rs", "src/promise/lease.rs", "src/verb/setup.rs"],
+    ),
     ("print", &["src/verb"]),
     ("println", &["src/verb"]),
     ("eprintln", &["src/base", "src/verb"]),

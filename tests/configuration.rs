@@ -14,7 +14,7 @@ group_id = "collectors"
 start = "earliest"
 plaintext = true
 [postgres]
-url = "postgresql://rowmill@localhost/collectors"
+url = "postgresql://rowmill_writer@localhost/collectors"
 lock_timeout = "10s"
 [redis]
 url = "redis://localhost/0"

@@ -328,18 +328,54 @@ fn what_is_read_by_a_rule_of_our_own() {
     check("bytea", "columns.c = { encoding = \"hex\" }", r#""00ff""#, r"'\x00ff'::bytea");
     check("bytea", "columns.c = { encoding = \"utf8\" }", r#""é""#, "convert_to('é', 'UTF8')");
     check("timestamptz", "columns.c = { unit = \"s\" }", "1700000000.5", "to_timestamp(1700000000.5)");
-    check("timestamptz", "columns.c = { unit = \"ms\" }", "-1", "'1969-12-31 23:59:59.999Z'::timestamptz");
     check(
         "timestamptz",
-        "columns.c = { unit = \"s\" }",
+        "columns.c = { unit = \"ms\", years = [1900, 2200] }",
+        "-1",
+        "'1969-12-31 23:59:59.999Z'::timestamptz",
+    );
+    check(
+        "timestamptz",
+        "columns.c = { unit = \"s\", years = [-4713, 294276] }",
         "9224318015999",
         "'294276-12-31 23:59:59Z'::timestamptz",
     );
     check(
         "timestamptz",
-        "columns.c = { unit = \"s\" }",
+        "columns.c = { unit = \"s\", years = [-4713, 294276] }",
         "-210866803200",
         "'4714-11-24 00:00:00Z BC'::timestamptz",
+    );
+    check("date", "columns.c = { unit = \"d\" }", "19844", "date '1970-01-01' + 19844");
+    check(
+        "date",
+        "columns.c = { unit = \"d\", years = [-4713, 294276] }",
+        "-2440588",
+        "date '4714-11-24 BC'",
+    );
+    check("date", "columns.c = { format = \"%d.%m.%Y\" }", r#""01.05.2024""#, "date '2024-05-01'");
+    check("date", "", r#""20240501""#, "date '20240501'");
+    check("time", "columns.c = { unit = \"us\" }", "86399999999", "time '23:59:59.999999'");
+    check("time", "columns.c = { unit = \"ms\" }", "86400000", "time '24:00:00'");
+    check("time", "", r#""12:30""#, "time '12:30'");
+    for text in ["2024-07-01 12:30:00.5", "1890-01-01 00:00:00", "2024-03-31 03:00:00"] {
+        let expected = format!("timestamp '{text}' AT TIME ZONE 'Europe/Berlin'");
+        check("timestamptz", "columns.c = { zone = \"Europe/Berlin\" }", &format!("\"{text}\""), &expected);
+    }
+    for text in [
+        "2024-05-01T12:30:00.000+0000",
+        "2024-05-01T12:30+08",
+        "2024-05-01 12:30:00.123456-03:30",
+        "1890-01-01 00:00:00+00:53:28",
+        "20240501T123000Z",
+    ] {
+        check("timestamptz", "", &format!("\"{text}\""), &format!("timestamptz '{text}'"));
+    }
+    check(
+        "timestamptz",
+        "columns.c = { format = \"%d/%b/%Y:%H:%M:%S %z\" }",
+        r#""01/May/2024:14:30:05 +0200""#,
+        "timestamptz '2024-05-01 12:30:05Z'",
     );
     check(
         "timestamp",
@@ -397,7 +433,7 @@ fn the_server_takes_whatever_the_decoder_took() {
     }
     let number = || "-?(0|[1-9][0-9]{0,8})(\\.[0-9]{1,6})?";
     // Ties below a microsecond are left out: the server multiplies a double there.
-    let time = || "(19|20)[0-9]{2}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{1,6}|\\.[0-9]{6}[1234][0-9]{2})?(Z|[+-][01][0-9]:[0-6][0-9])";
+    let time = || "(19|20)[0-9]{2}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{1,6}|\\.[0-9]{6}[1234][0-9]{2})?(Z|[+-][01][0-9](:?[0-6][0-9])?)";
     let jsonb = any::<Vec<String>>().prop_map(|texts| serde_json::to_string(&texts).unwrap());
     let strategies: Vec<(&str, BoxedStrategy<String>)> = vec![
         ("int2", mostly("-?(0|[1-9][0-9]{0,5})")),
@@ -533,6 +569,8 @@ fn tables_as_the_catalog_has_them() {
             format!("{} {} {}", column.name, column.ty, marks.join(",")).trim_end().to_owned()
         })
         .collect();
+    // With its schema, whatever the role's search_path says.
+    let types = format!("\"{schema}\"");
     assert_eq!(
         shown,
         [
@@ -543,18 +581,21 @@ fn tables_as_the_catalog_has_them() {
             "sub varchar(4) not_null,default",
             "codes varchar(7)[]",
             "subs varchar(4)[]",
-            "mood mood",
-            "moods mood[]",
+            format!("mood {types}.mood").as_str(),
+            format!("moods {types}.mood[]").as_str(),
             "amount numeric(10,-2)",
             "price numeric(12,4)[]",
             "tag char(1)",
-            "pair pair",
+            format!("pair {types}.pair").as_str(),
             "point point default",
             "points point[]",
         ]
     );
     let mood = table.columns.iter().find(|column| column.name == "mood").unwrap();
-    assert_eq!(mood.ty, Type::Enum { name: "mood".into(), labels: vec!["sad".into(), "ok".into()] });
+    assert_eq!(
+        mood.ty,
+        Type::Enum { name: format!("{types}.mood"), labels: vec!["sad".into(), "ok".into()] }
+    );
     assert_eq!(server.table("parts").kind, Kind::Partitioned);
     assert_eq!(server.table(&format!("\"{schema}\".PARTS")).name, "parts");
     assert_eq!(server.table("parts_0").kind, Kind::Ordinary);

@@ -10,11 +10,12 @@ mod records;
 
 use std::time::Duration;
 
-use postgres::{Client, NoTls};
+use postgres::NoTls;
 use rowmill_faults::random::Random;
 
 use database::{Key, Server};
 
+use rowmill::client::pg::{self, Client};
 use rowmill::promise::ledger::{self, Member, Registration, Target};
 use rowmill::promise::offsets::{Anchor, Partition};
 use rowmill::promise::reach::Reach;
@@ -41,14 +42,15 @@ type Row = (Option<String>, i64, i64, Option<i64>, i64);
 fn the_model_of_the_ledger_does_what_the_ledger_does() {
     let url = std::env::var("DATABASE_URL").expect("run through `make test`, which starts the servers");
     let name = format!("ledger_model_{}", std::process::id());
-    let mut admin = Client::connect(&url, NoTls).expect("PostgreSQL answers");
+    let mut admin = postgres::Client::connect(&url, NoTls).expect("PostgreSQL answers");
     admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
     let (base, _) = url.rsplit_once('/').expect("the URL names a database");
-    let mut client = Client::connect(&format!("{base}/{name}"), NoTls).expect("PostgreSQL answers");
-    client.batch_execute(ledger::SCHEMA_SQL).expect("the schema");
-    client.batch_execute("CREATE TABLE public.t (n BIGINT)").expect("a table");
+    let server = pg::Server::parse(&format!("{base}/{name}")).expect("a URL");
+    let mut client = server.connect("ledger model").expect("PostgreSQL answers");
+    client.by_role_path().batch_execute(ledger::SCHEMA_SQL).expect("the schema");
+    client.by_role_path().batch_execute("CREATE TABLE public.t (n BIGINT)").expect("a table");
     for seed in 0..20 {
-        client.batch_execute("TRUNCATE rowmill.ledger, rowmill.member").expect("empty");
+        client.by_role_path().batch_execute("TRUNCATE rowmill.ledger, rowmill.member").expect("empty");
         let mut pair = Pair::new(client, seed);
         for step in 0..150 {
             let verb = pair.step();
@@ -75,8 +77,10 @@ impl Pair {
         };
         let inserted = ledger::register(&mut client, &what, &partitions).expect("registered");
         assert_eq!(inserted, PARTITIONS * TARGETS.len() as i32);
-        let row =
-            client.query_one("SELECT rowmill.fingerprint('public.t'::REGCLASS)", &[]).expect("the table");
+        let row = client
+            .by_role_path()
+            .query_one("SELECT rowmill.fingerprint('public.t'::REGCLASS)", &[])
+            .expect("the table");
         let target = Target { name: String::new(), sql_name: "public.t".into(), fingerprint: row.get(0) };
         let keys = (0..PARTITIONS)
             .flat_map(|id| (0..TARGETS.len()).map(move |t| ((Partition { topic: 0, id }, t), 5)));
@@ -109,7 +113,7 @@ impl Pair {
         let days = if self.random.one_in(2) { -1 } else { 1 };
         let sql =
             "UPDATE rowmill.member SET heartbeat_at = heartbeat_at + $1 * interval '1 day' WHERE member = $2";
-        self.client.execute(sql, &[&f64::from(days), &me]).expect("stepped");
+        self.client.by_role_path().execute(sql, &[&f64::from(days), &me]).expect("stepped");
         self.model.shift_heartbeat(me, i64::from(days) * 10 * database::LEASE as i64);
         format!("the heartbeat of {me} moves by {days} days")
     }
@@ -169,11 +173,11 @@ impl Pair {
         self.random.shuffle(&mut spans);
         let target = Target { name: TARGETS[table].to_owned(), ..self.target.clone() };
         let sql = ledger::advance_and_commit(me, &target, &spans);
-        self.client.batch_execute("BEGIN").expect("begun");
-        let real = self.client.batch_execute(&sql);
+        self.client.by_role_path().batch_execute("BEGIN").expect("begun");
+        let real = self.client.by_role_path().batch_execute(&sql);
         if let Err(error) = &real {
             assert_eq!(error.code().map(|c| c.code()), Some("RM001"), "{error}");
-            self.client.batch_execute("ROLLBACK").expect("rolled back");
+            self.client.by_role_path().batch_execute("ROLLBACK").expect("rolled back");
         }
         assert_eq!(real.is_ok(), self.model.advance(me, table, &spans), "ADVANCE {spans:?} by {me}");
         format!("ADVANCE {spans:?} by {me}")
@@ -186,7 +190,7 @@ impl Pair {
 
     fn rows_of_ledger(&mut self) -> Vec<Row> {
         let sql = "SELECT owner, epoch, next_offset, anchor_offset, start_offset FROM rowmill.ledger ORDER BY partition, target";
-        let rows = self.client.query(sql, &[]).expect("the ledger");
+        let rows = self.client.by_role_path().query(sql, &[]).expect("the ledger");
         rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3), r.get(4))).collect()
     }
 }

@@ -48,7 +48,6 @@ impl World {
         connect(&admin_url)?.batch_execute("CREATE DATABASE campaign").context("cannot create a database")?;
         let url = redirect(&admin_url, None, Some("campaign"));
         let mut client = connect(&url)?;
-        client.batch_execute("ALTER DATABASE campaign SET search_path = public; SET search_path = public")?;
         let small_disk = SmallDisk::mount();
         if let Some(disk) = &small_disk {
             let path = disk.path.display();

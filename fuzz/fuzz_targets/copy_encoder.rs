@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use rowmill::decode::value::read::{Json, Reading};
 use rowmill::decode::value::take::from_json;
+use rowmill::model::notation::Notation;
 use rowmill::model::types::{Encoding, NumericLimit, Type};
 
 fn types() -> Vec<Type> {
@@ -56,8 +57,8 @@ fuzz_target!(|input: (u8, u8, &str)| {
         _ => Encoding::Utf8,
     };
     let (mut scratch, mut out) = (String::new(), Vec::new());
-    let reading = Reading { encoding, ..Reading::default() };
-    if raw == "null" || from_json(ty, reading, Json::of(raw), &mut scratch, &mut out).is_err() {
+    let reading = Reading::new(Notation { encoding, ..Notation::default() }, 128);
+    if raw == "null" || from_json(ty, &reading, Json::of(raw), &mut scratch, &mut out).is_err() {
         return;
     }
     let (length, field) = out.split_first_chunk().expect("a length");

@@ -19,7 +19,7 @@ fuzz_target!(|names: (&str, &str)| {
     assert_eq!(name, text);
     let rest = rest.strip_prefix(", pg_catalog.to_regclass(").expect("the table by its name");
     let (name, rest) = literal(rest).expect("a text");
-    assert_eq!((name, &*rest), (quoted(identifier), ")::OID, 'f', '[]'::JSONB); COMMIT"));
+    assert_eq!((name, &*rest), (quoted(identifier), ")::pg_catalog.oid, 'f', '[]'::pg_catalog.jsonb); COMMIT"));
 });
 
 /// Reads a token between two quotes, in which a doubled one stands for itself; the token, and what follows.

@@ -187,7 +187,7 @@ fn a_correct_consumer_passes_with_all_models_over_tls() {
     ] {
         assert!(std::fs::metadata(run.path(name)).is_ok_and(|m| m.len() > 100), "{name}");
     }
-    assert!(!run.text().contains("postgres://rowmill:"), "a password was printed");
+    assert!(!run.text().contains("postgres://admin:"), "a password was printed");
 }
 
 #[test]

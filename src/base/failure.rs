@@ -68,7 +68,7 @@ pub struct Failure {
     /// Without anything that a record holds.
     pub words: String,
     /// Where one of the rows is at fault.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
     /// The COMMIT was under way: its outcome is unknown unless the server said no.
     pub at_commit: bool,
 }

@@ -46,6 +46,8 @@ pub fn finish(start: usize, out: &mut [u8]) -> usize {
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
+pub const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
+
 /// From 1970-01-01, where the world counts from, to 2000-01-01, where PostgreSQL does.
 pub const SECONDS_1970_TO_2000: i64 = 946_684_800;
 

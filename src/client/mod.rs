@@ -2,5 +2,6 @@
 
 pub mod binary;
 pub mod tls;
+pub mod path;
 pub mod pg;
 pub mod redis;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use openssl::ssl::SslVerifyMode;
+use postgres::NoTls;
 use postgres::config::Host;
 use postgres::error::{Severity, SqlState};
-use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::base::failure::{Class, Failure};
@@ -14,6 +14,7 @@ use crate::client::tls;
 use crate::config;
 use crate::config::address::is_loopback;
 
+pub use crate::client::path::{Client, FIXED_PATH, Parameters};
 pub use postgres_protocol::escape::escape_literal;
 
 /// How long a TCP connection may take to open; a server that then says nothing is the watchdog's matter.
@@ -119,7 +120,7 @@ impl Server {
             Some(tls) => config.connect(tls.clone()),
             None => config.connect(NoTls),
         };
-        client.map_err(|error| {
+        client.map(Client::new).map_err(|error| {
             let words = describe(&error);
             let error = anyhow::Error::new(error);
             let error = match tls::explain(&words) {
@@ -257,6 +258,8 @@ fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
         "55P03" | "55006" => Class::World,
         // Damaged data and indexes: never a matter of one row.
         "XX001" | "XX002" => Class::Setup,
+        // The ledger itself would not outlive a crash.
+        "RM003" => Class::Setup,
         other => match &other[..2] {
             "08" | "40" | "53" | "57" | "58" => Class::World,
             // Who we are, and where the database is.
@@ -315,6 +318,7 @@ mod tests {
         }
         check("RM001", Class::Fenced);
         check("RM002", Class::TableChanged);
+        check("RM003", Class::Setup);
         check("22P03", Class::Row);
         check("22001", Class::Row);
         check("23505", Class::Row);

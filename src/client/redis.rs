@@ -1,9 +1,10 @@
-//! Redis: the URL, the login, TLS.
+//! Redis: the URL, the login, TLS, and what it says of keys.
 
 use std::time::Duration;
 
 use ::redis::{
-    Client, ClientTlsConfig, Connection, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates,
+    Client, ClientTlsConfig, Connection, ConnectionAddr, FromRedisValue as _, IntoConnectionInfo as _,
+    RedisError, RedisResult, TlsCertificates, Value,
 };
 use anyhow::{Context, Result};
 
@@ -17,6 +18,169 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub fn ping(redis: &config::Redis) -> Result<u64> {
     let mut connection = connect(&client(redis)?, redis)?;
     ::redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
+}
+
+/// What Redis has for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Value(String),
+    Missing,
+    /// The key is there and no text can be read from it; why, with what to do.
+    Unusable(String),
+}
+
+/// So many of the keys that a lookup misses are asked for their type: a few say what the others are.
+const TYPES_MAX: usize = 16;
+
+/// Reads the values of these keys; and how many keys Redis has in all.
+pub fn read(
+    connection: &mut Connection,
+    lookup: &config::Lookup,
+    keys: &[String],
+) -> Result<(Vec<Told>, u64)> {
+    let read = match &lookup.field {
+        Some(field) => fields(connection, lookup, field, keys).context("HGET failed"),
+        None => strings(connection, lookup, keys).context("MGET failed"),
+    };
+    read.map_err(|error| match error.downcast_ref().and_then(is_cluster) {
+        Some(sentence) => error.context(sentence),
+        None => error,
+    })
+}
+
+/// Why this Redis cannot be read from whatever it holds; for `rowmill check`, and before the first record.
+///
+/// # Errors
+/// Where it does not answer: that says nothing.
+pub fn refusal(redis: &config::Redis, lookups: &[config::Lookup]) -> Result<Option<&'static str>> {
+    let mut connection = connect(&client(redis)?, redis)?;
+    for lookup in lookups {
+        // A cluster spreads them over its nodes, or refuses to see them together.
+        let keys: Vec<String> = (0..TYPES_MAX).map(|n| lookup.key_of(&format!("rowmill-{n}"))).collect();
+        if let Err(error) = read(&mut connection, lookup, &keys)
+            && let Some(sentence) = error.downcast_ref().and_then(is_cluster)
+        {
+            return Ok(Some(sentence));
+        }
+    }
+    Ok(None)
+}
+
+/// True if Redis has keys and none of them can be a token's; unknown where there are too many to look at, or the user may
+/// not. Redis looks at them in its own time between other requests.
+pub fn matches_no_key(redis: &config::Redis, lookup: &config::Lookup) -> Result<bool> {
+    const ROUNDS_MAX: usize = 200;
+    const COUNT: usize = 1000;
+    let mut connection = connect(&client(redis)?, redis)?;
+    let pattern = format!("{}*{}", escaped(&lookup.key_prefix), escaped(&lookup.key_suffix));
+    let mut cursor = 0;
+    for _ in 0..ROUNDS_MAX {
+        let mut scan = ::redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(COUNT);
+        let (next, found): (u64, Vec<Vec<u8>>) = scan.query(&mut connection)?;
+        if !found.is_empty() {
+            return Ok(false);
+        }
+        if next == 0 {
+            return Ok(true);
+        }
+        cursor = next;
+    }
+    Ok(false)
+}
+
+/// A text that a pattern of Redis takes for itself.
+fn escaped(text: &str) -> String {
+    let escape = |c: char| if "*?[]^-\\".contains(c) { format!("\\{c}") } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+fn is_cluster(error: &RedisError) -> Option<&'static str> {
+    matches!(error.code(), Some("CROSSSLOT" | "MOVED" | "ASK" | "CLUSTERDOWN")).then_some(
+        "Redis is a cluster, which rowmill does not read, since each key lies on another node: give redis.url a server that has \
+         all users, a replica set's or one of its own",
+    )
+}
+
+fn strings(
+    connection: &mut Connection,
+    lookup: &config::Lookup,
+    keys: &[String],
+) -> RedisResult<(Vec<Told>, u64)> {
+    let (values, size): (Vec<Option<Vec<u8>>>, u64) =
+        ::redis::pipe().cmd("MGET").arg(keys).cmd("DBSIZE").query(connection)?;
+    let mut told: Vec<Told> = keys.iter().zip(values).map(|(key, value)| text(lookup, key, value)).collect();
+    // A key of another type is not there for MGET.
+    let missing: Vec<usize> =
+        (0..told.len()).filter(|at| told[*at] == Told::Missing).take(TYPES_MAX).collect();
+    let mut pipe = ::redis::pipe();
+    for at in &missing {
+        pipe.cmd("TYPE").arg(&keys[*at]);
+    }
+    if !missing.is_empty()
+        // A user who may not ask for types is not told about them.
+        && let Ok(types) = pipe.query::<Vec<String>>(connection)
+    {
+        for (at, kind) in
+            missing.into_iter().zip(types).filter(|(_, kind)| kind != "none" && kind != "string")
+        {
+            told[at] = Told::Unusable(format!(
+                "{:?} is a {kind}, and lookup.{} reads strings{}",
+                keys[at],
+                lookup.name,
+                remedy(lookup, &kind)
+            ));
+        }
+    }
+    Ok((told, size))
+}
+
+fn remedy(lookup: &config::Lookup, kind: &str) -> String {
+    let pattern = lookup.key_of("{}");
+    match kind {
+        "hash" => format!(
+            ": write hash = {pattern:?} and field = \"...\" instead of key, with the field that has the value"
+        ),
+        _ => ": it must lead to keys that hold the value".to_owned(),
+    }
+}
+
+fn fields(
+    connection: &mut Connection,
+    lookup: &config::Lookup,
+    field: &str,
+    keys: &[String],
+) -> RedisResult<(Vec<Told>, u64)> {
+    let mut pipe = ::redis::pipe();
+    for key in keys {
+        pipe.cmd("HGET").arg(key).arg(field);
+    }
+    // One key of another type must not hide the others' values.
+    let mut answers: Vec<RedisResult<Value>> = pipe.cmd("DBSIZE").ignore_errors().query(connection)?;
+    let size = answers.pop().map(|size| u64::from_redis_value(size?).map_err(RedisError::from));
+    let told = keys.iter().zip(answers).map(|(key, answer)| match answer {
+        Ok(value) => Ok(text(lookup, key, Option::from_redis_value(value).map_err(RedisError::from)?)),
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Told::Unusable(format!(
+            "{key:?} is no hash, and lookup.{} reads field {field:?} of hashes: write key = {:?} instead of hash and field if it \
+             is a string",
+            lookup.name,
+            lookup.key_of("{}")
+        ))),
+        Err(error) => Err(error),
+    });
+    Ok((told.collect::<RedisResult<_>>()?, size.unwrap_or(Ok(0))?))
+}
+
+/// A value that is no text cannot be a user's id.
+fn text(lookup: &config::Lookup, key: &str, value: Option<Vec<u8>>) -> Told {
+    match value.map(String::from_utf8) {
+        Some(Ok(text)) => Told::Value(text),
+        Some(Err(_)) => Told::Unusable(format!(
+            "the value of {key:?} is not UTF-8, so it is no value for lookup.{}: store text there",
+            lookup.name
+        )),
+        None => Told::Missing,
+    }
 }
 
 /// A client, which connects later.
@@ -59,4 +223,15 @@ pub fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_means_its_text() {
+        assert_eq!(escaped("user:"), "user:");
+        assert_eq!(escaped("a*[b]?\\"), "a\\*\\[b\\]\\?\\\\");
+    }
 }

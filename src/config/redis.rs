@@ -25,7 +25,9 @@ pub(super) struct RawRedis {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLookup {
-    key: String,
+    key: Option<String>,
+    hash: Option<String>,
+    field: Option<String>,
     ttl: Option<Period>,
     cache_max: Option<usize>,
     grace: Option<Period>,
@@ -65,12 +67,20 @@ pub struct Lookup {
     /// The key's text with `{}` where the token goes.
     pub key_prefix: String,
     pub key_suffix: String,
+    /// The key is a hash, and this its field with the value; else it is a string.
+    pub field: Option<String>,
     /// A found value is asked again after this.
     pub ttl: Duration,
     /// Tokens kept; the oldest half goes when it is full.
     pub cache_max: usize,
     /// An unknown token is asked again for this long before its record is set aside.
     pub grace: Duration,
+}
+
+impl Lookup {
+    pub fn key_of(&self, token: &str) -> String {
+        format!("{}{token}{}", self.key_prefix, self.key_suffix)
+    }
 }
 
 pub(super) fn resolve_redis(raw: RawRedis, env: Environment<'_>) -> Result<Redis> {
@@ -112,12 +122,25 @@ pub(super) fn resolve_redis(raw: RawRedis, env: Environment<'_>) -> Result<Redis
 }
 
 pub(super) fn resolve_lookup(name: String, raw: RawLookup) -> Result<Lookup> {
-    let Some((prefix, suffix)) = raw.key.split_once("{}") else {
-        bail!("lookup.{name}: key {:?} has no {{}} where the token goes", raw.key);
+    let (setting, pattern, field) = match (raw.key, raw.hash, raw.field) {
+        (Some(key), None, None) => ("key", key, None),
+        (None, Some(hash), Some(field)) if !field.is_empty() => ("hash", hash, Some(field)),
+        _ => bail!(
+            "lookup.{name}: write key = \"user:{{}}\" where each key is a string, or hash = \"user:{{}}\" and field = \"id\" where \
+             it is a hash; {{}} is the token"
+        ),
+    };
+    let (prefix, suffix) = match pattern.split("{}").collect::<Vec<_>>()[..] {
+        [prefix, suffix] => (prefix, suffix),
+        [_] => bail!("lookup.{name}: {setting} {pattern:?} has no {{}} where the token goes"),
+        _ => bail!(
+            "lookup.{name}: {setting} {pattern:?} has {{}} more than once, and the token goes to one place"
+        ),
     };
     let lookup = Lookup {
         key_prefix: prefix.to_owned(),
         key_suffix: suffix.to_owned(),
+        field,
         ttl: raw.ttl.map_or(LOOKUP_TTL, |s| s.0),
         cache_max: raw.cache_max.unwrap_or(LOOKUP_CACHE_MAX),
         grace: raw.grace.map_or(LOOKUP_GRACE, |s| s.0),
@@ -136,6 +159,22 @@ mod tests {
     #[test]
     fn a_key_has_a_place_for_the_token() {
         check("[lookup.user]\nkey = \"user\"", Err("no {} where the token goes"));
+        check("[lookup.user]\nkey = \"user:{}:{}\"", Err("key \"user:{}:{}\" has {} more than once"));
+        check("[lookup.user]\nhash = \"user\"\nfield = \"id\"", Err("hash \"user\" has no {}"));
+        for unclear in [
+            "",
+            "hash = \"user:{}\"",
+            "field = \"id\"",
+            "hash = \"{}\"\nfield = \"\"",
+            "key = \"{}\"\nfield = \"id\"",
+            "key = \"{}\"\nhash = \"{}\"\nfield = \"id\"",
+        ] {
+            check(&format!("[lookup.user]\n{unclear}"), Err("lookup.user: write key = \"user:{}\""));
+        }
+        check(
+            "[redis]\nurl = \"redis://127.0.0.1\"\n[lookup.user]\nhash = \"user:{}\"\nfield = \"id\"",
+            Ok(()),
+        );
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub(super) enum Fill {
 /// What a step may read.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a, 'r> {
+    /// What the slots cut.
     pub(super) text: &'a str,
+    /// The message, all or part of it.
+    pub(super) body: &'a str,
     pub(super) record: &'a Record<'r>,
     pub(super) slots: &'a [Slot],
 }
@@ -83,10 +86,9 @@ impl Step {
             not_null: column.not_null,
             optional: column.optional,
             fill: match source {
-                Source::Field { path, unit, encoding } => Fill::Field {
-                    slot: slot(path),
-                    reading: Reading { unit: *unit, encoding: *encoding, depth_max },
-                },
+                Source::Field { path, notation } => {
+                    Fill::Field { slot: slot(path), reading: Reading::new(notation.clone(), depth_max) }
+                }
                 Source::Lookup { path, lookup, unknown, .. } => {
                     Fill::Lookup { slot: slot(path), lookup: *lookup, unknown: *unknown }
                 }
@@ -106,9 +108,12 @@ impl Step {
         out: &mut Vec<u8>,
     ) -> Result<Written, Wrong> {
         match self.fill {
-            Fill::Field { slot, reading } => match input.slots[slot].of(input.text) {
+            Fill::Field { slot, ref reading } => match input.slots[slot].of(input.text) {
                 None => return self.absent(out),
                 Some(json) if json.is_null() => self.null("the field is null", out)?,
+                Some(json) if reading.notation.empty_is_null && json.is_empty_text() => {
+                    self.null("the field is an empty text, which stands for null", out)?;
+                }
                 Some(json) => take::from_json(&self.ty, reading, json, scratch, out)?,
             },
             Fill::Lookup { slot, lookup, unknown } => {
@@ -130,9 +135,9 @@ impl Step {
             }
             Fill::Clock => take::micros(0, out),
             Fill::Message { depth_max } => match &self.ty {
-                Type::Json => take::json(input.text, depth_max, out)?,
-                Type::Jsonb => take::jsonb(input.text, depth_max, out)?,
-                ty => take::from_value(ty, Reading::default(), Value::String(input.text), out)?,
+                Type::Json => take::json(input.body, depth_max, out)?,
+                Type::Jsonb => take::jsonb(input.body, depth_max, out)?,
+                ty => take::from_value(ty, &Reading::default(), Value::String(input.body), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input.record, out)?,
             Fill::Null => {
@@ -164,7 +169,7 @@ impl Step {
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                take::from_json(&self.ty, Reading::default(), Json::of(&json), &mut String::new(), out)?;
+                take::from_json(&self.ty, &Reading::default(), Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
@@ -182,11 +187,11 @@ impl Step {
         }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        take::from_json(&self.ty, Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+        take::from_json(&self.ty, &Reading::default(), Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        take::from_value(&self.ty, Reading::default(), Value::of_text(text, &self.ty)?, out)
+        take::from_value(&self.ty, &Reading::default(), Value::of_text(text, &self.ty)?, out)
     }
 
     fn left_out(&self) -> Option<Written> {
@@ -261,9 +266,41 @@ mod tests {
         let columns = r#"columns.c = { lookup = "user", unknown = "null" }"#;
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"nobody"}"#)), Ok(NULL.to_vec()));
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":null}"#)), Ok(NULL.to_vec()));
-        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Ok(NULL.to_vec()));
+        assert_eq!(one(Type::Text, false, columns, &record(b"{}")), Err(Reason::NothingTaken));
         assert_eq!(one(Type::Text, false, columns, &record(br#"{"c":"tok-1"}"#)), Ok(field(b"user-1")));
         assert_eq!(one(Type::Int4, false, columns, &record(br#"{"c":"tok-1"}"#)), Err(Reason::WrongType));
+    }
+
+    #[test]
+    fn an_empty_text_may_be_null() {
+        let check =
+            |ty: Type, not_null: bool, settings: &str, value: &str, expected: Result<Vec<u8>, Reason>| {
+                let message = format!("{{\"c\":{value}}}");
+                let found = one(
+                    ty.clone(),
+                    not_null,
+                    &format!("columns.c = {{ {settings} }}"),
+                    &record(message.as_bytes()),
+                );
+                assert_eq!(found, expected, "{value} into {ty}, {settings}");
+            };
+        let null = "empty = \"null\"";
+        let number = "from = \"text\", empty = \"null\"";
+        check(Type::Text, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Text, false, null, r#"" ""#, Ok(field(b" ")));
+        check(Type::Text, true, null, r#""""#, Err(Reason::NullNotAllowed));
+        check(Type::Text, true, "", r#""""#, Ok(field(b"")));
+        check(Type::Timestamptz, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Timestamptz, false, "", r#""""#, Err(Reason::InvalidTime));
+        check(Type::Int4, false, null, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Int4, false, null, r#""7""#, Err(Reason::WrongType));
+        check(Type::Int4, false, number, r#""""#, Ok(NULL.to_vec()));
+        check(Type::Int4, false, number, r#""7""#, Ok(field(&7i32.to_be_bytes())));
+        check(Type::Int4, false, number, "null", Ok(NULL.to_vec()));
+        check(Type::Json, false, number, r#""""#, Ok(NULL.to_vec()));
+        let texts = Type::Array { element: Box::new(Type::Text), element_oid: 25 };
+        check(texts.clone(), false, null, r#""""#, Ok(NULL.to_vec()));
+        check(texts, false, null, "[]", Ok(field(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25])));
     }
 
     #[test]

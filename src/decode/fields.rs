@@ -87,6 +87,10 @@ impl Slot {
         self.end = 0;
     }
 
+    pub(super) fn is_filled(self) -> bool {
+        self.end > 0
+    }
+
     #[inline]
     pub(super) fn of(self, text: &str) -> Option<Json<'_>> {
         let json = || Json { text: &text[self.start as usize..self.end as usize], escapes: self.escapes };
@@ -222,7 +226,7 @@ mod tests {
     use crate::decode::record::tests::{
         METRIC, NULL, Users, decoder, field, metric, one, parsed, record, table,
     };
-    use crate::decode::reject::excerpt;
+    use crate::decode::reject::{Reason, excerpt};
     use crate::model::types::Type;
 
     #[test]
@@ -265,8 +269,12 @@ mod tests {
                 "{message}"
             );
         }
-        check("", "{}", None);
-        check("", r#"{"C":1}"#, None);
+        fn absent(columns: &str, message: &str) {
+            let found = one(Type::Text, false, columns, &record(message.as_bytes()));
+            assert_eq!(found, Err(Reason::NothingTaken), "{message}");
+        }
+        absent("", "{}");
+        absent("", r#"{"C":1}"#);
         check("", r#"{"c":null}"#, None);
         check("", r#"{"c":1,"c":2}"#, Some("2"));
         check("", r#"{"c":1,"c":null}"#, None);
@@ -275,15 +283,15 @@ mod tests {
         let nested = r#"columns.c = { field = "a.b.c" }"#;
         check(nested, r#"{"a":{"b":{"c":"x"}}}"#, Some("x"));
         check(nested, r#"{ "a" : { "z":[{"c":2}], "b" : { "c" : 7 } } }"#, Some("7"));
-        check(nested, r#"{"a":{"b":{"c":"x"}},"a":{}}"#, None);
+        absent(nested, r#"{"a":{"b":{"c":"x"}},"a":{}}"#);
         check(nested, r#"{"a":{"b":{"c":"x"}},"a":{"b":{"c":"y"}}}"#, Some("y"));
-        check(nested, r#"{"a":{"b":[{"c":"x"}]}}"#, None);
-        check(nested, r#"{"a":{"b":1e999}}"#, None);
-        check(nested, r#"{"a":"b","a.b.c":"x","c":"x"}"#, None);
+        absent(nested, r#"{"a":{"b":[{"c":"x"}]}}"#);
+        absent(nested, r#"{"a":{"b":1e999}}"#);
+        absent(nested, r#"{"a":"b","a.b.c":"x","c":"x"}"#);
         let long = r#"columns.c = { field = "a_name_of_many_letters" }"#;
         check(long, r#"{"a_name_of_many_letters":"x"}"#, Some("x"));
         check(long, r#"{"a_name_of_many_lettres":"y","a_name_of_many_letters" : 7}"#, Some("7"));
-        check(long, r#"{"a_name_of_many":1}"#, None);
+        absent(long, r#"{"a_name_of_many":1}"#);
         check(r#"columns.c = { field = ["a.b"] }"#, r#"{"a":{"b":1},"a.b":2}"#, Some("2"));
     }
 

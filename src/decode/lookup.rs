@@ -14,7 +14,7 @@ use redis::{Client, Connection};
 
 use crate::base::retry::BackOff;
 use crate::base::thread::Pulse;
-use crate::client::redis::{client, connect};
+use crate::client::redis::{Told, client, connect, read};
 use crate::config;
 use crate::decode::column::{Found, Lookups};
 use crate::figures::instruments::{LookupMetrics, Wait, Waits};
@@ -52,6 +52,8 @@ struct Cache {
     known: HashMap<Box<str>, Entry, foldhash::quality::RandomState>,
     /// A few tokens that had a value, the last one found at the back.
     found_last: VecDeque<Box<str>>,
+    /// That a key cannot be used was said: whoever sends tokens must not fill the log.
+    said_unusable: bool,
     /// When the present batch began: an answer cannot expire between asking and encoding.
     now: Instant,
     /// Answers of this age and older have expired for the present batch.
@@ -91,6 +93,7 @@ impl LookupCache {
                 hits: Cell::new(0),
                 known: HashMap::default(),
                 found_last: VecDeque::new(),
+                said_unusable: false,
                 now: Instant::now(),
                 stale: None,
             })
@@ -132,9 +135,9 @@ impl LookupCache {
                 match self.ask(chunk) {
                     Ok(Answer::Settled) => break,
                     Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
-                    Ok(Answer::Emptied(words)) => {
+                    Ok(Answer::Unfit(words)) => {
                         self.put_off(chunk);
-                        if std::mem::replace(&mut said, Said::Emptied) != Said::Emptied {
+                        if std::mem::replace(&mut said, Said::Unfit) != Said::Unfit {
                             log::error!("waiting, nothing is set aside: {words}");
                         }
                         std::thread::sleep(BACK_OFF.1);
@@ -175,21 +178,24 @@ impl LookupCache {
             // Beside what the batch needs, what was found last: a handful of answers says whether Redis still has its data.
             let sample = self.caches[lookup].sample(lookup, &mine);
             let mine: Vec<&Wanted> = mine.into_iter().chain(&sample).collect();
-            let keys: Vec<String> = mine.iter().map(|w| self.caches[lookup].key(&w.token)).collect();
-            let (values, size) = self.mget(&keys)?;
+            let (told, size) = self.read(lookup, &mine)?;
             let cache = &mut self.caches[lookup];
+            if let Some(words) = cache.unusable(&told) {
+                return Ok(Answer::Unfit(words));
+            }
+            let values: Vec<Option<&str>> = told.iter().map(value).collect();
             let had = mine.iter().zip(&values).filter(|(want, _)| cache.had(&want.token));
             let gone = had.clone().filter(|(_, value)| value.is_none()).count();
             if values.iter().any(Option::is_none)
                 && let Some(words) = emptied(had.count(), gone, size)
             {
-                return Ok(Answer::Emptied(words));
+                return Ok(Answer::Unfit(words));
             }
             let found = values.iter().flatten().count();
             cache.metrics.found.fetch_add(found as u64, Relaxed);
             cache.metrics.missing.fetch_add((values.len() - found) as u64, Relaxed);
             for (want, value) in mine.into_iter().zip(values) {
-                if !cache.learn(want, value.as_deref(), now_ms) {
+                if !cache.learn(want, value, now_ms) {
                     answer = Answer::Grace;
                 }
             }
@@ -197,21 +203,22 @@ impl LookupCache {
         Ok(answer)
     }
 
-    /// The values of the keys, and how many keys Redis has in all.
-    fn mget(&mut self, keys: &[String]) -> Result<(Vec<Option<String>>, u64)> {
+    /// What Redis has for the tokens, and how many keys it has in all.
+    fn read(&mut self, lookup: usize, tokens: &[&Wanted]) -> Result<(Vec<Told>, u64)> {
         let (client, redis) = self.client.as_ref().context("a lookup needs [redis]")?;
-        let connection = &mut self.connection;
+        let (connection, config) = (&mut self.connection, &self.caches[lookup].config);
+        let keys: Vec<String> = tokens.iter().map(|want| config.key_of(&want.token)).collect();
         self.pulse.during("asking Redis", || {
             if connection.is_none() {
                 *connection = Some(connect(client, redis)?);
             }
-            let connection = connection.as_mut().expect("just made");
-            let (values, size): (Vec<Option<Vec<u8>>>, u64) =
-                redis::pipe().cmd("MGET").arg(keys).cmd("DBSIZE").query(connection).context("MGET failed")?;
-            // A value that is no text cannot be a user's id.
-            Ok((values.into_iter().map(|v| String::from_utf8(v?).ok()).collect(), size))
+            read(connection.as_mut().expect("just made"), config, &keys)
         })
     }
+}
+
+fn value(told: &Told) -> Option<&str> {
+    if let Told::Value(text) = told { Some(text) } else { None }
 }
 
 /// Says why nothing should be set aside now, if Redis seems to have lost its data.
@@ -229,7 +236,7 @@ fn emptied(had: usize, gone: usize, keys_in_all: u64) -> Option<String> {
 enum Said {
     Nothing,
     Away,
-    Emptied,
+    Unfit,
 }
 
 enum Answer {
@@ -237,12 +244,23 @@ enum Answer {
     Settled,
     /// Some are unknown and may still come.
     Grace,
-    Emptied(String),
+    /// Redis has not what this lookup needs, whatever the token; why.
+    Unfit(String),
 }
 
 impl Cache {
-    fn key(&self, token: &str) -> String {
-        format!("{}{token}{}", self.config.key_prefix, self.config.key_suffix)
+    /// Keys that are there and cannot be read are the setup's fault where none could be read yet; where others can, they are
+    /// their own, and no value. Said once.
+    fn unusable(&mut self, told: &[Told]) -> Option<String> {
+        let why =
+            told.iter().find_map(|told| if let Told::Unusable(why) = told { Some(why) } else { None })?;
+        if self.found_last.is_empty() && !told.iter().any(|told| matches!(told, Told::Value(_))) {
+            return Some(why.clone());
+        }
+        if !std::mem::replace(&mut self.said_unusable, true) {
+            log::warn!("a token is unknown because of what Redis has for it: {why}");
+        }
+        None
     }
 
     /// The tokens that were found last and are not asked for anyway.
@@ -317,6 +335,7 @@ mod tests {
             name: "user".into(),
             key_prefix: "user:".into(),
             key_suffix: ":id".into(),
+            field: None,
             ttl: Duration::from_secs(60),
             cache_max: max,
             grace: Duration::from_secs(1),
@@ -327,6 +346,7 @@ mod tests {
             hits: Cell::new(0),
             known: HashMap::default(),
             found_last: VecDeque::new(),
+            said_unusable: false,
             now: Instant::now(),
             stale: None,
         }
@@ -339,7 +359,7 @@ mod tests {
     #[test]
     fn an_unknown_token_waits_only_for_a_young_record() {
         let mut cache = cache(1000);
-        assert_eq!(cache.key("t"), "user:t:id");
+        assert_eq!(cache.config.key_of("t"), "user:t:id");
         assert!(cache.learn(&want("known", Some(0)), Some("7"), 0));
         assert!(!cache.learn(&want("young", Some(10_000)), None, 10_500));
         assert!(!cache.learn(&want("no time", None), None, 10_500));
@@ -371,6 +391,18 @@ mod tests {
         cache.learn(&want("18", Some(i64::MIN)), None, 0);
         assert!(!cache.had("18"));
         assert!(cache.sample(0, &[]).iter().all(|w| &*w.token != "18"));
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_are_the_setups_fault_until_others_can() {
+        let odd = || Told::Unusable("why".into());
+        let mut cache = cache(1000);
+        assert_eq!(cache.unusable(&[Told::Missing]), None);
+        assert_eq!(cache.unusable(&[Told::Missing, odd()]), Some("why".into()));
+        assert_eq!(cache.unusable(&[Told::Value("7".into()), odd()]), None);
+        assert_eq!(cache.unusable(&[odd()]), Some("why".into()));
+        cache.learn(&want("known", None), Some("7"), 0);
+        assert_eq!(cache.unusable(&[odd()]), None);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use serde::de::IgnoredAny;
 use super::column::{Encoded, Fill, Input, Lookups, Step, Written, token};
 use super::fields::{Level, Slot, Tree, read_message, slot_of};
 use super::scan::NotJson;
-use crate::decode::reject::{Reason, Reject, excerpt, excerpt_bytes};
+use crate::decode::reject::{COLUMN, Reason, Reject, excerpt, excerpt_bytes};
 use crate::decode::value::read::{Json, Value};
 use crate::decode::value::wrong::Wrong;
-use crate::model::plan::{Condition, Expected, Path, Plan, PlanColumn, Source};
-use crate::model::{Kafka, Tombstones};
+use crate::model::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source};
+use crate::model::{Framing, Kafka, Tombstones};
 use crate::promise::batch::{Record, Shape};
 
 /// What bounds one record.
@@ -59,7 +59,10 @@ impl<'r> Parsed<'r> {
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'r> {
     record: &'r Record<'r>,
+    /// All of the value, in which the slots stand.
     text: &'r str,
+    /// The message itself, which an envelope may be around.
+    body: &'r str,
 }
 
 /// Decodes the records of one topic. Holds the last parsed record's slots, so one decoder serves one thread.
@@ -70,6 +73,8 @@ pub struct RecordDecoder {
     /// The objects that fields stand in, the message itself first.
     levels: Vec<Level>,
     slots: Vec<Slot>,
+    /// Where the message is, if it is in an envelope.
+    payload: Option<usize>,
     routes: Vec<Route>,
     /// Where escaped strings become plain ones; valid until the next one.
     scratch: String,
@@ -82,8 +87,13 @@ struct Route {
     model: usize,
     when: Vec<(usize, Expected)>,
     steps: Vec<Step>,
+    /// The fields of which one has to be there. Empty where a row cannot come of nothing.
+    wants_one_of: Vec<usize>,
     takes: bool,
 }
+
+/// Of the fields that a model looks for, in a sentence.
+const NAMES_SHOWN: usize = 8;
 
 /// Tells one record from another without keeping a borrow.
 type RecordId = (usize, usize);
@@ -94,6 +104,8 @@ impl RecordDecoder {
         assert!(limits.value_bytes_max <= Limits::VALUE_BYTES_CEILING, "lengths must fit PostgreSQL's");
         let models = &plan.topics[topic].models;
         let mut tree = Tree::default();
+        let payload = plan.topics[topic].envelope.payload.as_ref();
+        payload.into_iter().for_each(|path| tree.want(path));
         for model in models.iter().map(|index| &plan.models[*index]) {
             model.when.iter().for_each(|condition| tree.want(&condition.path));
             model.sources.iter().filter_map(path_of).for_each(|path| tree.want(path));
@@ -101,8 +113,9 @@ impl RecordDecoder {
         let (mut levels, mut slots) = (Vec::new(), 0);
         tree.lay_out(&mut levels, &mut slots);
         let routes = models.iter().map(|model| Route::new(&plan, *model, &levels, limits)).collect();
+        let payload = payload.map(|path| slot_of(&levels, path));
         let slots = vec![Slot::default(); slots];
-        Self { plan, topic, limits, levels, slots, routes, scratch: String::new(), parsed: None }
+        Self { plan, topic, limits, levels, slots, payload, routes, scratch: String::new(), parsed: None }
     }
 
     /// Reads the record's JSON once. Every other function speaks of the record that was parsed last.
@@ -112,22 +125,26 @@ impl RecordDecoder {
             route.takes = false;
         }
         let Some(value) = record.value else {
-            return match self.plan.topics[self.topic].tombstones {
-                Tombstones::Skip => Ok(Parsed::Tombstone),
-                Tombstones::DeadLetter => Err(Reject::new(
-                    Reason::Tombstone,
-                    "the record has no value; set tombstones = \"skip\" in the model to pass over such records",
-                )),
-            };
+            return self.tombstone("the record has no value");
         };
         if value.len() > self.limits.value_bytes_max {
             let message =
                 format!("the value has {} bytes, the bound is {}", value.len(), self.limits.value_bytes_max);
             return Err(Reject::new(Reason::TooLarge, message));
         }
+        let value = match self.plan.topics[self.topic].envelope.framing {
+            None => value,
+            Some(Framing::SchemaRegistry) => unframed(value)?,
+        };
         let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
         self.slots.iter_mut().for_each(Slot::clear);
         read_message(text, &mut self.levels, &mut self.slots).map_err(|NotJson| not_an_object(text))?;
+        let body = match self.payload.map(|slot| self.slots[slot].of(text)) {
+            None => text,
+            Some(Some(json)) if json.text.starts_with('{') => json.text,
+            Some(Some(json)) if json.is_null() => return self.tombstone("the envelope holds null"),
+            Some(found) => return Err(self.no_payload(found, text)),
+        };
         for route in &mut self.routes {
             let slots = &self.slots;
             let scratch = &mut self.scratch;
@@ -135,7 +152,29 @@ impl RecordDecoder {
                 route.when.iter().all(|(slot, expected)| meets(slots[*slot].of(text), expected, scratch));
         }
         self.parsed = Some(id(text));
-        Ok(Parsed::Message(Message { record, text }))
+        Ok(Parsed::Message(Message { record, text, body }))
+    }
+
+    fn tombstone<'r>(&self, what: &str) -> Result<Parsed<'r>, Reject> {
+        match self.plan.topics[self.topic].tombstones {
+            Tombstones::Skip => Ok(Parsed::Tombstone),
+            Tombstones::DeadLetter => Err(Reject::new(
+                Reason::Tombstone,
+                format!("{what}; set tombstones = \"skip\" in the model to pass over such records"),
+            )),
+        }
+    }
+
+    #[cold]
+    fn no_payload(&self, found: Option<Json<'_>>, text: &str) -> Reject {
+        let payload = self.plan.topics[self.topic].envelope.payload.as_ref().expect("it was looked for");
+        let what = if found.is_some() { "is no object" } else { "is absent" };
+        let found = excerpt(found.map_or(text, |json| json.text));
+        let message = format!(
+            "field {:?}, in which the model has its message (payload), {what}; found {found}",
+            payload.to_string()
+        );
+        Reject::new(Reason::NotAnObject, message)
     }
 
     /// The models that take the parsed record, as indexes into the plan's models. None means unroutable.
@@ -173,13 +212,17 @@ impl RecordDecoder {
     ) -> Result<Encoded, Reject> {
         let text = self.text(message);
         let route = self.routes.iter().find(|route| route.model == model).expect("a model of this topic");
+        let wanted = &route.wants_one_of;
+        if !wanted.is_empty() && !wanted.iter().any(|slot| self.slots[*slot].is_filled()) {
+            return Err(self.nothing_taken(model, message));
+        }
         let start = out.len();
         let mut shape = Shape::WHOLE;
         // What most rows take, once for all columns.
         out.reserve(2 * text.len());
         out.extend_from_slice(&(route.steps.len() as i16).to_be_bytes());
         for (place, step) in route.steps.iter().enumerate() {
-            let input = Input { text, record: message.record, slots: &self.slots };
+            let input = Input { text, body: message.body, record: message.record, slots: &self.slots };
             match step.write(input, lookups, &mut self.scratch, out) {
                 Ok(Written::Value) => {}
                 Ok(Written::LeftOut(optional)) => shape.leave_out(optional),
@@ -223,6 +266,21 @@ impl RecordDecoder {
     }
 
     #[cold]
+    fn nothing_taken(&self, model: usize, message: Message<'_>) -> Reject {
+        let paths = self.plan.models[model].sources.iter().filter_map(path_of);
+        let mut names: Vec<String> = paths.map(|path| format!("{:?}", path.to_string())).collect();
+        let more = if names.len() > NAMES_SHOWN { ", …" } else { "" };
+        names.truncate(NAMES_SHOWN);
+        let message = format!(
+            "none of the fields that the model looks for is there ({}{more}): names are compared letter for letter, and \
+             `payload` leads into an envelope; found {}",
+            names.join(", "),
+            excerpt(message.body)
+        );
+        Reject::new(Reason::NothingTaken, message)
+    }
+
+    #[cold]
     fn describe(
         &self,
         model: usize,
@@ -248,11 +306,11 @@ impl RecordDecoder {
             Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => field(slot),
             Fill::Kafka(Kafka::Key) => input.record.key.map(excerpt_bytes),
             Fill::Kafka(Kafka::Timestamp) => input.record.timestamp_ms.map(|ms| ms.to_string()),
-            Fill::Message { .. } => Some(excerpt(input.text)),
+            Fill::Message { .. } => Some(excerpt(input.body)),
             _ => None,
         };
         let found = found.map(|found| format!("; found {found}")).unwrap_or_default();
-        let message = format!("column {:?} ({}) from {from}: {}{found}", column.name, column.ty, wrong.why);
+        let message = format!("{COLUMN}{:?} ({}) from {from}: {}{found}", column.name, column.ty, wrong.why);
         Reject::new(wrong.reason, message)
     }
 }
@@ -267,7 +325,8 @@ impl Route {
             .iter()
             .zip(&model.sources)
             .map(|(column, source)| Step::new(column, source, limits.depth_max, slot));
-        Self { model: index, when: when.collect(), steps: steps.collect(), takes: false }
+        let wants_one_of = wanted(model, columns).iter().map(|path| slot(path)).collect();
+        Self { model: index, when: when.collect(), steps: steps.collect(), wants_one_of, takes: false }
     }
 }
 
@@ -281,6 +340,16 @@ fn meets(json: Option<Json<'_>>, expected: &Expected, scratch: &mut String) -> b
     }
 }
 
+/// The fields of which a message must have one, for a model that could make a row of NULLs out of any message: it asks for
+/// nothing by name (`when`), it does not keep the message as it is, and no field of it has to be there.
+fn wanted<'p>(model: &'p Model, columns: &[PlanColumn]) -> Vec<&'p Path> {
+    let fields = || columns.iter().zip(&model.sources).filter_map(|(c, source)| Some((c, path_of(source)?)));
+    let certain = !model.when.is_empty()
+        || model.sources.contains(&Source::Message)
+        || fields().any(|(column, _)| column.not_null && column.optional.is_none());
+    if certain { Vec::new() } else { fields().map(|(_, path)| path).collect() }
+}
+
 fn path_of(source: &Source) -> Option<&Path> {
     match source {
         Source::Field { path, .. } | Source::Lookup { path, .. } => Some(path),
@@ -290,6 +359,21 @@ fn path_of(source: &Source) -> Option<&Path> {
 
 fn id(text: &str) -> RecordId {
     (text.as_ptr() as usize, text.len())
+}
+
+/// What follows a schema registry's zero byte and the four bytes of a schema's number.
+fn unframed(value: &[u8]) -> Result<&[u8], Reject> {
+    match value {
+        [0, _, _, _, _, rest @ ..] => Ok(rest),
+        _ => Err(Reject::new(
+            Reason::NotFramed,
+            format!(
+                "the value does not begin with a schema registry's framing, a zero byte and four more, which the model says it \
+                 has (framing); found {}",
+                excerpt_bytes(value)
+            ),
+        )),
+    }
 }
 
 #[cold]
@@ -322,9 +406,9 @@ fn hint(value: &[u8]) -> Option<&'static str> {
         [0xef, 0xbb, 0xbf, ..] => Some("it starts with a byte order mark"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..] => Some("it looks like UTF-16"),
         [0x1f, 0x8b, ..] => Some("it looks like gzip"),
-        [0, _, _, _, _, ..] => {
-            Some("it looks like a schema registry's framing: a zero byte and a schema's number")
-        }
+        [0, _, _, _, _, ..] => Some(
+            "it looks like a schema registry's framing; framing = \"schema-registry\" in the model skips it",
+        ),
         _ => None,
     }
 }
@@ -704,6 +788,152 @@ pub(super) mod tests {
         let mut every = decoder(&[&models[0], &model("all", "")].map(String::as_str).concat(), tables);
         check(&mut every, "{}", &[1]);
         check(&mut every, r#"{"kind":"3"}"#, &[0, 1]);
+    }
+
+    #[test]
+    fn a_message_with_nothing_for_the_model_is_no_row_of_nulls() {
+        /// `columns` of the table may be NULL unless their name is in capitals.
+        #[track_caller]
+        fn check(columns: &[&str], settings: &str, message: &str, expected: Result<(), Reason>) {
+            let columns: Vec<_> = columns.iter().map(|name| (*name, Type::Text, *name == "MUST")).collect();
+            let model = format!("[[model]]\ntopic = \"t\"\ntable = \"t\"\n{settings}");
+            let (mut decoder, record) =
+                (decoder(&model, vec![table(1, "t", &columns)]), record(message.as_bytes()));
+            let message = parsed(&mut decoder, &record);
+            let mut out = b"before".to_vec();
+            let found = decoder.encode(0, message, &Users, &mut out).map(drop);
+            assert_eq!(
+                found.as_ref().map_err(|reject| reject.reason),
+                expected.as_ref().map(|_| &()).map_err(|r| *r)
+            );
+            assert_eq!(out == b"before", found.is_err());
+        }
+        let nothing = Err(Reason::NothingTaken);
+        check(&["s"], "", r#"{"S":"x"}"#, nothing);
+        check(&["s"], "", "{}", nothing);
+        check(&["s", "t"], "", r#"{"schema":{"s":1},"payload":{"s":"x"}}"#, nothing);
+        check(&["s", "t"], "columns.t = { field = \"a.b\" }", r#"{"a":{"c":1},"b":2}"#, nothing);
+        check(&["s"], "columns.s = { lookup = \"user\", unknown = \"null\" }", r#"{"S":"x"}"#, nothing);
+        check(&["s", "t"], "columns.t = { kafka = \"topic\" }", r#"{"S":"x"}"#, nothing);
+        // One field is enough, and null is a way to be there.
+        check(&["s", "t"], "", r#"{"t":"x"}"#, Ok(()));
+        check(&["s", "t"], "", r#"{"t":null}"#, Ok(()));
+        check(&["s", "t"], "columns.t = { field = \"a.b\" }", r#"{"a":{"b":null}}"#, Ok(()));
+        check(&["s"], "columns.s = { lookup = \"user\", unknown = \"null\" }", r#"{"s":"x"}"#, Ok(()));
+        // The reason that names the column comes first.
+        check(&["s", "MUST"], "", r#"{"S":"x"}"#, Err(Reason::MissingField));
+        check(&["s", "MUST"], "columns.MUST = { kafka = \"topic\" }", r#"{"S":"x"}"#, nothing);
+        // Nothing was looked for by name, the record was known by a field, or nothing of it is lost.
+        check(&["s"], "columns.s = { kafka = \"topic\" }", r#"{"S":"x"}"#, Ok(()));
+        check(&["s", "t"], "columns.t = { message = true }", r#"{"S":"x"}"#, Ok(()));
+        check(&["s"], "when = { kind = \"x\" }", r#"{"kind":"x"}"#, Ok(()));
+    }
+
+    #[test]
+    fn what_was_looked_for_is_told() {
+        let (mut decoder, record) = (
+            decoder(
+                "[[model]]\ntopic = \"t\"\ntable = \"t\"",
+                vec![table(1, "t", &[("s", Type::Text, false)])],
+            ),
+            record(b"{\"S\":\"\\u001b\"}"),
+        );
+        let message = parsed(&mut decoder, &record);
+        let reject = decoder.encode(0, message, &Users, &mut Vec::new()).unwrap_err();
+        assert_eq!(
+            reject.message,
+            "none of the fields that the model looks for is there (\"s\"): names are compared letter for letter, and \
+             `payload` leads into an envelope; found {\"S\":\"\\u001b\"}"
+        );
+    }
+
+    #[test]
+    fn a_message_in_an_envelope() {
+        const MODEL: &str = "[[model]]\ntopic = \"t\"\ntable = \"t\"\npayload = \"payload.after\"\n\
+                             when = { kind = \"x\" }\ncolumns.doc = { message = true }";
+        let make = |settings: &str| {
+            let columns =
+                [("doc", Type::Json, true), ("n", Type::Int4, false), ("payload", Type::Text, false)];
+            decoder(&format!("{MODEL}\n{settings}"), vec![table(1, "t", &columns)])
+        };
+        let check = |message: &str, expected: Result<&[Vec<u8>], Reason>| {
+            let (mut decoder, record) = (make(""), record(message.as_bytes()));
+            let found = decoder.parse(&record).map_err(|reject| reject.reason).map(|parsed| {
+                let mut out = Vec::new();
+                let takes = decoder.models().count();
+                decoder.encode(0, parsed.message().unwrap(), &Users, &mut out).unwrap();
+                assert_eq!(takes, 1, "{message}");
+                out[2..].to_vec()
+            });
+            assert_eq!(found, expected.map(<[Vec<u8>]>::concat), "{message}");
+        };
+        let body = r#"{"kind":"x", "n":7 ,"payload":"p"}"#;
+        let row = [field(body.as_bytes()), field(&7i32.to_be_bytes()), field(b"p")];
+        check(
+            &format!(r#"{{"schema":{{"n":1}},"payload":{{"op":"c","after":{body}}},"kind":"y","n":8}}"#),
+            Ok(&row),
+        );
+        check(&format!(r#"{{"payload":{{"after": {body} ,"before":null}}}}"#), Ok(&row));
+        // The last of equal keys wins, as everywhere.
+        check(&format!(r#"{{"payload":{{"after":{{"n":1}},"after":{body}}}}}"#), Ok(&row));
+        for none in [
+            "{}",
+            r#"{"payload":null}"#,
+            r#"{"payload":{}}"#,
+            r#"{"payload":{"after":7}}"#,
+            r#"{"payload":{"after":[{}]}}"#,
+            r#"{"payload":{"after":"{}"}}"#,
+            r#"{"payload.after":{"kind":"x"}}"#,
+            &format!(r#"{{"payload":{{"after":{body}}},"payload":{{}}}}"#),
+        ] {
+            check(none, Err(Reason::NotAnObject));
+        }
+        check(r#"{"payload":{"after":{}}"#, Err(Reason::InvalidJson));
+        check(r#"{"payload":{"after":null}}"#, Err(Reason::Tombstone));
+        let (skipping, record) =
+            (&mut make("tombstones = \"skip\""), record(br#"{"payload":{"after":null}}"#));
+        assert!(matches!(skipping.parse(&record), Ok(Parsed::Tombstone)));
+    }
+
+    #[test]
+    fn a_message_behind_a_schema_registrys_framing() {
+        let columns = [("c", Type::Int4, true), ("doc", Type::Text, true)];
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\nframing = \"schema-registry\"\ncolumns.doc = { message = true }";
+        let mut decoder = decoder(model, vec![table(1, "t", &columns)]);
+        for framed in [&b"\0\0\0\0\x07{\"c\":7}"[..], b"\0\xff\xff\xff\xff{\"c\":7}"] {
+            let (record, mut out) = (record(framed), Vec::new());
+            let message = parsed(&mut decoder, &record);
+            decoder.encode(0, message, &Users, &mut out).unwrap();
+            assert_eq!(out[2..], [field(&7i32.to_be_bytes()), field(b"{\"c\":7}")].concat());
+        }
+        for (value, expected) in [
+            (&b"{\"c\":7}"[..], Reason::NotFramed),
+            (b"", Reason::NotFramed),
+            (b"\0\0\0\x07", Reason::NotFramed),
+            (b"\x01\0\0\0\x07{\"c\":7}", Reason::NotFramed),
+            (b" \0\0\0\0\x07{\"c\":7}", Reason::NotFramed),
+            (b"\0\0\0\0\x07", Reason::InvalidJson),
+            (b"\0\0\0\0\x07\0{\"c\":7}", Reason::InvalidJson),
+            (b"\0\0\0\0\x07\xff", Reason::InvalidUtf8),
+            (b"\0\0\0\0\x07[]", Reason::NotAnObject),
+        ] {
+            let reject = decoder.parse(&record(value)).unwrap_err();
+            assert_eq!(reject.reason, expected, "{}", excerpt_bytes(value));
+            assert!(reject.reason.is_of_no_table(&reject.message), "{reject}");
+        }
+        let tombstone = Record { value: None, ..record(b"") };
+        assert_eq!(decoder.parse(&tombstone).unwrap_err().reason, Reason::Tombstone);
+    }
+
+    #[test]
+    fn a_letter_of_one_column_is_of_its_table() {
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\ncolumns.c = { kafka = \"key\" }";
+        let mut decoder = decoder(model, vec![table(1, "t", &[("c", Type::Json, true)])]);
+        let record = Record { key: Some(b"{"), ..record(b"{}") };
+        let message = parsed(&mut decoder, &record);
+        let reject = decoder.encode(0, message, &Users, &mut Vec::new()).unwrap_err();
+        assert_eq!(reject.reason, Reason::InvalidJson);
+        assert!(!reject.reason.is_of_no_table(&reject.message), "{reject}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ macro_rules! reasons {
 reasons! {
     /// The value is not one JSON text: empty, cut off, followed by something else, or not JSON at all.
     InvalidJson = "invalid_json",
+    /// The bytes that the model's framing promises are not there.
+    NotFramed = "not_framed",
     /// The bytes are not UTF-8.
     InvalidUtf8 = "invalid_utf8",
     /// A `\u` escape that stands for half a character, which no PostgreSQL text can hold.
@@ -42,6 +44,8 @@ reasons! {
     Tombstone = "tombstone",
     /// No model of the topic takes the record.
     Unroutable = "unroutable",
+    /// No field that the model looks for is in the message.
+    NothingTaken = "nothing_taken",
     /// The field of a NOT NULL column is absent.
     MissingField = "missing_field",
     /// The field of a NOT NULL column is null.
@@ -56,6 +60,8 @@ reasons! {
     NulCharacter = "nul_character",
     /// A date or time that is not in the one accepted form, or that no calendar has.
     InvalidTime = "invalid_time",
+    /// A time that its column could hold, in a year that its model takes for a mistake.
+    ImplausibleTime = "implausible_time",
     /// A value that is not one of the enum's labels.
     UnknownEnumLabel = "unknown_enum_label",
     /// The lookup does not know the token.
@@ -68,9 +74,13 @@ impl Reason {
         Reason::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 
-    /// Found before anybody could say whose record it is: all tables of its topic missed it.
-    pub fn is_of_no_table(self) -> bool {
-        matches!(self, Reason::Unroutable | Reason::Tombstone | Reason::TooLarge)
+    /// A letter with this reason and sentence was written before anybody could say whose record it is: all tables of its topic
+    /// missed it. A column can have some of the reasons, too; it is named first in the sentence then.
+    pub fn is_of_no_table(self, message: &str) -> bool {
+        use Reason::{InvalidJson, InvalidUtf8, NotAnObject, NotFramed, Tombstone, TooLarge, Unroutable};
+        let unread =
+            matches!(self, TooLarge | NotFramed | InvalidUtf8 | InvalidJson | NotAnObject | Tombstone);
+        (unread || self == Unroutable) && !message.starts_with(COLUMN)
     }
 }
 
@@ -99,6 +109,9 @@ impl fmt::Display for Reject {
         write!(f, "{}: {}", self.reason, self.message)
     }
 }
+
+/// How the sentence about one column of a record begins.
+pub const COLUMN: &str = "column ";
 
 const EXCERPT_CHARACTERS_MAX: usize = 80;
 

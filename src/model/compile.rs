@@ -4,10 +4,13 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use jiff::tz::TimeZone;
+
+use super::notation::{Format, Notation, TimeForm, Years};
 use super::plan::{
-    Condition, Expected, Model, OPTIONAL_MAX, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
+    Condition, Envelope, Expected, Model, OPTIONAL_MAX, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
 };
-use super::types::{Column, Encoding, Table, Type};
+use super::types::{Column, Encoding, Table, Type, Unit};
 use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
 use crate::base::spelling::did_you_mean;
 
@@ -44,6 +47,7 @@ struct Draft<'a> {
     label: String,
     raw: &'a RawModel,
     table: &'a Table,
+    envelope: Envelope,
     when: Vec<Condition>,
     /// One for each column of the table.
     columns: Vec<Filled>,
@@ -75,16 +79,23 @@ fn draft<'a>(
         let names = table.columns.iter().map(|column| column.name.as_str());
         problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
     }
-    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value)).collect();
+    let envelope = Envelope::new(raw).unwrap_or_else(|text| {
+        problem(format!("payload: {text}"));
+        Envelope::default()
+    });
+    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value));
+    let when =
+        when.map(|condition| Condition { path: envelope.place(condition.path), ..condition }).collect();
     let mut columns = Vec::new();
     for column in &table.columns {
         let written = raw.columns.get(&column.name);
         match fill(column, written, lookups) {
+            Ok(Filled::By(source)) => columns.push(Filled::By(envelope.place_source(source))),
             Ok(filled) => columns.push(filled),
             Err(text) => problem(format!("column {:?}: {text}", column.name)),
         }
     }
-    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, when, columns })
+    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, envelope, when, columns })
 }
 
 /// How one model fills one column; the error is half a sentence with its remedy.
@@ -99,8 +110,7 @@ fn fill(column: &Column, written: Option<&RawSource>, lookups: &[String]) -> Res
             )),
             _ => Ok(Filled::By(Source::Field {
                 path: Path(vec![column.name.clone()]),
-                unit: None,
-                encoding: Encoding::default(),
+                notation: Notation::default(),
             })),
         };
     };
@@ -149,8 +159,8 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     if written.field.is_some() && !is_field && written.lookup.is_none() {
         return Err("field goes with a plain field or a lookup only".into());
     }
-    if (written.unit.is_some() || written.encoding.is_some()) && !is_field {
-        return Err("unit and encoding go with a plain field only".into());
+    if !is_field && has_notation(written) {
+        return Err("unit, format, zone, years, encoding, from and empty go with a plain field only".into());
     }
     if written.unknown.is_some() && written.lookup.is_none() {
         return Err("unknown goes with a lookup only".into());
@@ -176,7 +186,71 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     } else if let Some(part) = written.kafka {
         Source::Kafka(part)
     } else {
-        Source::Field { path, unit: written.unit, encoding: written.encoding.unwrap_or_default() }
+        Source::Field { path, notation: notation(&column.ty, written)? }
+    })
+}
+
+fn has_notation(written: &RawSource) -> bool {
+    let times = written.unit.is_some() || written.format.is_some() || written.zone.is_some();
+    let others = written.encoding.is_some() || written.from.is_some() || written.empty.is_some();
+    times || written.years.is_some() || others
+}
+
+/// How the field is written, as far as the column's type has a choice.
+fn notation(ty: &Type, written: &RawSource) -> Result<Notation, String> {
+    let scalar = ty.scalar();
+    let for_types = |fits: bool, takers: &str| {
+        if fits { Ok(()) } else { Err(format!("is of type {ty}, but {takers}")) }
+    };
+    if let Some(unit) = written.unit {
+        let (fits, takers) = match unit {
+            Unit::Days => (*scalar == Type::Date, "a unit of days is for date columns"),
+            _ => (
+                matches!(scalar, Type::Timestamptz | Type::Timestamp | Type::Time),
+                "a unit is for timestamptz, timestamp and time columns, and \"d\" for date columns",
+            ),
+        };
+        for_types(fits, takers)?;
+        if written.format.is_some() || written.zone.is_some() {
+            return Err("a number needs no format and no zone; remove them, or the unit".into());
+        }
+    }
+    let is_time = matches!(scalar, Type::Timestamptz | Type::Timestamp | Type::Date | Type::Time);
+    for_types(written.format.is_none() || is_time, "a format is for columns of dates and times")?;
+    for_types(
+        written.zone.is_none() || *scalar == Type::Timestamptz,
+        "a zone is for timestamptz columns: the others store what the clock showed",
+    )?;
+    for_types(
+        written.years.is_none() || (is_time && *scalar != Type::Time),
+        "years are for timestamptz, timestamp and date columns",
+    )?;
+    let encoding = written.encoding.unwrap_or_default();
+    for_types(encoding == Encoding::default() || *scalar == Type::Bytea, "an encoding is for bytea columns")?;
+    let takes_values = matches!(scalar, Type::Bool | Type::Json | Type::Jsonb | Type::Numeric(_))
+        || matches!(scalar, Type::Int2 | Type::Int4 | Type::Int8 | Type::Float4 | Type::Float8);
+    for_types(
+        written.from.is_none() || takes_values,
+        "from = \"text\" is for columns of numbers, booleans and JSON: the others take text as it is",
+    )?;
+    let zone = written.zone.as_deref().map(zone).transpose()?;
+    let time = match (written.unit, &written.format) {
+        (Some(unit), _) => TimeForm::Number(unit),
+        (None, Some(format)) => TimeForm::Format(Format::new(format, scalar, zone.as_ref())?),
+        (None, None) => TimeForm::Iso8601,
+    };
+    let usual = matches!((&time, scalar), (TimeForm::Number(_), ty) if *ty != Type::Time)
+        .then_some(Years::OF_NUMBERS);
+    let years = written.years.map(Years::new).transpose()?.or(usual);
+    let (from_text, empty_is_null) = (written.from.is_some(), written.empty.is_some());
+    Ok(Notation { time, zone, years, encoding, from_text, empty_is_null })
+}
+
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| {
+        let known: Vec<String> = jiff::tz::db().available().map(|known| known.to_string()).collect();
+        let hint = did_you_mean(name, known.iter().map(String::as_str));
+        format!("there is no time zone {name:?}{hint}; a zone is named like \"Europe/Berlin\"")
     })
 }
 
@@ -186,13 +260,6 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
     let is_time = matches!(ty, Type::Timestamptz | Type::Timestamp);
     let is_compound = matches!(ty, Type::Json | Type::Jsonb | Type::Array { .. });
     let (fits, takers) = match source {
-        Source::Field { unit: Some(_), .. } => (
-            matches!(ty.scalar(), Type::Timestamptz | Type::Timestamp),
-            "a unit is for timestamptz and timestamp columns",
-        ),
-        Source::Field { encoding, .. } if *encoding != Encoding::default() => {
-            (*ty.scalar() == Type::Bytea, "an encoding is for bytea columns")
-        }
         Source::Field { .. } | Source::Null => (true, ""),
         Source::Lookup { .. } => {
             (!is_compound && *ty != Type::Bytea, "a lookup gives text, for a column of a single value")
@@ -236,6 +303,13 @@ fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
                     one.label, other.label
                 )));
             }
+            if one.envelope != other.envelope {
+                problems.push(Problem(format!(
+                    "{} and {} differ in `framing` or `payload`, and a record of the topic is read once for both; say the same in each \
+                     model of the topic",
+                    one.label, other.label
+                )));
+            }
             if one.raw.tombstones != other.raw.tombstones {
                 problems.push(Problem(format!(
                     "{} and {} differ in `tombstones`, and a record without a value belongs to both; say the same in \
@@ -267,6 +341,7 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
     }
     for draft in drafts {
         let table = plan.tables.iter().position(|table| table.oid == draft.table.oid).expect("just added");
+        let envelope = draft.envelope.clone();
         let model = finish(draft, table, &places[table]);
         let route = format!("{} {}", plan.tables[table].sql_name, model.when_text());
         let index = plan.models.len();
@@ -280,6 +355,7 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
                 name: model.topic.clone(),
                 models: vec![index],
                 tombstones: model.tombstones,
+                envelope,
                 routes: vec![route],
             }),
         }
@@ -372,6 +448,27 @@ fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
         left_out: left_out.collect(),
         tombstones: draft.raw.tombstones,
         when: draft.when,
+    }
+}
+
+impl Envelope {
+    fn new(raw: &RawModel) -> Result<Envelope, String> {
+        Ok(Envelope { framing: raw.framing, payload: raw.payload.as_ref().map(Path::new).transpose()? })
+    }
+
+    /// A path within the message, from where the value begins.
+    fn place(&self, path: Path) -> Path {
+        self.payload.as_ref().map_or_else(|| path.clone(), |payload| payload.join(&path))
+    }
+
+    fn place_source(&self, source: Source) -> Source {
+        match source {
+            Source::Field { path, notation } => Source::Field { path: self.place(path), notation },
+            Source::Lookup { path, lookup, name, unknown } => {
+                Source::Lookup { path: self.place(path), lookup, name, unknown }
+            }
+            other => other,
+        }
     }
 }
 
@@ -510,6 +607,9 @@ mod tests {
         check(&format!("{model}when = {{ a = 1.5 }}"), "a string, an integer or a boolean");
         check(&format!("{model}columns.a = {{ look = \"user\" }}"), "unknown field `look`");
         check(&format!("{model}columns.a = {{ unit = \"m\" }}"), "unknown variant `m`");
+        check(&format!("{model}framing = \"protobuf\""), "unknown variant `protobuf`");
+        check(&format!("{model}columns.a = {{ from = \"csv\" }}"), "unknown variant `csv`");
+        check(&format!("{model}columns.a = {{ empty = \"zero\" }}"), "unknown variant `zero`");
         check(&format!("{model}columns.a = {{ clock = \"read\" }}"), "unknown variant `read`");
         check(&format!("{model}columns.a = {{ kafka = \"value\" }}"), "unknown variant `value`");
         check(&format!("{model}columns.a = {{ encoding = \"postgres\" }}"), "unknown variant `postgres`");
@@ -534,7 +634,7 @@ mod tests {
         check("ping", "city = { clock = \"write\" }", "of type text, but a clock is for timestamptz");
         check("ping", "time = { clock = \"write\", message = true }", "one of lookup, clock, message, kafka");
         check("ping", "time = { clock = \"write\", field = \"x\" }", "field goes with");
-        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "unit and encoding go with");
+        check("ping", "time = { kafka = \"timestamp\", unit = \"s\" }", "go with a plain field only");
         check("ping", "city = { unknown = \"null\" }", "unknown goes with a lookup");
         check("ping", "city = { unit = \"s\" }", "a unit is for");
         check("ping", "city = { encoding = \"hex\" }", "an encoding is for");
@@ -546,6 +646,26 @@ mod tests {
         check("ping", "city = { field = \"\" }", "empty name");
         check("ping", "city = { field = \"a..b\" }", "empty name");
         check("ping", "city = { field = [] }", "empty name");
+        check("ping", "city = { from = \"text\" }", "the others take text as it is");
+        check("ping", "time = { from = \"text\" }", "the others take text as it is");
+        check("odd", "raw = { from = \"text\" }", "the others take text as it is");
+        check("odd", "tags = { from = \"text\" }", "the others take text as it is");
+        check("ping", "city = { lookup = \"user\", empty = \"null\" }", "go with a plain field only");
+        check("ping", "city = { format = \"%Y\" }", "a format is for columns of dates and times");
+        check("ping", "time = { format = \"%Y\" }", "the format \"%Y\" cannot be used");
+        check("ping", "time = { format = \"%F %T\" }", "say zone");
+        check("ping", "time = { format = \"%F %T %z\", unit = \"s\" }", "needs no format");
+        check(
+            "ping",
+            "time = { zone = \"Europe/Berln\" }",
+            "no time zone \"Europe/Berln\"; did you mean \"Europe/Berlin\"?",
+        );
+        check("ping", "city = { zone = \"UTC\" }", "a zone is for timestamptz");
+        check("ping", "time = { zone = \"UTC\", unit = \"s\" }", "needs no format and no zone");
+        check("ping", "time = { unit = \"d\" }", "a unit of days is for date columns");
+        check("ping", "city = { years = [1, 2] }", "years are for");
+        check("ping", "time = { years = [2, 1] }", "the first and the last year");
+        check("ping", "time = { clock = \"write\", years = [1, 2] }", "go with a plain field only");
         check("odd", "doc = { lookup = \"user\" }", "a lookup gives text");
         check("odd", "always = { field = \"x\" }", "the server fills this column");
         check("odd", "place = { field = \"x\" }", "cannot write the type point");
@@ -587,6 +707,19 @@ mod tests {
             &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\ntombstones = \"skip\""),
             Some("differ in `tombstones`"),
         );
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\npayload = \"p\""),
+            Some("differ in `framing` or `payload`"),
+        );
+        check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p\""), None);
+        check(
+            &pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p..q\""),
+            Some("payload: the field's path"),
+        );
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\nframing = \"schema-registry\""),
+            Some("differ in `framing`"),
+        );
         let clock = "columns.timestamp = { clock = \"write\" }";
         check(
             &pair(&format!("table = \"ping\"\n{clock}"), "topic = \"b\"\ntable = \"ping\""),
@@ -624,6 +757,45 @@ mod tests {
                 "\"time\" timestamptz: field \"time\"; must be there",
             ]
         );
+    }
+
+    #[test]
+    fn check_shows_how_a_field_is_written() {
+        fn check(setting: &str, expected: &str) {
+            let plan = one("ping", &format!("time = {setting}")).unwrap();
+            let explained = plan.models[0].explain(&plan);
+            let line = explained.iter().find(|line| line.starts_with("\"time\"")).unwrap();
+            assert_eq!(line, &format!("\"time\" timestamptz: field \"time\"{expected}; must be there"));
+        }
+        check("{}", "");
+        check("{ unit = \"ms\" }", ", milliseconds since 1970, in the years 1970 to 2200");
+        check("{ unit = \"s\", years = [1, 9999] }", ", seconds since 1970, in the years 1 to 9999");
+        check("{ years = [2000, 2100] }", ", in the years 2000 to 2100");
+        check("{ zone = \"Europe/Berlin\" }", ", by the clocks of Europe/Berlin where it has no offset");
+        check("{ format = \"%F %T %z\" }", ", in the format \"%F %T %z\"");
+        check("{ empty = \"null\" }", ", NULL for an empty text");
+        let plan = one("ping", "latency = { from = \"text\", empty = \"null\" }").unwrap();
+        let explained = plan.models[0].explain(&plan).join("\n");
+        assert!(
+            explained.contains("field \"latency\", also as text, NULL for an empty text; must"),
+            "{explained}"
+        );
+    }
+
+    #[test]
+    fn paths_begin_in_the_payload() {
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"ping\"\nframing = \"schema-registry\"\npayload = [\"pay.load\", \"after\"]\n\
+                     when = { kind = \"x\" }\ncolumns.userid = { lookup = \"user\" }\ncolumns.time = { field = \"a.t\" }";
+        let plan = plan(model).unwrap();
+        let explained = plan.models[0].explain(&plan);
+        assert_eq!(
+            explained[0],
+            "the message follows the five bytes of a schema registry and is the object in field \"pay.load.after\""
+        );
+        assert!(explained[1].contains("token in field \"pay.load.after.userid\""), "{explained:#?}");
+        assert!(explained.iter().any(|line| line.contains("field \"pay.load.after.a.t\"")), "{explained:#?}");
+        assert_eq!(plan.models[0].when_text(), "when pay.load.after.kind = \"x\"");
+        assert_eq!(plan.topics[0].envelope.payload, Some(Path(vec!["pay.load".into(), "after".into()])));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! INSERT that leaves it out; `{ default = true }` leaves it to the server always.
 
 pub mod types;
+pub mod notation;
 pub mod plan;
 pub mod compile;
 pub mod editions;
@@ -33,6 +34,10 @@ pub struct RawModel {
     pub when: BTreeMap<String, Scalar>,
     #[serde(default)]
     pub tombstones: Tombstones,
+    /// What stands before the JSON text.
+    pub framing: Option<Framing>,
+    /// Where in an envelope the message is.
+    pub payload: Option<RawPath>,
     #[serde(default)]
     pub columns: BTreeMap<String, RawSource>,
 }
@@ -62,12 +67,42 @@ pub struct RawSource {
     pub field: Option<RawPath>,
     pub unit: Option<Unit>,
     pub encoding: Option<Encoding>,
+    /// The IANA name of the zone whose clocks showed a time that has no offset.
+    pub zone: Option<String>,
+    /// strftime's description of a time.
+    pub format: Option<String>,
+    /// The first and the last year that is no mistake.
+    pub years: Option<[i32; 2]>,
+    pub from: Option<From>,
+    pub empty: Option<Empty>,
     pub lookup: Option<String>,
     pub unknown: Option<OnUnknown>,
     pub clock: Option<Clock>,
     pub message: Option<bool>,
     pub kafka: Option<Kafka>,
     pub default: Option<bool>,
+}
+
+/// Bytes that a serializer puts before the text.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// A zero byte, and the number of a schema in four.
+    SchemaRegistry,
+}
+
+/// What a number, boolean or JSON value may be given as beside itself.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum From {
+    Text,
+}
+
+/// What an empty string stands for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Empty {
+    Null,
 }
 
 /// `"a.b"` leads into objects; `["a.b"]` is one field whose name has a dot.

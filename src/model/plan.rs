@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::model::types::{Encoding, Type, Unit};
-use crate::model::{Kafka, OnUnknown, Tombstones};
+use crate::model::notation::Notation;
+use crate::model::types::Type;
+use crate::model::{Framing, Kafka, OnUnknown, Tombstones};
 
 /// Everything that decoding and writing need to know, fixed at start.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,8 +60,17 @@ pub struct TopicPlan {
     /// Indexes into [`Plan::models`], in the order of the configuration.
     pub models: Vec<usize>,
     pub tombstones: Tombstones,
+    pub envelope: Envelope,
     /// One line for each model, sorted.
     pub(super) routes: Vec<String>,
+}
+
+/// Where in a record's value the message is; the same for all models of a topic, since a record is read once for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    pub framing: Option<Framing>,
+    /// The object there is the message. Paths begin at the value all the same, so this one is their beginning.
+    pub payload: Option<Path>,
 }
 
 /// The way to a JSON field: one name for each object to enter.
@@ -87,8 +97,7 @@ pub enum Expected {
 pub enum Source {
     Field {
         path: Path,
-        unit: Option<Unit>,
-        encoding: Encoding,
+        notation: Notation,
     },
     Lookup {
         path: Path,
@@ -118,6 +127,25 @@ impl fmt::Display for Condition {
     }
 }
 
+impl Path {
+    /// The path to the same field where what it began at is found at `self`.
+    pub(super) fn join(&self, inner: &Path) -> Path {
+        Path(self.0.iter().chain(&inner.0).cloned().collect())
+    }
+}
+
+impl Envelope {
+    /// For `rowmill check`; `None` where the value is the message.
+    fn explain(&self) -> Option<String> {
+        let framing =
+            self.framing.map(|Framing::SchemaRegistry| "follows the five bytes of a schema registry".into());
+        let payload =
+            self.payload.as_ref().map(|path| format!("is the object in field {:?}", path.to_string()));
+        let words: Vec<String> = framing.into_iter().chain(payload).collect();
+        (!words.is_empty()).then(|| format!("the message {}", words.join(" and ")))
+    }
+}
+
 impl TablePlan {
     /// The table without its schema, for thread names.
     pub fn short_name(&self) -> &str {
@@ -134,14 +162,16 @@ impl TopicPlan {
 }
 
 impl Model {
-    /// For `rowmill check`: one line a column, how it is filled.
+    /// For `rowmill check`: where the message is, if that needs words, and one line a column, how it is filled.
     pub fn explain(&self, plan: &Plan) -> Vec<String> {
+        let topic = plan.topics.iter().find(|topic| topic.name == self.topic);
+        let envelope = topic.and_then(|topic| topic.envelope.explain());
         let columns = &plan.tables[self.table].columns;
         let filled = columns.iter().zip(&self.sources).map(|(column, source)| {
             format!("{} {}: {}", quoted(&column.name), column.ty, source.explain(column))
         });
         let left_out = self.left_out.iter().map(|(name, why)| format!("{}: {why}", quoted(name)));
-        filled.chain(left_out).collect()
+        envelope.into_iter().chain(filled).chain(left_out).collect()
     }
 
     /// `always`, or its conditions.
@@ -158,10 +188,9 @@ impl Source {
             (None, false) => "NULL when absent",
         };
         match self {
-            Source::Field { path, unit: Some(unit), .. } => {
-                format!("field {:?}, {} since 1970; {absent}", path.to_string(), unit.name())
+            Source::Field { path, notation } => {
+                format!("field {:?}{}; {absent}", path.to_string(), notation.explain(&column.ty))
             }
-            Source::Field { path, .. } => format!("field {:?}; {absent}", path.to_string()),
             Source::Lookup { path, name, unknown, .. } => {
                 let unknown = match unknown {
                     OnUnknown::DeadLetter => "an unknown token makes a dead letter",

@@ -177,7 +177,7 @@ pub enum Encoding {
     Utf8,
 }
 
-/// What a number in a time field counts since 1970.
+/// What a number in a time field counts since 1970, or since midnight for a time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub enum Unit {
     #[serde(rename = "s")]
@@ -188,16 +188,20 @@ pub enum Unit {
     Micros,
     #[serde(rename = "ns")]
     Nanos,
+    /// For dates only.
+    #[serde(rename = "d")]
+    Days,
 }
 
 impl Unit {
-    /// Powers of ten from the unit to microseconds.
-    pub fn places(self) -> i64 {
+    /// Powers of ten from the unit to microseconds; `None` for days, of which there are not ten to the power of anything.
+    pub fn places(self) -> Option<i64> {
         match self {
-            Unit::Seconds => 6,
-            Unit::Millis => 3,
-            Unit::Micros => 0,
-            Unit::Nanos => -3,
+            Unit::Seconds => Some(6),
+            Unit::Millis => Some(3),
+            Unit::Micros => Some(0),
+            Unit::Nanos => Some(-3),
+            Unit::Days => None,
         }
     }
 
@@ -207,6 +211,7 @@ impl Unit {
             Unit::Millis => "milliseconds",
             Unit::Micros => "microseconds",
             Unit::Nanos => "nanoseconds",
+            Unit::Days => "days",
         }
     }
 }

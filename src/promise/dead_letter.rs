@@ -16,7 +16,7 @@ const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"
                             value, header_names, header_values, kafka_timestamp) FROM STDIN (FORMAT binary)";
 
 /// Refuses a table that cannot say what became of a dead letter afterwards.
-pub fn check_columns(client: &mut Client) -> anyhow::Result<()> {
+pub fn check_columns(client: &mut pg::Client) -> anyhow::Result<()> {
     let found = client
         .query_typed(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('rowmill.dead_letter')

@@ -27,6 +27,33 @@ pub struct Entry {
     pub pipeline: String,
     pub topic_id: String,
     pub cluster_id: String,
+    /// Which table had the target's name at the last move; `None` before the first.
+    pub table: Option<Seen>,
+}
+
+/// A table by its object identifier, and since when it has the name of the one before: seconds since 1970 UTC by the server's
+/// clock, 0 where it has always had it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    pub oid: u32,
+    pub since_s: f64,
+}
+
+/// The targets whose name belongs to another table than when `known` was looked at the last time. Rows that have not moved since
+/// show the older one.
+pub fn new_tables(known: &mut BTreeMap<String, Seen>, entries: &[Entry]) -> BTreeSet<String> {
+    let mut new = BTreeSet::new();
+    for entry in entries {
+        let Some(seen) = entry.table else { continue };
+        let before = known.entry(entry.target.clone()).or_insert(seen);
+        if seen.since_s > before.since_s {
+            if seen.oid != before.oid {
+                new.insert(entry.target.clone());
+            }
+            *before = seen;
+        }
+    }
+    new
 }
 
 /// What memory holds, and how far each table was committed. Noted before the ledger is asked: one that is behind it then was
@@ -182,6 +209,7 @@ mod tests {
             pipeline: "p".into(),
             topic_id: "id".into(),
             cluster_id: "c".into(),
+            table: None,
         }
     }
 
@@ -253,6 +281,22 @@ mod tests {
         rows[2].pipeline = "q".into();
         rows[3].pipeline = "q".into();
         assert_eq!(look(&ownership(&[]), &["a"], &rows)[3], [2]);
+    }
+
+    #[test]
+    fn another_table_under_the_same_name_is_seen_once() {
+        let mut known = BTreeMap::new();
+        let mut look = |rows: &[(u32, f64)]| {
+            let row = |&(oid, since_s): &(u32, f64)| Entry {
+                table: Some(Seen { oid, since_s }),
+                ..entry(0, "s.x", "a", 0)
+            };
+            !new_tables(&mut known, &rows.iter().map(row).collect::<Vec<_>>()).is_empty()
+        };
+        assert!(!look(&[]) && !look(&[(7, 0.0), (7, 0.0)]));
+        assert!(look(&[(8, 10.0), (7, 0.0)]));
+        assert!(!look(&[(8, 10.0), (7, 0.0)]) && !look(&[(8, 10.0), (8, 11.0)]));
+        assert!(look(&[(8, 10.0), (7, 20.0)]), "the old one is back");
     }
 
     #[test]

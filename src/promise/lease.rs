@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use postgres::Client;
 
 use crate::base::failure::Class;
 use crate::base::fault::{Point, fault};
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
-use crate::client::pg::{self, Server};
+use crate::client::pg::{self, Client, Server};
 use crate::figures::instruments::Heartbeat;
 use crate::promise::claim::{Claim, Lane, Ownership, Wake};
-use crate::promise::duties::{Entry, Held, Viewer};
+use crate::promise::duties::{Entry, Held, Seen, Viewer, new_tables};
 use crate::promise::lane::LaneRegister;
 use crate::promise::ledger::{self, Member, Registration};
 use crate::promise::offsets::Partition;
@@ -62,6 +61,8 @@ struct State {
     draining: BTreeMap<Partition, Instant>,
     /// Stopped partitions whose reason the ledger has.
     reported: BTreeSet<Partition>,
+    /// Which table each target was when it was last looked at.
+    tables: BTreeMap<String, Seen>,
     /// Ticks that fail.
     trouble: Episode,
 }
@@ -132,7 +133,10 @@ impl Lease {
             let mut client = self.server.connect(&self.me.application_name())?;
             if self.session_lock {
                 // A tick must not hang on a lock: the next one tries again. Shared sessions must not be changed.
-                client.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
+                client.fix_session()?;
+                client
+                    .by_role_path()
+                    .batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '4s'")?;
             }
             let number = self.session_lock.then(|| ledger::begin_session(&mut client)).transpose()?;
             state.session = Some(LeaseSession { client, number });
@@ -151,6 +155,9 @@ impl Lease {
         let (members, mut entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
         if self.register_new(client, &entries)? {
             (_, entries) = ledger::snapshot(client, &self.me.pipeline, &names)?;
+        }
+        for target in new_tables(&mut state.tables, &entries) {
+            log::info!("table {target} is another one than before: rows go there now");
         }
         let viewer = Viewer { me: &self.me.name, reach, pipeline: &self.me.pipeline, topics: &self.topics };
         let duties = viewer.duties(&held, &members, &entries);

@@ -7,12 +7,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use postgres::Transaction;
 use postgres::types::Type;
-use postgres::{Client, Transaction};
 
-use crate::client::pg::{describe, escape_literal};
+use crate::client::pg::{Client, describe, escape_literal};
 use crate::promise::decide::{Peer, Standing};
-use crate::promise::duties::Entry;
+use crate::promise::duties::{Entry, Seen};
 use crate::promise::offsets::Anchor;
 use crate::promise::reach::Reach;
 use crate::promise::span::Move;
@@ -115,7 +115,8 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
              SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive
              FROM (SELECT DISTINCT pipeline, owner FROM rowmill.ledger WHERE owner IS NOT NULL) AS owners)
          SELECT l.topic, l.partition, l.target, l.owner, coalesce(a.alive, false), l.epoch, l.next_offset,
-                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash
+                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash,
+                l.table_oid, coalesce(extract(epoch FROM l.table_since), 0)::FLOAT8
          FROM rowmill.ledger l LEFT JOIN alive a USING (pipeline, owner)
          WHERE l.topic = ANY ($1)
          ORDER BY l.topic, l.partition, l.target",
@@ -136,6 +137,7 @@ pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Resul
             topic_id: row.get(9),
             cluster_id: row.get(10),
             anchor: anchor(row, 11),
+            table: row.get::<_, Option<u32>>(13).map(|oid| Seen { oid, since_s: row.get(14) }),
         })
         .collect();
     Ok((members, entries))
@@ -206,16 +208,16 @@ pub fn adopt_routing(
 /// # Errors
 /// Also where a member of it still lives.
 pub fn take_over(transaction: &mut Transaction<'_>, other: &str, pipeline: &str) -> Result<u64> {
-    let alive = transaction.query_one(
+    let alive = transaction.query_typed_one(
         "SELECT EXISTS (SELECT FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member))",
-        &[&other],
+        &[(&other, Type::TEXT)],
     )?;
     if alive.get(0) {
         bail!("pipeline {other:?} still runs: stop its processes first");
     }
-    Ok(transaction.execute(
+    Ok(transaction.execute_typed(
         "UPDATE rowmill.ledger SET pipeline = $2, owner = NULL, epoch = epoch + 1 WHERE pipeline = $1",
-        &[&other, &pipeline],
+        &[(&other, Type::TEXT), (&pipeline, Type::TEXT)],
     )?)
 }
 
@@ -227,7 +229,7 @@ pub fn accept_gap(
     partition: i32,
     gap: Range<i64>,
 ) -> Result<Vec<(String, i64)>> {
-    let moved = transaction.query(
+    let moved = transaction.query_typed(
         "WITH stands AS (
              SELECT target, next_offset FROM rowmill.ledger
              WHERE topic = $1 AND partition = $2 AND next_offset >= $3 AND next_offset < $4
@@ -238,13 +240,19 @@ pub fn accept_gap(
          FROM stands
          WHERE l.topic = $1 AND l.partition = $2 AND l.target = stands.target
          RETURNING l.target, stands.next_offset",
-        &[&topic, &partition, &gap.start, &gap.end],
+        &[(&topic, Type::TEXT), (&partition, Type::INT4), (&gap.start, Type::INT8), (&gap.end, Type::INT8)],
     )?;
     let moved: Vec<(String, i64)> = moved.iter().map(|row| (row.get(0), row.get(1))).collect();
     for (target, from) in &moved {
-        transaction.execute(
+        transaction.execute_typed(
             "INSERT INTO rowmill.gap (topic, partition, target, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)",
-            &[&topic, &partition, target, from, &gap.end],
+            &[
+                (&topic, Type::TEXT),
+                (&partition, Type::INT4),
+                (target, Type::TEXT),
+                (from, Type::INT8),
+                (&gap.end, Type::INT8),
+            ],
         )?;
     }
     Ok(moved)
@@ -362,11 +370,12 @@ pub struct Target {
 
 /// ADVANCE and COMMIT as one message: no ledger row is ever locked while the server waits for the client, and if the
 /// advance raises, the server skips the COMMIT. The definition that it compares is that of the table which has the name now:
-/// rows went there by name, and their lock keeps the name until the end.
+/// rows went there by name, and their lock keeps the name until the end. It is sent under the role's own search_path, so
+/// every name in it has its schema.
 pub fn advance_and_commit(me: &str, target: &Target, spans: &[Move]) -> String {
     let spans = serde_json::to_string(spans).expect("numbers and strings always serialize");
     format!(
-        "SELECT rowmill.advance({}, {}, pg_catalog.to_regclass({})::OID, {}, {}::JSONB); COMMIT",
+        "SELECT rowmill.advance({}, {}, pg_catalog.to_regclass({})::pg_catalog.oid, {}, {}::pg_catalog.jsonb); COMMIT",
         escape_literal(me),
         escape_literal(&target.name),
         escape_literal(&target.sql_name),
@@ -383,7 +392,7 @@ pub fn resolve(
     target: &str,
     spans: &[Move],
 ) -> Result<Vec<Option<Standing>>, postgres::Error> {
-    let mut transaction = client.transaction()?;
+    let mut transaction = client.begin()?;
     let mut order: Vec<usize> = (0..spans.len()).collect();
     order.sort_unstable_by_key(|i| (&spans[*i].topic, spans[*i].partition.id));
     let mut standings = vec![None; spans.len()];

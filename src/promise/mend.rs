@@ -92,7 +92,7 @@ mod tests {
     fn a_stopped_topic_is_tried_less_and_less_often() {
         let (start, mut patience) = (Instant::now(), Patience::default());
         let mut tried = Vec::new();
-        for second in 0..200 {
+        for second in 0..300 {
             let stopped = if second < 100 { BTreeSet::from([3]) } else { BTreeSet::new() };
             let due = patience.due(&stopped, start + Duration::from_secs(second));
             tried.extend(due.iter().map(|_| second));

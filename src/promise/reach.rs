@@ -136,7 +136,7 @@ mod tests {
         contact.answered(at(161));
         contact.answered(at(220));
         check(&contact, at(220), Reach::Well);
-        (221..226).for_each(|second| drop(contact.look(at(second))));
+        (221..226).for_each(|second| _ = contact.look(at(second)));
         check(&contact, at(226), Reach::Cut);
         for number in [Reach::Cut, Reach::Back, Reach::Well] {
             assert_eq!(Reach::of(number as i16), number);

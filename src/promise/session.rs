@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postgres::{Client, CopyInWriter, Statement};
+use postgres::{CopyInWriter, Statement};
 
 use crate::base::failure::Failure;
-use crate::client::pg::{self, Server};
+use crate::client::pg::{self, Client, Server};
 use crate::promise::batch::Record;
 use crate::promise::dead_letter::{self, About};
 use crate::promise::decide::Standing;
@@ -34,7 +34,8 @@ impl Sessions {
             .server
             .connect(&self.me.application_name())
             .map_err(|error| Failure::new(pg::class_of(&error), format!("{error:#}")))?;
-        // SET LOCAL, not session settings: a pooler in transaction mode may stand in between.
+        // SET LOCAL, not session settings: a pooler in transaction mode may stand in between. The search_path stays the role's
+        // own: the tables' triggers, defaults and checks find what they name by it.
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = 0",
@@ -63,31 +64,31 @@ pub struct Session {
 
 impl Session {
     pub fn begin(&mut self) -> Result<(), Failure> {
-        Ok(self.client.batch_execute(&self.begin)?)
+        Ok(self.client.by_role_path().batch_execute(&self.begin)?)
     }
 
-    /// For what a verb does in the same transaction.
-    pub fn client(&mut self) -> &mut Client {
-        &mut self.client
+    /// For what a verb does in the same transaction, with every name in its schema.
+    pub fn client(&mut self) -> &mut postgres::Client {
+        self.client.by_role_path()
     }
 
     /// Statements without an answer.
     pub fn execute(&mut self, sql: &str) -> Result<(), postgres::Error> {
-        self.client.batch_execute(sql)
+        self.client.by_role_path().batch_execute(sql)
     }
 
     /// Begins a COPY. Each statement is prepared once; a session sends one kind of rows nearly always.
     pub fn copy_in(&mut self, sql: &str) -> Result<CopyInWriter<'_>, postgres::Error> {
         if !self.prepare {
-            return self.client.copy_in(sql);
+            return self.client.by_role_path().copy_in(sql);
         }
         if !self.copies.contains_key(sql) {
             if self.copies.len() == COPIES_MAX {
                 self.copies.clear();
             }
-            self.copies.insert(sql.to_owned(), self.client.prepare(sql)?);
+            self.copies.insert(sql.to_owned(), self.client.by_role_path().prepare(sql)?);
         }
-        self.client.copy_in(&self.copies[sql])
+        self.client.by_role_path().copy_in(&self.copies[sql])
     }
 
     /// Writes dead letters; how many the server stored.
@@ -95,7 +96,7 @@ impl Session {
         &mut self,
         letters: impl Iterator<Item = (About<'a>, Record<'a>)>,
     ) -> Result<u64, Failure> {
-        dead_letter::copy(&mut self.client, letters)
+        dead_letter::copy(self.client.by_role_path(), letters)
     }
 
     /// The move of the ledger and the COMMIT in one message, which says of its failure that it was at the COMMIT.
@@ -105,7 +106,10 @@ impl Session {
 
     /// Sends a message that ends in COMMIT.
     pub fn commit_with(&mut self, sql: &str) -> Result<(), Failure> {
-        self.client.batch_execute(sql).map_err(|error| Failure { at_commit: true, ..error.into() })
+        self.client
+            .by_role_path()
+            .batch_execute(sql)
+            .map_err(|error| Failure { at_commit: true, ..error.into() })
     }
 
     /// RESOLVE, outside of a transaction: waits for the old backend, fences it, and tells where the ledger stands for each

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use postgres::Client;
 
-use crate::client::pg::{self, Server};
+use crate::client::pg::{Client, Server};
 use crate::client::{redis, tls};
 use crate::config::{self, Config};
 use crate::kafka::ask::{ANSWER, Asker};
@@ -34,6 +33,11 @@ struct Findings {
 impl Findings {
     fn good(&self, text: impl std::fmt::Display) {
         println!("  ok       {text}");
+    }
+
+    /// `run` would work, and yet somebody should look at it.
+    fn doubtful(&self, text: impl std::fmt::Display) {
+        println!("  WARNING  {text}");
     }
 
     fn bad(&mut self, text: impl std::fmt::Display) {
@@ -116,7 +120,7 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
             return None;
         }
     };
-    check_privileges(&mut client, &plan, findings);
+    check_database(&mut client, &plan, findings);
     println!("models");
     for model in &plan.models {
         println!(
@@ -154,38 +158,14 @@ fn check_settings(client: &mut Client, findings: &mut Findings) {
     findings.commits_are_late = setting("synchronous_commit") == "off";
 }
 
-/// What `run` does with each table, asked of the catalog.
-fn check_privileges(client: &mut Client, plan: &Plan, findings: &mut Findings) {
-    let own = [
-        ("rowmill.member", "SELECT, INSERT, UPDATE, DELETE"),
-        ("rowmill.ledger", "SELECT, INSERT, UPDATE"),
-        ("rowmill.dead_letter", "INSERT"),
-    ];
-    let targets = plan.tables.iter().map(|t| (t.sql_name.as_str(), "INSERT"));
-    for (table, wanted) in own.into_iter().chain(targets) {
-        for privilege in wanted.split(", ") {
-            use postgres::types::Type;
-            let sql = "SELECT has_table_privilege($1, $2)";
-            match client.query_typed(sql, &[(&table, Type::TEXT), (&privilege, Type::TEXT)]) {
-                Ok(rows) if rows[0].get::<_, bool>(0) => {}
-                Ok(_) => findings.bad(format!(
-                    "the role may not {privilege} on {table}: GRANT {privilege} ON {table} TO it"
-                )),
-                Err(error) => {
-                    findings.bad(format!("cannot read the privileges on {table}: {}", pg::describe(&error)))
-                }
-            }
+/// What the database is and allows: `run` refuses to start on the same sentences.
+fn check_database(client: &mut Client, plan: &Plan, findings: &mut Findings) {
+    match setup::audit(client, plan) {
+        Ok(remarks) => {
+            remarks.refusals.iter().for_each(|sentence| findings.bad(sentence));
+            remarks.warnings.iter().for_each(|sentence| findings.doubtful(sentence));
         }
-    }
-    for (sql, what) in [
-        ("SELECT has_schema_privilege('rowmill', 'USAGE')", "USAGE ON SCHEMA rowmill"),
-        ("SELECT has_sequence_privilege('rowmill.session', 'USAGE')", "USAGE ON SEQUENCE rowmill.session"),
-    ] {
-        match client.query_typed(sql, &[]) {
-            Ok(rows) if rows[0].get::<_, bool>(0) => {}
-            Ok(_) => findings.bad(format!("the role lacks {what}: GRANT {what} TO it")),
-            Err(error) => findings.bad(format!("cannot read the privileges: {}", pg::describe(&error))),
-        }
+        Err(error) => findings.bad(format!("{error:#}")),
     }
     for table in &plan.tables {
         findings.good(format!("table {} with {} columns to fill", table.name, table.columns.len()));
@@ -196,11 +176,27 @@ fn check_redis(config: &Config, findings: &mut Findings) {
     let Some(redis) = &config.redis else { return };
     println!("Redis");
     match redis::ping(redis) {
-        Ok(0) => findings.bad(
-            "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
-        ),
+        Ok(0) => {
+            return findings.bad(
+                "Redis is empty, so every token would be unknown and `run` would wait: is it the right database?",
+            );
+        }
         Ok(keys) => findings.good(format!("{keys} keys")),
+        Err(error) => return findings.bad(format!("{error:#}")),
+    }
+    match redis::refusal(redis, &config.lookups) {
+        Ok(refusal) => refusal.into_iter().for_each(|sentence| findings.bad(sentence)),
         Err(error) => findings.bad(format!("{error:#}")),
+    }
+    for lookup in &config.lookups {
+        // A user who may not look at keys is not told.
+        if redis::matches_no_key(redis, lookup).is_ok_and(|none| none) {
+            findings.doubtful(format!(
+                "lookup.{}: no key of Redis looks like {:?}, so every token would be unknown: is the text around {{}} right?",
+                lookup.name,
+                lookup.key_of("{}")
+            ));
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use postgres::Transaction;
+use postgres::types::Type;
 
-use crate::client::pg::{Server, describe};
+use crate::client::pg::{FIXED_PATH, Server, describe};
 use crate::promise::ledger::{self, SCHEMA_SQL, SCHEMA_VERSION};
 
 /// The five built-in tables, and the same as TimescaleDB hypertables.
@@ -84,13 +85,11 @@ pub fn run(init: &Init) -> Result<()> {
         }
     };
     let mut client = server.connect("rowmill init")?;
-    let mut transaction = client.transaction()?;
+    let mut transaction = client.begin()?;
     migrate(&mut transaction)?;
     println!("schema rowmill, version {SCHEMA_VERSION}, on {}", server.address());
     if init.models {
         let sql = if init.timescaledb { TIMESCALEDB_SQL } else { TABLES_SQL };
-        // A role named rowmill would find its own schema first in the search path.
-        transaction.batch_execute("SET LOCAL search_path = public")?;
         execute(&mut transaction, sql, "create the built-in tables")?;
         println!("tables state, metric, log, network_trace, network_ping, in schema public");
     }
@@ -105,11 +104,12 @@ pub fn run(init: &Init) -> Result<()> {
 }
 
 fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
-    let present =
-        transaction.query_one("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])?.get::<_, bool>(0);
+    let present = transaction
+        .query_typed_one("SELECT to_regclass('rowmill.version') IS NOT NULL", &[])?
+        .get::<_, bool>(0);
     if present {
         let version: Option<i32> =
-            transaction.query_opt("SELECT version FROM rowmill.version", &[])?.map(|row| row.get(0));
+            transaction.query_typed_opt("SELECT version FROM rowmill.version", &[])?.map(|row| row.get(0));
         if version.is_some_and(|v| v > SCHEMA_VERSION) {
             bail!(
                 "the schema has a newer version than this program knows ({SCHEMA_VERSION}): use the newer program"
@@ -117,16 +117,17 @@ fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
         }
     }
     execute(transaction, SCHEMA_SQL, "create the rowmill schema")?;
-    transaction.execute(
+    transaction.execute_typed(
         "INSERT INTO rowmill.version (version) VALUES ($1) ON CONFLICT (only_row) DO UPDATE SET version = excluded.version",
-        &[&SCHEMA_VERSION],
+        &[(&SCHEMA_VERSION, Type::INT4)],
     )?;
     Ok(())
 }
 
+/// Runs one of the SQL files. Each leaves the search_path as the role has it, for those who run it by hand.
 fn execute(transaction: &mut Transaction<'_>, sql: &str, what: &str) -> Result<()> {
     transaction
-        .batch_execute(sql)
+        .batch_execute(&format!("{sql};{FIXED_PATH}"))
         .map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
 }
 

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use postgres::Client;
 
-use crate::client::pg::Server;
+use crate::client::pg::{Client, Server};
+use crate::client::redis;
 use crate::config::Config;
 use crate::model::compile::{Problem, compile};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, TablePlan};
 use crate::model::types::Table;
 use crate::promise::duties::Entry;
 use crate::promise::ledger::{self, Member};
 use crate::promise::topics::Topic;
+use crate::store::postgres::audit::{self, Remarks};
 use crate::store::postgres::catalog;
 
 /// What every verb that works on a pipeline needs.
@@ -30,11 +31,22 @@ pub struct Setup {
 /// # Errors
 /// With every problem of the models in one message, so that they can be mended together.
 pub fn read(config: &Config) -> Result<Setup> {
+    if let Some(redis) = &config.redis
+        // One that is away is waited for where it is needed.
+        && let Ok(Some(refusal)) = redis::refusal(redis, &config.lookups)
+    {
+        bail!(refusal);
+    }
     let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
     let tables = tables(config, &mut client)?.map_err(all_problems)?;
     let plan = compiled(config, &tables).map_err(all_problems)?;
+    let remarks = audit(&mut client, &plan)?;
+    remarks.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if !remarks.refusals.is_empty() {
+        bail!("the promise cannot be kept like this:{}", list(&remarks.refusals));
+    }
     let topics = topics(&plan);
     settle_routing(&mut client, config, &topics)?;
     Ok(Setup { server, tables, plan: Arc::new(plan), topics })
@@ -69,20 +81,47 @@ fn tables(config: &Config, client: &mut Client) -> Result<Result<HashMap<String,
 
 /// Reads one table, by its name in the models; the inner error says why it cannot be filled.
 pub fn table(client: &mut Client, name: &str) -> Result<Result<Table, Problem>> {
-    match catalog::read_table(client, name) {
-        Ok(table) if table.schema == "rowmill" => Ok(Err(Problem(format!(
-            "table {name:?} is found in rowmill's own schema; write schema.table to name another one"
-        )))),
+    match catalog::read_table(client.by_role_path(), name) {
+        Ok(table) if table.schema == "rowmill" => Ok(Err(Problem(in_our_schema(name, &table)))),
         Ok(table) => Ok(Ok(table)),
         Err(error) if error.downcast_ref::<postgres::Error>().is_some() => Err(error),
         Err(error) => Ok(Err(Problem(format!("{error:#}")))),
     }
 }
 
+/// How a table of the user's comes into our schema: the default search_path begins with the schema of the role's own name.
+fn in_our_schema(name: &str, table: &Table) -> String {
+    format!(
+        "table {name:?} is found in rowmill's own schema. PostgreSQL looks into the schema of the role's own name first (\"$user\" in \
+         its search_path), and makes tables there, too: log in as a role that is not called rowmill (sql/roles.sql makes \
+         rowmill_writer), and move the table with ALTER TABLE {} SET SCHEMA public; if another table is meant, write schema.table",
+        table.sql_name
+    )
+}
+
+/// What the database is and allows, beside the definitions of the tables.
+pub fn audit(client: &mut Client, plan: &Plan) -> Result<Remarks> {
+    let mut transaction = client.begin()?;
+    let remarks = audit::audit(&mut transaction, &plan.tables).context("cannot look at the database")?;
+    transaction.commit()?;
+    Ok(remarks)
+}
+
+/// The same of one table, when its definition has changed.
+pub fn audit_table(client: &mut Client, table: &TablePlan) -> Result<Remarks> {
+    let mut transaction = client.begin()?;
+    let remarks = audit::audit_table(&mut transaction, table).context("cannot look at the table")?;
+    transaction.commit()?;
+    Ok(remarks)
+}
+
 /// Every problem of the models in one sentence.
 pub fn all_problems(problems: Vec<Problem>) -> anyhow::Error {
-    let list: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
-    anyhow!("the models do not fit the tables:{}", list.concat())
+    anyhow!("the models do not fit the tables:{}", list(&problems))
+}
+
+fn list(sentences: &[impl std::fmt::Display]) -> String {
+    sentences.iter().map(|sentence| format!("\n  - {sentence}")).collect()
 }
 
 /// The plan's topics with their tables, each table once, in the order of the models.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use postgres::Client;
+use postgres::types::Type;
 
-use crate::client::pg::Server;
+use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::decode::reject::printable;
 use crate::kafka::ask::Asker;
@@ -25,11 +25,11 @@ pub fn run(config: &Config) -> Result<()> {
 
 fn members(client: &mut Client, pipeline: &str) -> Result<()> {
     let rows = client
-        .query(
+        .query_typed(
             "SELECT m.member, rowmill.alive(m.pipeline, m.member), extract(epoch FROM clock_timestamp() - m.heartbeat_at)::FLOAT8,
                     (SELECT count(DISTINCT (l.topic, l.partition)) FROM rowmill.ledger l WHERE l.owner = m.member)
              FROM rowmill.member m WHERE m.pipeline = $1 ORDER BY 1",
-            &[&pipeline],
+            &[(&pipeline, Type::TEXT)],
         )
         .context("cannot read the members")?;
     println!("pipeline {pipeline:?}, {} members", rows.len());
@@ -47,11 +47,12 @@ fn members(client: &mut Client, pipeline: &str) -> Result<()> {
 
 fn partitions(client: &mut Client, config: &Config) -> Result<()> {
     let rows = client
-        .query(
+        .query_typed(
             "SELECT topic, partition, target, next_offset, rows, dead, owner,
-                    extract(epoch FROM clock_timestamp() - progress_at)::FLOAT8, stopped
+                    extract(epoch FROM clock_timestamp() - progress_at)::FLOAT8, stopped,
+                    to_char(table_since, 'YYYY-MM-DD HH24:MI:SS TZ')
              FROM rowmill.ledger WHERE pipeline = $1 ORDER BY topic, target, partition",
-            &[&config.pipeline],
+            &[(&config.pipeline, Type::TEXT)],
         )
         .context("cannot read the ledger")?;
     let ends = log_ends(config, rows.iter().map(|row| (row.get(0), row.get(1))));
@@ -75,6 +76,9 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         );
         if let Some(reason) = row.get::<_, Option<String>>(8) {
             println!("     STOPPED: {reason}");
+        }
+        if let Some(since) = row.get::<_, Option<String>>(9) {
+            println!("     the name belongs to another table than before since {since}");
         }
     }
     if ends.is_empty() && !rows.is_empty() {
@@ -102,10 +106,10 @@ fn log_ends(
 
 fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
     let rows = client
-        .query(
+        .query_typed(
             "SELECT target, reason, count(*), max(created_at)::TEXT, (array_agg(message ORDER BY id DESC))[1]
              FROM rowmill.dead_letter WHERE pipeline = $1 AND settled_at IS NULL GROUP BY target, reason ORDER BY 1, 3 DESC",
-            &[&pipeline],
+            &[(&pipeline, Type::TEXT)],
         )
         .context("cannot read the dead letters")?;
     if rows.is_empty() {

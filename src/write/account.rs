@@ -1,19 +1,15 @@
 //! What a commit adds to the figures, and what the guard is told.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::hand::covers;
+use super::told::Told;
 use super::{State, Writer};
-use crate::figures::instruments::REASONS_MAX;
 use crate::promise::batch::{DeadLetter, TableBatch};
 use crate::promise::guard::Tally;
 use crate::promise::span::Span;
-
-/// Between two sentences about the same reason for dead letters.
-const TELL: Duration = Duration::from_secs(60);
 
 impl Writer {
     /// Counts committed spans. They were written from the first batches in hand, which may hold more.
@@ -48,12 +44,7 @@ impl Writer {
 
     /// Says that records are set aside, once in a while for each reason.
     fn tell(&self, told: &mut Told, batch: &TableBatch, dead: &DeadLetter) {
-        if told.get(&dead.reason).is_some_and(|at| at.elapsed() < TELL) {
-            return;
-        }
-        // As many reasons as the figures tell apart, however many a trigger invents.
-        if told.len() < REASONS_MAX || told.contains_key(&dead.reason) {
-            told.insert(dead.reason.clone(), Instant::now());
+        if told.is_due(&dead.reason, Instant::now()) {
             log::warn!(
                 "table {}: a record is set aside as {}, at {}; `rowmill dead-letters list` shows it and those that follow",
                 self.name,
@@ -85,9 +76,6 @@ impl Writer {
         }
     }
 }
-
-/// When each reason for a dead letter was last said.
-pub(super) type Told = BTreeMap<Cow<'static, str>, Instant>;
 
 /// A duplicate is what a unique index is there to refuse: a producer that sends a day again is no disaster.
 const DUPLICATE: &str = "sqlstate_23505";

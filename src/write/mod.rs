@@ -12,6 +12,7 @@ mod commit;
 pub mod hand;
 pub mod isolate;
 pub mod survey;
+pub mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use account::Told;
 use hand::Hand;
 use survey::Streak;
+use told::Told;
 
 use crate::base::failure::Failure;
 use crate::base::retry::Episode;

@@ -137,7 +137,8 @@ pub(crate) fn decoder(topic: usize) -> RecordDecoder {
 
 /// Reads a table from its `CREATE TABLE`: one column a line, which is how `sql/tables.sql` is written.
 fn table(name: &str) -> Table {
-    let (_, rest) = TABLES.split_once(&format!("CREATE TABLE IF NOT EXISTS {name} (\n")).expect("the table");
+    let (_, rest) =
+        TABLES.split_once(&format!("CREATE TABLE IF NOT EXISTS public.{name} (\n")).expect("the table");
     let (lines, _) = rest.split_once("\n);").expect("its end");
     let columns = lines.lines().zip(1..).map(|(line, attnum)| {
         let (name, rest) = line.trim().trim_end_matches(',').split_once(' ').expect("name and type");

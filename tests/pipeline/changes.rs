@@ -226,7 +226,8 @@ fn a_table_that_is_swapped_for_one_like_it_goes_on_there() {
     let world = World::new("rotated");
     world.create_topic("in", 1);
     world.create_table("t", "");
-    let _engine = world.engine(&world.model("in", "t", ""), &[]);
+    let config = world.model("in", "t", "");
+    let engine = world.engine(&config, &[]);
     world.produce("in", 0, (0..100).map(record));
     wait_for("rows", 20, || world.count("SELECT count(*) FROM t") == 100);
     let swap = "BEGIN; ALTER TABLE t RENAME TO t_old; CREATE TABLE t (LIKE t_old); COMMIT";
@@ -235,6 +236,9 @@ fn a_table_that_is_swapped_for_one_like_it_goes_on_there() {
     world.wait_drained(&["in"], 30);
     assert_eq!(world.count("SELECT count(*) FROM t_old WHERE n < 100"), 100);
     assert_eq!(world.count("SELECT count(*) FROM t WHERE n >= 100"), 100);
+    wait_for("the word", 10, || engine.log().contains("table public.t is another one than before"));
+    let (text, _) = rowmill(&world, &["status", "--config", &world.file("status.toml", &config)]);
+    assert!(text.contains("belongs to another table than before since"), "{text}");
 }
 
 #[test]

@@ -100,11 +100,14 @@ fn a_proposal_takes_the_topic_that_it_was_made_from() {
     assert!(ok, "{text}");
     assert!(text.contains("-- in 400 of 400: 400 integer; 0 to 399\n    \"id\" BIGINT NOT NULL"), "{text}");
     assert!(text.contains("\"note\" TEXT,"), "{text}");
-    let (sql, model) = text.split_once("# For rowmill.toml").expect("both parts");
-    world.sql().batch_execute(sql).expect("the proposed table");
-    let (text, ok) = rowmill(&world, &["check", "--config", &world.file("proposed.toml", model)]);
+    assert!(text.contains("-- Tried: all 400 records would become rows."), "{text}");
+    // All of it is SQL.
+    world.sql().batch_execute(&text).expect("the proposed table");
+    let model: String =
+        text.lines().filter_map(|line| line.strip_prefix("--| ")).map(|line| format!("{line}\n")).collect();
+    let (text, ok) = rowmill(&world, &["check", "--config", &world.file("proposed.toml", &model)]);
     assert!(ok, "{text}");
-    let engine = world.engine(model, &[]);
+    let engine = world.engine(&model, &[]);
     world.wait_drained(&["in"], 30);
     engine.stop();
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);

@@ -5,6 +5,10 @@
 mod servers;
 mod world;
 
+#[path = "../architecture/source.rs"]
+#[allow(dead_code, reason = "of the rules' reader, only the texts are needed")]
+mod source;
+
 mod backpressure;
 mod changes;
 mod check;
@@ -16,9 +20,13 @@ mod definitions;
 mod delivery;
 mod failover;
 mod guard;
+mod lookups;
+mod mallory;
 mod metrics;
 mod outage;
 mod poison;
+mod pooler;
+mod refusals;
 mod roles;
 mod security;
 mod shutdown;

@@ -7,10 +7,10 @@ use postgres::{Client, NoTls};
 
 use crate::world::{Class, World, record, rowmill_as, wait_for};
 
-const ROLES: &str = include_str!("../../sql/roles.sql");
+pub(crate) const ROLES: &str = include_str!("../../sql/roles.sql");
 
 /// The world's database as one of the roles.
-fn url_of(world: &World, role: &str) -> String {
+pub(crate) fn url_of(world: &World, role: &str) -> String {
     let (_, address) = world.database_url.rsplit_once('@').expect("a user in the URL");
     format!("postgresql://{role}:pw@{address}")
 }
@@ -21,12 +21,6 @@ fn the_writer_needs_what_the_file_grants_and_can_do_nothing_else() {
     world.create_topic("in", 2);
     let mut admin = world.sql();
     admin.batch_execute("DROP SCHEMA rowmill CASCADE").expect("the tests' own is gone");
-    // No help from the database's settings.
-    let database = admin.query_one("SELECT current_database()", &[]).expect("a name").get::<_, String>(0);
-    admin.batch_execute(&format!("ALTER DATABASE {database} RESET search_path")).expect("reset");
-    drop(admin);
-    let mut admin = world.sql();
-    admin.batch_execute("SET search_path = public").expect("set");
     admin.batch_execute(ROLES).expect("roles");
     for role in ["rowmill_owner", "rowmill_writer"] {
         admin.batch_execute(&format!("ALTER ROLE {role} PASSWORD 'pw'")).expect("a password");

@@ -112,10 +112,6 @@ impl World {
         let admin_url = servers.get("DATABASE_URL");
         let mut admin = Client::connect(&admin_url, NoTls).expect("PostgreSQL answers");
         admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database of its own");
-        // The tests' role may have the name of the schema, which would come first.
-        admin
-            .batch_execute(&format!("ALTER DATABASE {name} SET search_path = public"))
-            .expect("its search path");
         let (base, _) = admin_url.rsplit_once('/').expect("the URL names a database");
         let redis_url = servers.get("REDIS_URL");
         let (redis, _) = redis_url.rsplit_once('/').expect("a database number");
@@ -212,6 +208,13 @@ impl World {
         let upstream = std::net::SocketAddr::from(([127, 0, 0, 1], real));
         let proxy = Proxy::before_any(advertised, upstream).expect("the stack keeps the port free");
         (proxy, format!("127.0.0.1:{advertised}"))
+    }
+
+    /// This world's PostgreSQL through the pooler.
+    pub(crate) fn pooled_url(&self) -> String {
+        let url = self.server("DATABASE_URL_POOLED");
+        let (server, _) = url.rsplit_once('/').expect("the URL names a database");
+        format!("{server}/{}", self.database)
     }
 
     /// This world's PostgreSQL and Redis, over TLS.

@@ -270,6 +270,7 @@ impl Member {
                 pipeline: PIPELINE.into(),
                 topic_id: TOPIC_ID.into(),
                 cluster_id: String::new(),
+                table: None,
             }
         };
         server.database.ledger.iter().map(entry).collect()

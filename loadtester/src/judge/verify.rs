@@ -15,7 +15,7 @@ use crate::message::payload::{Draft, Field, Identity};
 use crate::message::stream::{self, Stream, parse_seq, parse_source, source_prefix};
 use crate::plan::words::Depth;
 use crate::server::copy_out::{self, Row};
-use crate::server::pg::Leaf;
+use crate::server::pg::{Leaf, as_the_role_finds};
 
 /// One example of something bad.
 #[derive(Clone, Debug, Serialize)]
@@ -262,8 +262,7 @@ impl<'a, W: Write> Reader<'a, W> {
     fn read_rejects(&mut self, client: &mut Client, rejects_sql: Option<&str>) -> Result<()> {
         let pairs = match rejects_sql {
             Some(sql) => {
-                let rows = client
-                    .query(sql, &[])
+                let rows = as_the_role_finds(client, |client| client.query(sql, &[]))?
                     .context("run --rejects-sql, which must return source and path as text")?;
                 let pair =
                     |row: &postgres::Row| Ok((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));

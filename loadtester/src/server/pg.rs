@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use percent_encoding::percent_decode_str;
+use postgres::types::Type;
 use postgres::{Client, Config, NoTls};
 
 use crate::base::clock::wall_us;
 use crate::message::model::Model;
 use crate::server::users::without_password;
+
+/// From here on a name without a schema is the server's own: whoever may create a function in a schema of the tester's
+/// search_path could else have it called with the tester's rights, which often are a superuser's.
+const FIXED_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 
 /// How to reach the database. The URL may hold a password and is never printed as it is.
 #[derive(Clone)]
@@ -51,7 +56,7 @@ impl Database {
         config.application_name(&format!("loadtester {name}")).connect_timeout(Duration::from_secs(5));
         config.tcp_user_timeout(Duration::from_secs(30)).keepalives_idle(Duration::from_secs(30));
         if tls == Tls::None {
-            return Ok(config.ssl_mode(postgres::config::SslMode::Disable).connect(NoTls)?);
+            return with_fixed_path(config.ssl_mode(postgres::config::SslMode::Disable).connect(NoTls)?);
         }
         let mut builder = SslConnector::builder(SslMethod::tls()).context("set up TLS")?;
         if let Some(ca) = &ca {
@@ -67,8 +72,39 @@ impl Database {
                 Ok(())
             });
         }
-        Ok(config.ssl_mode(postgres::config::SslMode::Require).connect(connector)?)
+        with_fixed_path(config.ssl_mode(postgres::config::SslMode::Require).connect(connector)?)
     }
+}
+
+fn with_fixed_path(mut client: Client) -> Result<Client> {
+    client.batch_execute(FIXED_PATH).context("fix the search_path")?;
+    Ok(client)
+}
+
+/// For what a person wrote: names mean what the role's own search_path says.
+pub fn as_the_role_finds<T>(client: &mut Client, ask: impl FnOnce(&mut Client) -> T) -> Result<T> {
+    client.batch_execute("RESET search_path").context("use the role's search_path")?;
+    let answer = ask(client);
+    client.batch_execute(FIXED_PATH).context("fix the search_path")?;
+    Ok(answer)
+}
+
+/// The model's table as the role's own search_path finds it.
+fn table_of(client: &mut Client, model: Model) -> Result<Option<u32>> {
+    // Everything has its schema here, types included.
+    let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+    let rows = as_the_role_finds(client, |client| client.query_typed(sql, &[(&model.table(), Type::TEXT)]))?;
+    Ok(rows.with_context(|| format!("look for the table {}", model.table()))?[0].get(0))
+}
+
+/// A table's name with its schema, as SQL has it.
+pub fn qualified_name(client: &mut Client, model: Model) -> Result<String> {
+    let oid = table_of(client, model)?;
+    let row = client.query_one(
+        "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1",
+        &[&oid],
+    );
+    Ok(row.with_context(|| format!("look at the table {}", model.table()))?.get(0))
 }
 
 /// The URL without the TLS parameters that the driver does not know, and what they ask for.
@@ -112,10 +148,11 @@ pub fn leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
 
 pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
     let tables: Vec<&str> = models.iter().map(|model| model.table()).collect();
+    let oids = models.iter().map(|model| table_of(client, *model)).collect::<Result<Vec<_>>>()?;
     let rows = client
         .query(
             "WITH RECURSIVE tree AS (
-                 SELECT number, name::regclass::oid AS oid FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number)
+                 SELECT number, oid FROM unnest($1::oid[]) WITH ORDINALITY AS t (oid, number)
                  UNION ALL
                  SELECT number, inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
              )
@@ -125,7 +162,7 @@ pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
              JOIN pg_namespace n ON n.oid = relnamespace
              WHERE relkind = 'r'
              ORDER BY number, c.oid",
-            &[&tables],
+            &[&oids],
         )
         .with_context(|| format!("list the tables below {}", tables.join(", ")))?;
     let leaf = |row: &postgres::Row| Leaf {
@@ -149,10 +186,11 @@ pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> 
 }
 
 fn check_table(client: &mut Client, model: Model) -> Result<()> {
+    let oid = table_of(client, model)?;
     let rows = client
         .query(
-            "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped",
-            &[&model.table()],
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+            &[&oid],
         )
         .with_context(|| format!("look at the table {}", model.table()))?;
     if rows.is_empty() {

@@ -50,9 +50,9 @@ fn create(client: &mut Client, models: &[Model]) -> Result<()> {
         .batch_execute(&format!("CREATE SCHEMA {SCHEMA}"))
         .context("create a schema for the measurement; the user needs CREATE on the database")?;
     for model in models {
-        let table = model.table();
+        let (table, original) = (model.table(), pg::qualified_name(client, *model)?);
         client
-            .batch_execute(&format!("CREATE TABLE {SCHEMA}.\"{table}\" (LIKE \"{table}\" INCLUDING ALL)"))
+            .batch_execute(&format!("CREATE TABLE {SCHEMA}.\"{table}\" (LIKE {original} INCLUDING ALL)"))
             .with_context(|| format!("create a table like {table}"))?;
     }
     Ok(())

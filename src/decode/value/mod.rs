@@ -16,4 +16,5 @@ pub mod json;
 pub mod read;
 pub mod take;
 mod time;
+mod formatted;
 pub mod wrong;

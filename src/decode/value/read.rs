@@ -1,24 +1,34 @@
 //! A value as it comes: JSON text, or text from outside of JSON, and how its column reads it.
 
+use std::ops::Range;
+
 use super::decimal::Decimal;
 use super::json;
 use super::wrong::{Wrong, nul};
 use crate::decode::reject::Reason;
-use crate::model::types::{Encoding, Type, Unit};
+use crate::model::notation::{Notation, Years};
+use crate::model::types::Type;
 
 /// How a column reads its JSON value where the type alone does not say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// Numbers into timestamptz and timestamp count these since 1970; `None` takes RFC 3339 strings only.
-    pub unit: Option<Unit>,
-    pub encoding: Encoding,
+    pub notation: Notation,
+    /// Days since 2000 that a time may be on, if its model knows.
+    pub days: Option<Range<i64>>,
     /// Levels of `[` and `{` in a json, jsonb or array value.
     pub depth_max: usize,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { unit: None, encoding: Encoding::Postgres, depth_max: 128 }
+        Self::new(Notation::default(), 128)
+    }
+}
+
+impl Reading {
+    pub fn new(notation: Notation, depth_max: usize) -> Self {
+        let days = notation.years.map(Years::days);
+        Self { notation, days, depth_max }
     }
 }
 
@@ -50,6 +60,10 @@ impl<'a> Json<'a> {
 
     pub fn is_null(self) -> bool {
         self.text == "null"
+    }
+
+    pub fn is_empty_text(self) -> bool {
+        self.text == "\"\""
     }
 }
 
@@ -84,6 +98,14 @@ impl<'a> Value<'a> {
             "false" if *ty == Type::Bool => Value::Bool(false),
             _ => Value::String(text),
         })
+    }
+
+    /// A string that holds a number or boolean of this type becomes one; any other value stays what it is.
+    pub fn out_of_text(self, ty: &Type) -> Result<Self, Wrong> {
+        match self {
+            Value::String(text) => Value::of_text(text, ty),
+            other => Ok(other),
+        }
     }
 
     fn kind(self) -> &'static str {

@@ -3,13 +3,16 @@
 
 use std::net::IpAddr;
 
+use serde_json::value::RawValue;
+
 use super::bounds::{checked_field, finish};
 use super::decimal::{self, Decimal};
 use super::read::{Json, Reading, Value, wrong_type};
 use super::wrong::{Written, Wrong, out_of_range};
-use super::{array, base64, json, time};
-use crate::client::binary::{begin, field};
+use super::{array, base64, formatted, json, time};
+use crate::client::binary::{MICROS_PER_DAY, begin, field};
 use crate::decode::reject::Reason;
+use crate::model::notation::TimeForm;
 use crate::model::types::{Encoding, NumericLimit, Type, Unit};
 
 /// A jsonb string or container has 28 bits for its size.
@@ -19,12 +22,15 @@ const JSONB_BYTES_MAX: usize = 0x0fff_ffff;
 #[inline]
 pub fn from_json(
     ty: &Type,
-    reading: Reading,
+    reading: &Reading,
     json: Json<'_>,
     scratch: &mut String,
     out: &mut Vec<u8>,
 ) -> Written {
     match ty {
+        Type::Json | Type::Jsonb if reading.notation.from_text && json.text.starts_with('"') => {
+            json_in_text(ty, reading, json, scratch, out)
+        }
         Type::Json => self::json(json.text, reading.depth_max, out),
         Type::Jsonb => jsonb(json.text, reading.depth_max, out),
         Type::Array { element, element_oid } => {
@@ -37,28 +43,48 @@ pub fn from_json(
                 from_json(element, reading, Json::of(raw), scratch, out)
             })
         }
+        scalar if reading.notation.from_text => {
+            from_value(scalar, reading, Value::of_json(json, scratch)?.out_of_text(scalar)?, out)
+        }
         scalar => from_value(scalar, reading, Value::of_json(json, scratch)?, out),
     }
 }
 
+/// A string whose content is JSON by itself.
+fn json_in_text(
+    ty: &Type,
+    reading: &Reading,
+    json: Json<'_>,
+    scratch: &mut String,
+    out: &mut Vec<u8>,
+) -> Written {
+    let Value::String(text) = Value::of_json(json, scratch)? else { unreachable!("it begins with a quote") };
+    let inner: &RawValue = serde_json::from_str(text)
+        .map_err(|error| Wrong::new(Reason::WrongType, format!("takes text that is JSON: {error}")))?;
+    match ty {
+        Type::Json => self::json(inner.get(), reading.depth_max, out),
+        _ => jsonb(inner.get(), reading.depth_max, out),
+    }
+}
+
 /// Appends the field of a type that is neither json, jsonb nor an array.
-pub fn from_value(ty: &Type, reading: Reading, value: Value<'_>, out: &mut Vec<u8>) -> Written {
+pub fn from_value(ty: &Type, reading: &Reading, value: Value<'_>, out: &mut Vec<u8>) -> Written {
     match ty {
         Type::Text => text(value, None, out),
         Type::Varchar(length) | Type::Char(length) => text(value, *length, out),
         Type::Float8 => float8(value, out),
-        Type::Timestamptz => timestamptz(value, reading.unit, out),
+        Type::Timestamptz => timestamptz(value, reading, out),
         Type::Int4 => int4(value, out),
         Type::Int8 => int8(value, out),
         Type::Int2 => int2(value, out),
         Type::Bool => bool(value, out),
         Type::Float4 => float4(value, out),
         Type::Numeric(limit) => numeric(value, *limit, out),
-        Type::Timestamp => timestamp(value, reading.unit, out),
-        Type::Date => date(value, out),
-        Type::Time => time_of_day(value, out),
+        Type::Timestamp => timestamp(value, reading, out),
+        Type::Date => date(value, reading, out),
+        Type::Time => time_of_day(value, reading, out),
         Type::Uuid => uuid(value, out),
-        Type::Bytea => bytea(value, reading.encoding, out),
+        Type::Bytea => bytea(value, reading.notation.encoding, out),
         Type::Inet => inet(value, out),
         Type::Enum { labels, .. } => enum_label(value, labels, out),
         Type::Json | Type::Jsonb | Type::Array { .. } | Type::Unsupported(_) => {
@@ -147,26 +173,32 @@ pub fn text(value: Value<'_>, length: Option<u32>, out: &mut Vec<u8>) -> Written
     checked_text(text, length, out)
 }
 
-/// A string in RFC 3339, offset required; or, with a unit, a number since 1970.
+/// A string in ISO 8601 or in the column's own format, its offset required unless the column names a zone; or, with a
+/// unit, a number since 1970.
 #[inline]
-pub fn timestamptz(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Written {
-    let micros = match (value, unit) {
-        (Value::String(text), None) => time::parse_timestamptz(text)?,
-        (_, None) => return Err(wrong_type("a string in RFC 3339", value)),
-        (_, Some(unit)) => epoch(value, unit)?,
+pub fn timestamptz(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Written {
+    let zone = reading.notation.zone.as_ref();
+    let micros = match (value, &reading.notation.time) {
+        (Value::String(text), TimeForm::Iso8601) => time::parse_timestamptz(text, zone)?,
+        (_, TimeForm::Number(unit)) => epoch(value, *unit)?,
+        (Value::String(text), TimeForm::Format(format)) => formatted::timestamptz(text, format, zone)?,
+        _ => return Err(wrong_type("a string with a time", value)),
     };
+    time::check_day(micros.div_euclid(MICROS_PER_DAY), reading)?;
     field(&micros.to_be_bytes(), out);
     Ok(())
 }
 
 /// As [`timestamptz`], and the offset may be missing or be UTC's. Any other offset is refused: the server would drop it
 /// without a word and store an hour that never was. Numbers become UTC.
-pub fn timestamp(value: Value<'_>, unit: Option<Unit>, out: &mut Vec<u8>) -> Written {
-    let micros = match (value, unit) {
-        (Value::String(text), None) => time::parse_timestamp(text)?,
-        (_, None) => return Err(wrong_type("a string like 2024-05-01T12:00:00", value)),
-        (_, Some(unit)) => epoch(value, unit)?,
+pub fn timestamp(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Written {
+    let micros = match (value, &reading.notation.time) {
+        (Value::String(text), TimeForm::Iso8601) => time::parse_timestamp(text)?,
+        (_, TimeForm::Number(unit)) => epoch(value, *unit)?,
+        (Value::String(text), TimeForm::Format(format)) => formatted::timestamp(text, format)?,
+        _ => return Err(wrong_type("a string with a time", value)),
     };
+    time::check_day(micros.div_euclid(MICROS_PER_DAY), reading)?;
     field(&micros.to_be_bytes(), out);
     Ok(())
 }
@@ -185,17 +217,28 @@ pub fn micros(micros_since_2000: i64, out: &mut Vec<u8>) {
     field(&micros_since_2000.to_be_bytes(), out);
 }
 
-/// `YYYY-MM-DD`. A whole timestamp is refused: storing its date only would lose the rest.
-pub fn date(value: Value<'_>, out: &mut Vec<u8>) -> Written {
-    let Value::String(text) = value else { return Err(wrong_type("a string like 2024-05-01", value)) };
-    field(&time::parse_date(text)?.to_be_bytes(), out);
+/// `YYYY-MM-DD`, or as the column's notation says. A whole timestamp is refused: storing its date only would lose the rest.
+pub fn date(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Written {
+    let days = match (value, &reading.notation.time) {
+        (Value::String(text), TimeForm::Iso8601) => time::parse_date(text)?,
+        (_, TimeForm::Number(_)) => time::days_from_epoch(decimal(value)?)?,
+        (Value::String(text), TimeForm::Format(format)) => formatted::date_of(text, format)?,
+        _ => return Err(wrong_type("a string like 2024-05-01", value)),
+    };
+    time::check_day(days.into(), reading)?;
+    field(&days.to_be_bytes(), out);
     Ok(())
 }
 
-/// `HH:MM:SS` with an optional fraction, no offset.
-pub fn time_of_day(value: Value<'_>, out: &mut Vec<u8>) -> Written {
-    let Value::String(text) = value else { return Err(wrong_type("a string like 12:30:00", value)) };
-    field(&time::parse_time(text)?.to_be_bytes(), out);
+/// `HH:MM:SS` with an optional fraction, no offset; or as the column's notation says.
+pub fn time_of_day(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Written {
+    let micros = match (value, &reading.notation.time) {
+        (Value::String(text), TimeForm::Iso8601) => time::parse_time(text)?,
+        (_, TimeForm::Number(unit)) => time::from_midnight(decimal(value)?, *unit)?,
+        (Value::String(text), TimeForm::Format(format)) => formatted::time_of_day(text, format)?,
+        _ => return Err(wrong_type("a string like 12:30:00", value)),
+    };
+    field(&micros.to_be_bytes(), out);
     Ok(())
 }
 
@@ -313,10 +356,7 @@ pub fn inet(value: Value<'_>, out: &mut Vec<u8>) -> Written {
 
 /// A JSON number, or a string that holds one: decimals are often sent as strings so that no double can touch them.
 pub fn numeric(value: Value<'_>, limit: Option<NumericLimit>, out: &mut Vec<u8>) -> Written {
-    const TAKES: &str = "a number, or a string with one";
-    let (Value::Number(text) | Value::String(text)) = value else { return Err(wrong_type(TAKES, value)) };
-    let number = Decimal::parse(text).ok_or_else(|| wrong_type(TAKES, value))?;
-    decimal::write(&number, limit, out)
+    decimal::write(&decimal(value)?, limit, out)
 }
 
 /// A string that is one of the labels, letter for letter.
@@ -391,11 +431,13 @@ fn small_integer(text: &[u8]) -> Option<i64> {
 
 /// A number of `unit`s since 1970, or a string that holds one, to microseconds since 2000.
 fn epoch(value: Value<'_>, unit: Unit) -> Result<i64, Wrong> {
-    let (Value::Number(text) | Value::String(text)) = value else {
-        return Err(wrong_type("a number, or a string with one", value));
-    };
-    let number = Decimal::parse(text).ok_or_else(|| wrong_type("a number, or a string with one", value))?;
-    time::from_epoch(number, unit)
+    time::from_epoch(decimal(value)?, unit)
+}
+
+fn decimal(value: Value<'_>) -> Result<Decimal<'_>, Wrong> {
+    const TAKES: &str = "a number, or a string with one";
+    let (Value::Number(text) | Value::String(text)) = value else { return Err(wrong_type(TAKES, value)) };
+    Decimal::parse(text).ok_or_else(|| wrong_type(TAKES, value))
 }
 
 fn special_float(value: Value<'_>) -> Result<f64, Wrong> {
@@ -414,8 +456,14 @@ fn has_nonzero_digit(number: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::notation::Notation;
 
-    fn read(ty: &Type, reading: Reading, raw: &str) -> Result<Vec<u8>, Reason> {
+    /// Numbers, in any year.
+    fn counted(unit: Unit) -> Reading {
+        Reading::new(Notation { time: TimeForm::Number(unit), ..Notation::default() }, 128)
+    }
+
+    fn read(ty: &Type, reading: &Reading, raw: &str) -> Result<Vec<u8>, Reason> {
         let mut out = vec![0xee];
         from_json(ty, reading, Json::of(raw), &mut String::new(), &mut out).map_err(|wrong| wrong.reason)?;
         let (length, bytes) = out[1..].split_at(4);
@@ -425,12 +473,12 @@ mod tests {
 
     fn refused(ty: &Type, reason: Reason, raws: &[&str]) {
         for raw in raws {
-            assert_eq!(read(ty, Reading::default(), raw), Err(reason), "{raw} into {ty}");
+            assert_eq!(read(ty, &Reading::default(), raw), Err(reason), "{raw} into {ty}");
         }
     }
 
     fn check(ty: &Type, raw: &str, expected: &[u8]) {
-        assert_eq!(read(ty, Reading::default(), raw).as_deref(), Ok(expected), "{raw} into {ty}");
+        assert_eq!(read(ty, &Reading::default(), raw).as_deref(), Ok(expected), "{raw} into {ty}");
     }
 
     #[test]
@@ -522,7 +570,7 @@ mod tests {
     #[test]
     fn times() {
         fn with(ty: &Type, unit: Unit, raw: &str) -> Result<Vec<u8>, Reason> {
-            read(ty, Reading { unit: Some(unit), ..Reading::default() }, raw)
+            read(ty, &counted(unit), raw)
         }
         for ty in [Type::Timestamptz, Type::Timestamp] {
             refused(&ty, Reason::WrongType, &["1700000000", "true", "[]"]);
@@ -539,6 +587,60 @@ mod tests {
         refused(&Type::Time, Reason::WrongType, &["1230"]);
         check(&Type::Date, r#""2000-01-02""#, &1i32.to_be_bytes());
         check(&Type::Time, r#""00:00:00.000001""#, &1i64.to_be_bytes());
+    }
+
+    #[test]
+    fn values_in_text() {
+        let reading = Reading::new(Notation { from_text: true, ..Notation::default() }, 3);
+        let with = |ty: &Type, raw: &str| read(ty, &reading, raw);
+        for ty in
+            [Type::Bool, Type::Int2, Type::Int4, Type::Int8, Type::Float4, Type::Float8, Type::Numeric(None)]
+        {
+            for wrong in [
+                r#""""#,
+                r#"" 7""#,
+                r#""7 ""#,
+                r#""+7""#,
+                r#""07""#,
+                r#""1,5""#,
+                r#""x""#,
+                r#""0x7""#,
+                r#""True""#,
+                r#""null""#,
+                "[]",
+            ] {
+                assert_eq!(with(&ty, wrong), Err(Reason::WrongType), "{wrong} into {ty}");
+            }
+        }
+        assert_eq!(with(&Type::Bool, r#""true""#), Ok(vec![1]));
+        assert_eq!(with(&Type::Bool, r#""false""#), Ok(vec![0]));
+        assert_eq!(with(&Type::Bool, "true"), Ok(vec![1]));
+        assert_eq!(with(&Type::Bool, r#""1""#), Err(Reason::WrongType));
+        assert_eq!(with(&Type::Int2, r#""-7""#), Ok((-7i16).to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7.0""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""\u0037""#), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, "7"), Ok(7i32.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Int4, r#""7.5""#), Err(Reason::WrongType));
+        assert_eq!(with(&Type::Int4, r#""2147483648""#), Err(Reason::OutOfRange));
+        assert_eq!(
+            with(&Type::Int8, r#""9007199254740993""#),
+            Ok(9_007_199_254_740_993i64.to_be_bytes().to_vec())
+        );
+        assert_eq!(with(&Type::Float8, r#""-1.5e3""#), Ok((-1500f64).to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Float8, r#""NaN""#), Ok(f64::NAN.to_be_bytes().to_vec()));
+        assert_eq!(with(&Type::Float8, r#""1e999""#), Err(Reason::OutOfRange));
+        assert_eq!(with(&Type::Json, r#""{\"a\" : [1]}""#), Ok(br#"{"a" : [1]}"#.to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#"" 1.50 ""#), Ok(b"\x011.50".to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#"{"a":1}"#), Ok(b"\x01{\"a\":1}".to_vec()));
+        assert_eq!(with(&Type::Jsonb, r#""\"\\u0000\"""#), Err(Reason::NulCharacter));
+        assert_eq!(with(&Type::Json, r#""[[[[1]]]]""#), Err(Reason::TooDeep));
+        for no_json in [r#""""#, r#""x""#, r#""{""#, r#""1 2""#] {
+            assert_eq!(with(&Type::Json, no_json), Err(Reason::WrongType), "{no_json}");
+        }
+        let ints = Type::Array { element: Box::new(Type::Int4), element_oid: 23 };
+        assert_eq!(with(&ints, r#"["1",2]"#), read(&ints, &Reading::default(), "[1,2]"));
+        assert_eq!(with(&ints, r#""[1,2]""#), Err(Reason::WrongType));
     }
 
     #[test]
@@ -572,9 +674,9 @@ mod tests {
         refused(&Type::Jsonb, Reason::OutOfRange, &["1e999999"]);
         let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         for ty in [Type::Json, Type::Jsonb] {
-            assert!(read(&ty, Reading::default(), &nested(128)).is_ok());
+            assert!(read(&ty, &Reading::default(), &nested(128)).is_ok());
             for levels in [129, 1000, 100_000] {
-                assert_eq!(read(&ty, Reading::default(), &nested(levels)), Err(Reason::TooDeep));
+                assert_eq!(read(&ty, &Reading::default(), &nested(levels)), Err(Reason::TooDeep));
             }
         }
     }
@@ -582,7 +684,7 @@ mod tests {
     #[test]
     fn byteas() {
         fn with(encoding: Encoding, raw: &str) -> Result<Vec<u8>, Reason> {
-            read(&Type::Bytea, Reading { encoding, ..Reading::default() }, raw)
+            read(&Type::Bytea, &Reading::new(Notation { encoding, ..Notation::default() }, 128), raw)
         }
         refused(
             &Type::Bytea,
@@ -697,8 +799,8 @@ mod tests {
             Reason::TooDeep,
             &[&format!("[{}{}]", "[".repeat(129), "]".repeat(129))],
         );
-        let reading = Reading { unit: Some(Unit::Seconds), ..Reading::default() };
-        let times = read(&of(Type::Timestamptz, 1184), reading, "[946684800]").unwrap();
+        let reading = counted(Unit::Seconds);
+        let times = read(&of(Type::Timestamptz, 1184), &reading, "[946684800]").unwrap();
         assert_eq!(times, [words(&[1, 0, 1184, 1, 1, 8]), vec![0; 8]].concat());
     }
 
@@ -707,7 +809,7 @@ mod tests {
         fn of(ty: Type, text: &str) -> Result<Vec<u8>, Reason> {
             let mut out = Vec::new();
             Value::of_text(text, &ty)
-                .and_then(|value| from_value(&ty, Reading::default(), value, &mut out))
+                .and_then(|value| from_value(&ty, &Reading::default(), value, &mut out))
                 .map(|()| out.split_off(4))
                 .map_err(|wrong| wrong.reason)
         }

@@ -22,6 +22,10 @@ pub(super) fn out_of_range(why: &str) -> Wrong {
     Wrong::new(Reason::OutOfRange, why)
 }
 
+pub(super) fn invalid_time(why: &str) -> Wrong {
+    Wrong::new(Reason::InvalidTime, why)
+}
+
 pub(super) fn nul() -> Wrong {
     Wrong::new(Reason::NulCharacter, "PostgreSQL cannot hold the character U+0000")
 }

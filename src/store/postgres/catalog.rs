@@ -2,37 +2,56 @@
 //! This file reads the catalog and nothing else; it never changes anything on the server.
 
 use anyhow::{Context, Result, bail};
-use postgres::GenericClient;
+use postgres::types::Type as PgType;
+use postgres::{GenericClient, Transaction};
 
+use crate::client::pg::FIXED_PATH;
 use crate::model::types::{Column, Kind, NumericLimit, Table, Type};
 
 /// One line for each live column; the ledger compares the same expression inside the transaction, so that a row is
 /// never encoded for one shape of the table and stored in another. `$1` is the table's oid or regclass.
 /// Labels added to an enum do not change it: a label that appears later is known after a restart.
 pub const FINGERPRINT_SQL: &str = "\
-SELECT md5(string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum))
-FROM pg_catalog.pg_attribute
-WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped";
+SELECT md5(concat_ws(
+    ' ',
+    (SELECT string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, attnotnull), ',' ORDER BY attnum)
+     FROM pg_catalog.pg_attribute
+     WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped),
+    (SELECT CASE WHEN t.relhassubclass THEN (
+                WITH RECURSIVE parts AS (
+                    SELECT t.oid AS part UNION ALL
+                    SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.part)
+                SELECT bool_and(c.relpersistence = 'p') FROM parts JOIN pg_catalog.pg_class c ON c.oid = parts.part)
+            ELSE t.relpersistence = 'p' END
+     FROM pg_catalog.pg_class t
+     WHERE t.oid = $1)))";
 
 /// Reads one table. `name` is written as in SQL: `ping`, `public.ping`, `"Odd name"."x.y"`; an unqualified name is
-/// searched in the session's search_path.
+/// searched in the role's own search_path. From then on the table is called by its schema and name.
 pub fn read_table(client: &mut impl GenericClient, name: &str) -> Result<Table> {
+    // The one question that is asked under that path, so it names everything with its schema.
     let row = client
-        .query_one("SELECT pg_catalog.to_regclass($1::text)::oid", &[&name])
+        .query_typed_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[(&name, PgType::TEXT)])
         .with_context(|| format!("read the name of table {name:?}"))?;
-    let Some(oid) = row.get::<_, Option<u32>>(0) else {
+    let mut transaction = client.transaction()?;
+    transaction.batch_execute(FIXED_PATH)?;
+    read_found(&mut transaction, name, row.get(0))
+}
+
+fn read_found(client: &mut Transaction<'_>, name: &str, oid: Option<u32>) -> Result<Table> {
+    let Some(oid) = oid else {
         bail!(
             "table {name:?} does not exist, or its schema is not in this role's search_path (write schema.table)"
         );
     };
-    let relation = client.query_one(
+    let relation = client.query_typed_one(
         "SELECT n.nspname::text, c.relname::text, c.relkind::text,
                 format('%I.%I', n.nspname, c.relname) AS shown,
                 concat('\"', replace(n.nspname, '\"', '\"\"'), '\".\"', replace(c.relname, '\"', '\"\"'), '\"')
          FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1",
-        &[&oid],
+        &[(&oid, PgType::OID)],
     )?;
     let kind = match relation.get::<_, &str>(2) {
         "r" => Kind::Ordinary,
@@ -44,14 +63,17 @@ pub fn read_table(client: &mut impl GenericClient, name: &str) -> Result<Table> 
         ),
     };
     let columns = read_columns(client, oid).with_context(|| format!("read the columns of {name:?}"))?;
-    let fingerprint: Option<String> = client.query_one(FINGERPRINT_SQL, &[&oid])?.get(0);
+    if columns.is_empty() {
+        bail!("table {name:?} has no columns");
+    }
+    let fingerprint: String = client.query_typed_one(FINGERPRINT_SQL, &[(&oid, PgType::OID)])?.get(0);
     Ok(Table {
         oid,
         schema: relation.get(0),
         name: relation.get(1),
         sql_name: relation.get(4),
         columns,
-        fingerprint: fingerprint.with_context(|| format!("table {name:?} has no columns"))?,
+        fingerprint,
         kind,
     })
 }
@@ -68,9 +90,9 @@ fn relation_kind(relkind: &str) -> &'static str {
     }
 }
 
-fn read_columns(client: &mut impl GenericClient, table: u32) -> Result<Vec<Column>> {
+fn read_columns(client: &mut Transaction<'_>, table: u32) -> Result<Vec<Column>> {
     // attgenerated exists since PostgreSQL 12; asking the row as JSON works before, too.
-    let rows = client.query(
+    let rows = client.query_typed(
         "SELECT a.attnum, a.attname::text, a.attnotnull, a.atthasdef, a.attidentity::text,
                 coalesce(to_jsonb(a) ->> 'attgenerated', ''), a.atttypid, a.atttypmod,
                 coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '')
@@ -78,7 +100,7 @@ fn read_columns(client: &mut impl GenericClient, table: u32) -> Result<Vec<Colum
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
          ORDER BY a.attnum",
-        &[&table],
+        &[(&table, PgType::OID)],
     )?;
     let mut columns = Vec::with_capacity(rows.len());
     for row in rows {
@@ -107,19 +129,19 @@ struct DomainRules {
 }
 
 /// Follows domains and arrays down to a type that rowmill knows, or that it does not.
-fn read_type(client: &mut impl GenericClient, mut oid: u32, mut typmod: i32) -> Result<(Type, DomainRules)> {
+fn read_type(client: &mut Transaction<'_>, mut oid: u32, mut typmod: i32) -> Result<(Type, DomainRules)> {
     let mut rules = DomainRules::default();
     loop {
         if let Some(ty) = builtin(oid, typmod) {
             return Ok((ty, rules));
         }
-        let row = client.query_one(
+        let row = client.query_typed_one(
             "SELECT t.typtype::text, t.typbasetype, t.typtypmod, t.typnotnull, t.typdefault IS NOT NULL,
                     pg_catalog.format_type(t.oid, NULL),
                     (SELECT e.oid FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid)
              FROM pg_catalog.pg_type t
              WHERE t.oid = $1",
-            &[&oid],
+            &[(&oid, PgType::OID)],
         )?;
         let name: String = row.get(5);
         match (row.get::<_, &str>(0), row.get::<_, Option<u32>>(6)) {
@@ -144,10 +166,10 @@ fn read_type(client: &mut impl GenericClient, mut oid: u32, mut typmod: i32) -> 
     }
 }
 
-fn read_labels(client: &mut impl GenericClient, oid: u32) -> Result<Vec<String>> {
-    let rows = client.query(
+fn read_labels(client: &mut Transaction<'_>, oid: u32) -> Result<Vec<String>> {
+    let rows = client.query_typed(
         "SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = $1 ORDER BY enumsortorder",
-        &[&oid],
+        &[(&oid, PgType::OID)],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

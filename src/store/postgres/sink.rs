@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use postgres::error::{DbError, SqlState};
+use postgres::types::{ToSql, Type};
 
 use crate::base::failure::{Class, Failure, Refusal};
 use crate::base::fault::{Point, fault};
@@ -102,7 +103,7 @@ impl Sink {
     pub fn refuses_all(&self, session: &mut Session) -> Result<Option<Refusal>, Failure> {
         match self.send_shape(session, &mut Rows::none(), Shape::WHOLE) {
             Ok(()) => Ok(None),
-            Err(Failure { class: Class::Row, refusal: Some(refusal), .. }) => Ok(Some(refusal)),
+            Err(Failure { class: Class::Row, refusal: Some(refusal), .. }) => Ok(Some(*refusal)),
             Err(failure) => Err(failure),
         }
     }
@@ -132,7 +133,7 @@ impl Sink {
             Ok(()) => Ok(None),
             Err(Failure { class: Class::Row, refusal: Some(refusal), .. }) => {
                 session.execute("ROLLBACK TO SAVEPOINT chunk; RELEASE SAVEPOINT chunk")?;
-                Ok(Some(refusal))
+                Ok(Some(*refusal))
             }
             Err(failure) => Err(failure),
         }
@@ -142,8 +143,9 @@ impl Sink {
     /// rows were encoded for. The COPY's lock holds a change off until the end.
     pub fn check_definition(&self, session: &mut Session) -> Result<(), Failure> {
         // By its name, by which the rows went there.
-        let sql = "SELECT rowmill.fingerprint(pg_catalog.to_regclass($1)::OID)";
-        let found: Option<String> = session.client().query_one(sql, &[&self.table.sql_name])?.get(0);
+        let sql = "SELECT rowmill.fingerprint(pg_catalog.to_regclass($1)::pg_catalog.oid)";
+        let name = (&self.table.sql_name as &(dyn ToSql + Sync), Type::TEXT);
+        let found: Option<String> = session.client().query_typed_one(sql, &[name])?.get(0);
         if found.as_ref() == Some(&self.table.fingerprint) {
             return Ok(());
         }
@@ -153,7 +155,7 @@ impl Sink {
 
     /// An error of the server's, with its account of a bad row where that is what it is.
     fn failed(&self, error: postgres::Error) -> Failure {
-        let refusal = error.as_db_error().map(|error| refusal(error, &self.table.sql_name));
+        let refusal = error.as_db_error().map(|error| Box::new(refusal(error, &self.table.sql_name)));
         Failure { refusal, ..error.into() }
     }
 }
@@ -205,7 +207,7 @@ fn swallowed(failure: Failure) -> Failure {
     let message = "the server took the row and stored none: a trigger or a rule drops it".to_owned();
     let refusal =
         Refusal { row: None, code: code.into(), kind: code.into(), words: message.clone(), message };
-    Failure { class: Class::Row, refusal: Some(refusal), ..failure }
+    Failure { class: Class::Row, refusal: Some(Box::new(refusal)), ..failure }
 }
 
 /// The row, counted from 1, that a COPY error's context names. The words around it are translated, so it is the first

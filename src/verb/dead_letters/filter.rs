@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use jiff::{Span, Timestamp, Zoned};
-use postgres::types::ToSql;
+use postgres::types::{ToSql, Type};
 
 /// Which letters, and whether it is meant.
 #[derive(clap::Args)]
@@ -19,6 +19,9 @@ pub struct Decision {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+/// A value with its type, as a statement without a name takes it.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 #[derive(clap::Args, Default)]
 pub struct Filter {
@@ -73,11 +76,12 @@ impl Filter {
     pub(super) fn parameters<'a>(
         &'a self,
         pipeline: &'a String,
-        more: &[&'a (dyn ToSql + Sync)],
-    ) -> Vec<&'a (dyn ToSql + Sync)> {
+        more: &[Parameter<'a>],
+    ) -> Vec<Parameter<'a>> {
         let Filter { ids, topic, table, reason, since, until } = self;
-        let mut all: Vec<&(dyn ToSql + Sync)> = vec![pipeline, ids, topic, table, reason, since, until];
-        all.extend(more);
+        let mut all: Vec<Parameter<'_>> = vec![(pipeline, Type::TEXT), (ids, Type::INT8_ARRAY)];
+        all.extend([topic, table, reason, since, until].map(|text| (text as _, Type::TEXT)));
+        all.extend_from_slice(more);
         all
     }
 }

@@ -1,10 +1,10 @@
 //! One dead letter as it stands in its table, and how it is shown.
 
 use anyhow::{Context, Result};
-use postgres::types::ToSql;
-use postgres::{GenericClient, Row};
+use postgres::Row;
 use serde_json::{Value, json};
 
+use crate::client::pg::{Client, Parameters};
 use crate::decode::reject::{excerpt_bytes, printable};
 use crate::decode::value::base64;
 use crate::promise::batch::{Headers, Record};
@@ -26,7 +26,7 @@ pub(super) struct Letter {
     /// `schema.table`.
     pub(super) target: String,
     pub(super) reason: String,
-    message: String,
+    pub(super) message: String,
     created_at: String,
     settled_at: Option<String>,
     settled_as: Option<String>,
@@ -52,17 +52,17 @@ const WHOLE: &str =
 
 /// Reads up to `limit` letters.
 pub(super) fn read(
-    client: &mut impl GenericClient,
+    client: &mut Client,
     condition: &str,
     order: &str,
-    parameters: &[&(dyn ToSql + Sync)],
+    parameters: Parameters<'_>,
     limit: i64,
     part: Part,
 ) -> Result<Vec<Letter>> {
     let columns = if part == Part::Whole { format!("{HEAD}, {WHOLE}") } else { HEAD.to_owned() };
     let sql =
         format!("SELECT {columns} FROM rowmill.dead_letter WHERE {condition} ORDER BY {order} LIMIT {limit}");
-    let rows = client.query(&sql, parameters).context("cannot read the dead letters")?;
+    let rows = client.query_typed(&sql, parameters).context("cannot read the dead letters")?;
     Ok(rows.iter().map(|row| letter(row, part)).collect())
 }
 

@@ -8,12 +8,11 @@ mod letter;
 mod retry;
 
 use anyhow::{Context, Result};
-use postgres::Client;
-use postgres::types::ToSql;
+use postgres::types::Type;
 
 use filter::{Decision, Filter, count};
 
-use crate::client::pg::Server;
+use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::promise::{dead_letter, ledger};
 
@@ -94,8 +93,8 @@ fn list(
     }
     let sql = format!("SELECT count(*) FROM rowmill.dead_letter WHERE {condition}");
     let all: i64 = client
-        .query_one(&sql, &filter.parameters(pipeline, &[]))
-        .context("cannot count the dead letters")?
+        .query_typed(&sql, &filter.parameters(pipeline, &[]))
+        .context("cannot count the dead letters")?[0]
         .get(0);
     let more = all - letters.len() as i64;
     if !json && all == 0 {
@@ -109,7 +108,7 @@ fn list(
 fn show(client: &mut Client, pipeline: &str, ids: &[i64], json: bool) -> Result<bool> {
     let mut all = true;
     for id in ids {
-        let parameters: [&(dyn ToSql + Sync); 2] = [&pipeline, id];
+        let parameters: [filter::Parameter<'_>; 2] = [(&pipeline, Type::TEXT), (id, Type::INT8)];
         let found =
             letter::read(client, "pipeline = $1 AND id = $2", "id", &parameters, 1, letter::Part::Whole)?;
         match found.first() {
@@ -133,9 +132,10 @@ fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Resul
          WHERE {} AND settled_at IS NULL RETURNING id",
         Filter::SQL
     );
-    let mut transaction = client.transaction().context("cannot begin a transaction")?;
-    let rows =
-        transaction.query(&sql, &filter.parameters(pipeline, &[])).context("cannot discard dead letters")?;
+    let mut transaction = client.begin().context("cannot begin a transaction")?;
+    let rows = transaction
+        .query_typed(&sql, &filter.parameters(pipeline, &[]))
+        .context("cannot discard dead letters")?;
     if decision.dry_run {
         transaction.rollback().context("cannot roll back")?;
     } else {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use postgres::Client;
+use postgres::types::Type;
 
-use super::filter::{Decision, Filter, count};
+use super::filter::{Decision, Filter, Parameter, count};
 use super::letter::{self, Letter, Part};
 use crate::base::failure::{Class, Failure};
 use crate::base::thread::Pulse;
-use crate::client::pg::Server;
+use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
@@ -38,6 +38,13 @@ const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A lock on a table is waited for so long.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Both run in the rows' transaction, under the role's own search_path: so each name and operator has its schema.
+const LOCK_SQL: &str = "SELECT id FROM rowmill.dead_letter
+     WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND settled_at IS NULL ORDER BY id FOR UPDATE";
+const SETTLE_SQL: &str = "UPDATE rowmill.dead_letter
+     SET settled_at = pg_catalog.clock_timestamp(), settled_as = 'retried', settled_tables = $2
+     WHERE id OPERATOR(pg_catalog.=) $1";
 
 /// What became of a letter.
 enum Outcome {
@@ -98,7 +105,14 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
         let ids = retry.next_ids(&config.pipeline, filter, last)?;
         let Some(end) = ids.last() else { break };
         last = *end;
-        let letters = letter::read(retry.client, "id = ANY ($1)", "id", &[&ids], LETTERS, Part::Whole)?;
+        let letters = letter::read(
+            retry.client,
+            "id = ANY ($1)",
+            "id",
+            &[(&ids, Type::INT8_ARRAY)],
+            LETTERS,
+            Part::Whole,
+        )?;
         for (letter, outcome) in retry.letters(letters)? {
             match &outcome {
                 Outcome::Retried(_) => retried += 1,
@@ -141,7 +155,7 @@ impl Retry<'_> {
         );
         let rows = self
             .client
-            .query(&sql, &filter.parameters(pipeline, &[&last]))
+            .query_typed(&sql, &filter.parameters(pipeline, &[(&last, Type::INT8)]))
             .context("cannot read the dead letters")?;
         let mut room = BYTES;
         let fits = rows.iter().take_while(|row| {
@@ -178,7 +192,8 @@ impl Retry<'_> {
             Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
             Err(reject) => return Ok(Err(reject.message)),
         };
-        let of_no_table = Reason::of(&letter.reason).is_some_and(Reason::is_of_no_table);
+        let of_no_table =
+            Reason::of(&letter.reason).is_some_and(|reason| reason.is_of_no_table(&letter.message));
         let missed = |table: usize| of_no_table || self.plan.tables[table].name == letter.target;
         let models: Vec<usize> =
             decoder.models().filter(|model| missed(self.plan.models[*model].table)).collect();
@@ -233,8 +248,8 @@ impl Retry<'_> {
         };
         session.begin()?;
         let ids: Vec<i64> = ready.iter().map(|r| r.letter.id).collect();
-        let open = "SELECT id FROM rowmill.dead_letter WHERE id = ANY ($1) AND settled_at IS NULL ORDER BY id FOR UPDATE";
-        let open: Vec<i64> = session.client().query(open, &[&ids])?.iter().map(|row| row.get(0)).collect();
+        let open = session.client().query_typed(LOCK_SQL, &[(&ids, Type::INT8_ARRAY)])?;
+        let open: Vec<i64> = open.iter().map(|row| row.get(0)).collect();
         for (index, sink) in self.sinks.iter().enumerate() {
             let taken = ready.iter_mut().filter(|r| open.contains(&r.letter.id));
             let mut rows = Rows::of(taken.filter_map(|r| r.encoded.get_mut(&index)));
@@ -245,11 +260,8 @@ impl Retry<'_> {
         }
         for one in ready.iter().filter(|r| open.contains(&r.letter.id)) {
             let tables = tables_of(one, &self.plan);
-            session.client().execute(
-                "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'retried', settled_tables = $2
-                 WHERE id = $1",
-                &[&one.letter.id, &tables],
-            )?;
+            let parameters: [Parameter<'_>; 2] = [(&one.letter.id, Type::INT8), (&tables, Type::TEXT_ARRAY)];
+            session.client().execute_typed(SETTLE_SQL, &parameters)?;
         }
         if self.dry_run {
             // What is checked at the end of a transaction is checked now.

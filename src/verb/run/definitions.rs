@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use postgres::Client;
 
 use crate::base::failure::{Class, Failure};
 use crate::base::lock::lock;
-use crate::client::pg::{self, Server};
+use crate::client::pg::{self, Client, Server};
 use crate::config::Config;
 use crate::model::compile::Problem;
 use crate::model::editions::Editions;
@@ -42,7 +41,7 @@ impl Definitions {
     /// Reads one table of the plan again. Others keep the definition that they had: one that is broken must not hold them up.
     ///
     /// # Errors
-    /// Where PostgreSQL is away, and where the table is none any more that the models could fill.
+    /// Where PostgreSQL is away, and where the table is none any more that the models could fill, or that keeps the promise.
     pub fn renew(&self, table: usize) -> Result<(), Failure> {
         let mut tables = lock(&self.tables);
         let plan = self.editions.newest().plan;
@@ -61,6 +60,10 @@ impl Definitions {
         }
         let new = setup::compiled(&self.config, &renewed).map_err(|problems| unfit(&problems))?;
         same_places(&plan, &new)?;
+        let remarks = setup::audit_table(&mut client, &new.tables[table]).map_err(away)?;
+        if !remarks.refusals.is_empty() {
+            return Err(Failure::new(Class::Table, remarks.refusals.join("; ")));
+        }
         *tables = renewed;
         self.editions.publish(new);
         Ok(())

@@ -13,7 +13,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use postgres::{IsolationLevel, Transaction};
+use postgres::Transaction;
 
 use self::database::{Letters, Place, Places, Traced};
 use self::findings::Findings;
@@ -37,12 +37,7 @@ pub fn run(config: &Config) -> Result<bool> {
     ledger::check_version(&mut client)?;
     dead_letter::check_columns(&mut client)?;
     let plan = setup::plan(config, &mut client)?.map_err(setup::all_problems)?;
-    let mut transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .context("cannot take a snapshot of the database")?;
+    let mut transaction = client.snapshot().context("cannot take a snapshot of the database")?;
     // The log is read while the snapshot stands; a bound that the server sets for idle transactions would end it.
     transaction.batch_execute(
         "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0",

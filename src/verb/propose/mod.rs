@@ -1,0 +1,93 @@
+//! `rowmill propose`: reads a sample of a topic and prints a table and a model that take it, each column with the evidence,
+//! after both have been tried on the sample. A proposal: what the records mean, only their author knows.
+//!
+//! [`sample`] is what was seen, [`proposal`] what follows from it, [`trial`] what becomes of the records then.
+
+mod proposal;
+mod sample;
+mod trial;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use self::proposal::Proposal;
+use self::sample::{Place, Sample};
+use self::trial::Trial;
+use crate::config;
+use crate::kafka::ask::{ANSWER, Asker};
+use crate::kafka::reread;
+
+#[derive(Args)]
+pub struct Propose {
+    /// The topic to read; its offsets stay as they are.
+    #[arg(long)]
+    topic: String,
+    /// Name of the proposed table. Default: the topic's, with _ for what SQL would quote.
+    #[arg(long)]
+    table: Option<String>,
+    /// How many of the newest records to read, spread over the partitions.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    records: u32,
+    /// Take [kafka] from this file. Default: KAFKA_BROKERS and the ROWMILL_KAFKA__ variables.
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+}
+
+pub fn run(propose: &Propose) -> Result<()> {
+    let kafka = config::read_kafka(propose.config.as_deref())?;
+    let table = propose.table.clone().unwrap_or_else(|| proposal::column_name(&[&propose.topic]));
+    ensure!(
+        !table.is_empty() && table.len() <= 63 && !table.contains(char::is_control),
+        "a table's name has 1 to 63 bytes and no control characters; say another one with --table"
+    );
+    let ranges = newest(&kafka, &propose.topic, i64::from(propose.records))?;
+    let mut sample = Sample::default();
+    read(&kafka, &propose.topic, &ranges, |place, value| sample.see(place, value))?;
+    if sample.objects == 0 {
+        bail!(
+            "topic {:?} has no JSON object among {} records of {} partitions: there is nothing to propose from",
+            propose.topic,
+            sample.records,
+            ranges.len()
+        );
+    }
+    let proposal = Proposal::of(&propose.topic, &table, ranges.len(), &sample);
+    // Read again rather than kept: a million records may be larger than this machine's memory.
+    let mut trial = Trial::new(&proposal)?;
+    read(&kafka, &propose.topic, &ranges, |place, value| trial.run(place, value))?;
+    print!("{}", proposal.text(&trial.verdict()));
+    Ok(())
+}
+
+type Ranges = Vec<(i32, std::ops::Range<i64>)>;
+
+/// The last offsets of each partition, `count` in all.
+fn newest(kafka: &config::Kafka, topic: &str, count: i64) -> Result<Ranges> {
+    let asker = Asker::new(kafka, ANSWER)?;
+    let partitions = asker.partitions(topic).with_context(|| format!("at {}", kafka.brokers))?;
+    let each = (count / partitions.len() as i64).max(1);
+    partitions
+        .into_iter()
+        .map(|partition| {
+            let std::ops::Range { start, end } = asker.ends(topic, partition)?;
+            Ok((partition, start.max(end - each)..end))
+        })
+        .collect()
+}
+
+fn read(
+    kafka: &config::Kafka,
+    topic: &str,
+    ranges: &Ranges,
+    mut see: impl FnMut(Place, Option<&[u8]>),
+) -> Result<()> {
+    for (partition, offsets) in ranges {
+        reread::range(kafka, topic, *partition, offsets.clone(), |offset, value| {
+            see(Place { partition: *partition, offset }, value);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
