@@ -196,9 +196,18 @@ impl World {
     pub(crate) fn proxy(&self) -> (Proxy, String) {
         let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
         let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
-        let proxy = Proxy::start(address.parse().expect("an address")).expect("a free port");
+        let proxy = Proxy::before_postgres(address.parse().expect("an address")).expect("a free port");
         let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
         (proxy, url)
+    }
+
+    /// A proxy before Kafka, and the brokers' address that leads through it, whatever the broker says of where it is. One at
+    /// a time: the place that this world has among the servers has one listener for it.
+    pub(crate) fn kafka_proxy(&self) -> (Proxy, String) {
+        let (advertised, real) = self.servers.kafka_member();
+        let upstream = std::net::SocketAddr::from(([127, 0, 0, 1], real));
+        let proxy = Proxy::before_any(advertised, upstream).expect("the stack keeps the port free");
+        (proxy, format!("127.0.0.1:{advertised}"))
     }
 
     /// This world's PostgreSQL through the pooler.
