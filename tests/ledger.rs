@@ -5,6 +5,8 @@
 mod database;
 #[path = "simulator/kafka.rs"]
 mod kafka;
+#[path = "simulator/network.rs"]
+mod network;
 #[path = "simulator/records.rs"]
 mod records;
 

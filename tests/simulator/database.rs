@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;
+use crate::network::Message;
 use crate::records::Outcome;
 use rowmill::base::mutant::{Bug, planted};
 use rowmill::promise::decide::{Peer, Standing};
@@ -44,6 +45,17 @@ pub(crate) struct Database {
     members: BTreeMap<String, (u64, u64, Reach)>,
     pub(crate) ledger: BTreeMap<Key, Row>,
     stored: BTreeMap<Key, BTreeMap<i64, Outcome>>,
+    /// The definition of each table, by its fingerprint: it counts the changes.
+    definitions: BTreeMap<usize, u64>,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Committed,
+    Fenced,
+    /// The table is another one than the rows were encoded for.
+    TableChanged,
 }
 
 /// The server: a database that may go back, and what never does.
@@ -74,7 +86,12 @@ impl Server {
             holes: 0,
         };
         let ledger = keys.map(|(key, start)| (key, row(start))).collect();
-        let database = Database { members: BTreeMap::new(), ledger, stored: BTreeMap::new() };
+        let database = Database {
+            members: BTreeMap::new(),
+            ledger,
+            stored: BTreeMap::new(),
+            definitions: BTreeMap::new(),
+        };
         Server {
             now: 0,
             ahead: AHEAD,
@@ -177,18 +194,26 @@ impl Server {
         moves.iter().map(standing).collect()
     }
 
-    /// One whole transaction: COPY, advance, COMMIT. False if the advance raised.
-    pub(crate) fn commit(
-        &mut self,
-        me: &str,
-        table: usize,
-        stored: &[Stored],
-        moves: &[Move],
-        cluster: &Cluster,
-    ) -> bool {
+    /// The fingerprint of a table's definition.
+    pub(crate) fn fingerprint(&self, table: usize) -> String {
+        self.database.definitions.get(&table).copied().unwrap_or_default().to_string()
+    }
+
+    /// ALTER TABLE.
+    pub(crate) fn alter(&mut self, table: usize) {
+        *self.database.definitions.entry(table).or_default() += 1;
+    }
+
+    /// One whole transaction: COPY, advance, COMMIT.
+    pub(crate) fn commit(&mut self, message: &Message, cluster: &Cluster) -> Ended {
+        let Message { from, table, stored, moves, fingerprint, .. } = message;
+        let table = *table;
         let before = self.database.clone();
-        if !self.advance(me, table, moves) {
-            return false;
+        if *fingerprint != self.fingerprint(table) {
+            return Ended::TableChanged;
+        }
+        if !self.advance(from, table, moves) {
+            return Ended::Fenced;
         }
         self.past.push(before);
         if self.past.len() > PAST {
@@ -199,7 +224,7 @@ impl Server {
             assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
         }
         moves.iter().for_each(|m| self.check((m.partition, table), cluster));
-        true
+        Ended::Committed
     }
 
     /// ADVANCE: all spans or none.

@@ -53,6 +53,7 @@ pub(crate) struct Seen {
     fenced: u64,
     isolated: u64,
     halts: u64,
+    reopened: u64,
 }
 
 impl Seen {
@@ -74,6 +75,7 @@ impl Seen {
         self.fenced += more.fenced;
         self.isolated += more.isolated;
         self.halts += more.halts;
+        self.reopened += more.reopened;
     }
 
     fn least(&self) -> u64 {
@@ -94,6 +96,7 @@ impl Seen {
             self.fenced,
             self.isolated,
             self.halts,
+            self.reopened,
         ];
         counts.into_iter().min().expect("there are counts")
     }
@@ -141,6 +144,7 @@ impl World {
             93 => self.stop(),
             94..97 => self.start(),
             97 => self.step_clock(),
+            98 if self.out.random.one_in(2) => self.alter(),
             98 => self.expire(),
             _ if self.out.random.one_in(2) => self.restart_server(),
             _ => self.fail_over(),
@@ -221,6 +225,10 @@ impl World {
             let name = format!("m{}", self.born);
             self.members.push(Member::new(name, &self.topics, &mut self.out.server));
         }
+    }
+
+    fn alter(&mut self) {
+        self.out.server.alter(self.out.random.below(records::TABLES));
     }
 
     fn expire(&mut self) {

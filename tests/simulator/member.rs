@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rowmill_faults::random::Random;
 
-use crate::database::{Key, Server, Stored};
+use crate::database::{Ended, Key, Server, Stored};
 use crate::kafka::{Cluster, Handle, Polled, TOPIC_ID};
 use crate::network::{Message, Network, Reply};
 use crate::records::{self, Outcome, Shape};
@@ -18,7 +18,8 @@ use rowmill::decode::record::Limits;
 use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;
-use rowmill::model::editions::Editions;
+use rowmill::model::editions::{Edition, Editions};
+use rowmill::model::plan::Plan;
 use rowmill::promise::batch::{Headers, RawBatch, Record, Segment, TableBatch};
 use rowmill::promise::claim::{Claim, Lane, Ownership, Start};
 use rowmill::promise::decide::{FollowUp, Resolved, after_failure};
@@ -73,6 +74,7 @@ pub(crate) struct Member {
     handle: Handle,
     readings: Readings,
     raw: VecDeque<RawBatch>,
+    editions: Arc<Editions>,
     decoder: BatchDecoder,
     outlets: Vec<Outlet>,
     writers: Vec<Writer>,
@@ -121,6 +123,7 @@ impl Member {
         let pulse = Arc::new(Pulse::new("simulated"));
         let lookups = LookupCache::new(None, &[], pulse, Waits::new("simulated")).expect("no Redis to reach");
         let budget = Budget::new(usize::MAX >> 1, topics.len());
+        let editions = Arc::new(Editions::begin(Arc::new(plan_now(server))));
         Member {
             name,
             frozen_until: 0,
@@ -133,13 +136,8 @@ impl Member {
             handle: Handle::default(),
             readings: Readings::default(),
             raw: VecDeque::new(),
-            decoder: BatchDecoder::new(
-                Arc::new(Editions::begin(records::plan())),
-                topics,
-                Limits::default(),
-                lookups,
-                budget.clone(),
-            ),
+            decoder: BatchDecoder::new(editions.clone(), topics, Limits::default(), lookups, budget.clone()),
+            editions,
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),
@@ -448,7 +446,7 @@ impl Member {
         let Some(batch) = self.raw.pop_front() else { return };
         assert!(self.decoder.decode(&Arc::new(batch), &mut self.outlets, || false), "there are no lookups");
         for (outlet, writer) in self.outlets.iter_mut().zip(&mut self.writers) {
-            writer.inlet.extend(outlet.take());
+            writer.inlet.extend(std::iter::from_fn(|| outlet.take()));
         }
     }
 
@@ -499,8 +497,17 @@ impl Member {
         }
         let is_halted = |span: &Span| self.halted.iter().any(|claim| Arc::ptr_eq(claim, &span.claim));
         assert!(!spans.iter().any(is_halted), "{} sends what the guard stopped", self.name);
+        // Positions alone are of no edition.
+        let edition = hand.edition().unwrap_or_else(|| self.editions.number());
+        assert!(batches.iter().all(|batch| batch.edition == edition), "one transaction is of one edition");
+        let Some(Edition { plan, .. }) = self.editions.get(edition) else {
+            self.give_back(table);
+            return;
+        };
+        let fingerprint = plan.tables[table].fingerprint.clone();
         let stored = batches.iter().flat_map(|b| stored(b, table)).collect();
-        let id = out.network.send(Message::new(&self.name, table, stored, moves(&spans)));
+        let message = Message::new(&self.name, table, stored, moves(&spans), fingerprint);
+        let id = out.network.send(message);
         self.writers[table].state = Sending::Sent(id, spans, holds);
     }
 
@@ -522,7 +529,7 @@ impl Member {
                 self.writers[table].state = Sending::Sent(id, spans, holds);
                 return;
             }
-            Reply::Committed => {
+            Reply::Ended(Ended::Committed) => {
                 must_be_committed(&spans, table, &out.server);
                 let hand = &mut self.writers[table].hand;
                 match holds {
@@ -531,11 +538,44 @@ impl Member {
                 }
                 return;
             }
-            Reply::Fenced => Class::Fenced,
+            Reply::Ended(Ended::TableChanged) => {
+                assert_eq!(after_failure(Class::TableChanged, true), FollowUp::Reopen);
+                self.reopen(table, out);
+                return;
+            }
+            Reply::Ended(Ended::Fenced) => Class::Fenced,
             Reply::Broken => Class::Lost,
         };
         assert_eq!(after_failure(class, true), FollowUp::Ask);
         self.writers[table].state = Sending::Unknown(spans);
+    }
+
+    /// Reads the definitions again, and gives back what was encoded for another one than there is now.
+    fn reopen(&mut self, table: usize, out: &mut Outside) {
+        if out.fault(4) {
+            // The definition fits no model for a while: the same rows are tried again.
+            return;
+        }
+        let fingerprint = |edition: &Edition| edition.plan.tables[table].fingerprint.clone();
+        let now = plan_now(&out.server);
+        if now.tables[table].fingerprint != fingerprint(&self.editions.newest()) {
+            self.editions.publish(now);
+        }
+        let newest = fingerprint(&self.editions.newest());
+        let hand = &self.writers[table].hand;
+        let old = hand.edition().and_then(|edition| self.editions.get(edition));
+        if old.is_none_or(|old| fingerprint(&old) != newest) {
+            self.give_back(table);
+        }
+        out.seen.reopened += 1;
+    }
+
+    fn give_back(&mut self, table: usize) {
+        let load = self.writers[table].hand.load();
+        let claims: Vec<Arc<Claim>> =
+            load.iter().flat_map(|batch| &batch.segments).map(|s| s.span.claim.clone()).collect();
+        claims.iter().for_each(|claim| self.ownership.remove(claim));
+        self.writers[table].hand.drop_void();
     }
 
     /// RESOLVE.
@@ -567,6 +607,15 @@ impl Member {
         }
         self.writers[table].hand.settle(&done);
     }
+}
+
+/// The plan with the definitions that the tables have now.
+fn plan_now(server: &Server) -> Plan {
+    let mut plan = (*records::plan()).clone();
+    for (index, table) in plan.tables.iter_mut().enumerate() {
+        table.fingerprint = server.fingerprint(index);
+    }
+    plan
 }
 
 /// What a process takes for committed must be.

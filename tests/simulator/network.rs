@@ -1,33 +1,43 @@
 //! Transactions on their way: each may arrive late, or never, and its reply may be lost whether it was committed or not.
 
+#![allow(dead_code, reason = "the simulator and the comparison use different parts")]
+
 use std::collections::BTreeMap;
 
-use crate::database::{Server, Stored};
+use crate::database::{Ended, Server, Stored};
 use crate::kafka::Cluster;
 use rowmill::promise::span::Move;
 
 pub(crate) struct Message {
-    from: String,
-    table: usize,
-    stored: Vec<Stored>,
-    moves: Vec<Move>,
+    pub(crate) from: String,
+    pub(crate) table: usize,
+    pub(crate) stored: Vec<Stored>,
+    pub(crate) moves: Vec<Move>,
+    /// Of the definition that the rows were encoded for.
+    pub(crate) fingerprint: String,
     /// The server's answer, once it has executed the message.
-    outcome: Option<bool>,
+    outcome: Option<Ended>,
     /// Sender and server do not hear each other any more.
     is_broken: bool,
 }
 
 impl Message {
-    pub(crate) fn new(from: &str, table: usize, stored: Vec<Stored>, moves: Vec<Move>) -> Message {
-        Message { from: from.to_owned(), table, stored, moves, outcome: None, is_broken: false }
+    pub(crate) fn new(
+        from: &str,
+        table: usize,
+        stored: Vec<Stored>,
+        moves: Vec<Move>,
+        fingerprint: String,
+    ) -> Message {
+        let from = from.to_owned();
+        Message { from, table, stored, moves, fingerprint, outcome: None, is_broken: false }
     }
 }
 
 /// What the sender sees.
 pub(crate) enum Reply {
     NotYet,
-    Committed,
-    Fenced,
+    Ended(Ended),
     Broken,
 }
 
@@ -53,10 +63,9 @@ impl Network {
         let Some((&id, message)) = self.messages.iter_mut().nth(nth) else { return false };
         let is_new = message.outcome.is_none();
         if is_new {
-            let Message { from, table, stored, moves, .. } = &*message;
-            message.outcome = Some(server.commit(from, *table, stored, moves, cluster));
+            message.outcome = Some(server.commit(message, cluster));
         }
-        let committed = is_new && message.outcome == Some(true);
+        let committed = is_new && message.outcome == Some(Ended::Committed);
         if message.is_broken {
             self.messages.remove(&id);
         }
@@ -101,8 +110,8 @@ impl Network {
         let message = self.messages.remove(&id).expect("just seen");
         match message.outcome {
             _ if message.is_broken => Reply::Broken,
-            Some(true) => Reply::Committed,
-            _ => Reply::Fenced,
+            Some(ended) => Reply::Ended(ended),
+            None => Reply::Broken,
         }
     }
 }
