@@ -20,7 +20,7 @@ help:
 	@echo "make peers        measure it beside what one would use instead: speed, a poison record, SIGKILL; writes bench-results/"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make verify-large  time rowmill verify on 100 million rows, and let it find seven damaged ones; 9 GB of disk"
-	@echo "make mutants      prove the tests: plants sixteen bugs, one after another, and shows which test notices"
+	@echo "make mutants      prove the tests: plants eighteen bugs, one after another, and shows which test notices"
 	@echo "make ways         compare the ways to write rows, look tokens up and keep positions; writes bench-results/"
 	@echo "make loadtester-proof  prove the load tester itself; writes bench-results/ (20 minutes)"
 	@echo "make try-systemd  install and run the service under a systemd of its own, as the documents say (needs root)"

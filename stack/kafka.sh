@@ -6,6 +6,34 @@
 kafka_log=$STACK_DIR/kafka.log
 kafka_dir=$STACK_DIR/kafka
 
+# A client asks the broker for its address and goes there, past any proxy that stands before the one it was given. So there are
+# listeners that name another port than their own, where nobody listens: who wants to cut one client off starts a proxy there,
+# which leads to the listener, and gives the client that port. Each line of the properties gets its part of these.
+kafka_member_listeners() {
+  local member port
+  for member in $kafka_members; do
+    port=KAFKA_MEMBER${member}_$1
+    printf ',MEMBER%s://127.0.0.1:%s' "$member" "${!port}"
+  done
+}
+
+kafka_member_protocols() {
+  local member
+  for member in $kafka_members; do
+    printf ',MEMBER%s:PLAINTEXT' "$member"
+  done
+}
+
+# For the environment: the port for the client and the one behind it, ADVERTISED:REAL, a pair for each.
+kafka_member_ports() {
+  local member real advertised
+  for member in $kafka_members; do
+    real=KAFKA_MEMBER${member}_PORT
+    advertised=KAFKA_MEMBER${member}_ADVERTISED_PORT
+    printf '%s:%s ' "${!advertised}" "${!real}"
+  done | sed 's/ $//'
+}
+
 # Java 17 or later: JAVA_HOME's, the PATH's, or the newest that the distribution has installed beside an older default.
 find_java() {
   local java version
@@ -46,8 +74,10 @@ kafka_fetch() {
   ) 8>"$stack_cache/lock"
 }
 
+# fill_template reads the local names.
+# shellcheck disable=SC2034
 kafka_prepare() {
-  local java
+  local java member_listeners member_advertised member_protocols
   kafka_fetch
   java=$(find_java) || fail "start Kafka" "there is no Java 17 or later" "run stack/install"
   mkdir -p "$kafka_dir"
@@ -61,8 +91,11 @@ kafka_prepare() {
     printf 'security.protocol=SSL\nssl.keystore.type=PEM\nssl.truststore.type=PEM\n'
     printf 'ssl.keystore.location=%s\nssl.truststore.location=%s\n' "$kafka_dir/client.pem" "$tls/ca.crt"
   } >"$kafka_dir/tls.properties"
+  member_listeners=$(kafka_member_listeners PORT)
+  member_advertised=$(kafka_member_listeners ADVERTISED_PORT)
+  member_protocols=$(kafka_member_protocols)
   fill_template "$stack_bin/server.properties" KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT \
-    KAFKA_CONTROLLER_PORT PG_PASSWORD kafka_dir tls \
+    KAFKA_CONTROLLER_PORT PG_PASSWORD kafka_dir tls member_listeners member_advertised member_protocols \
     >"$kafka_dir/server.properties"
   if [ ! -f "$kafka_dir/data/meta.properties" ]; then
     "$java" -cp "$(kafka_jars)/*" kafka.tools.StorageTool format --cluster-id "$(kafka_cluster_id)" \

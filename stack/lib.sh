@@ -145,6 +145,11 @@ free_port() {
 }
 
 port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT PGBOUNCER_PORT REDIS_PORT REDIS_TLS_PORT"
+# Kafka's listeners for clients that somebody wants to cut off, as kafka.sh explains: where each listens, and where it says so.
+kafka_members="1 2 3 4"
+for member in $kafka_members; do
+  port_names="$port_names KAFKA_MEMBER${member}_PORT KAFKA_MEMBER${member}_ADVERTISED_PORT"
+done
 
 # 'text' for a shell to read back, whatever the text contains.
 # shellcheck disable=SC2001

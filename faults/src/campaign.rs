@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use postgres::Client;
 use rowmill_faults::random::Random;
 
-use crate::engines::Engines;
+use crate::engines::{Engines, SLOTS, Slot};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
 use crate::stack::connect;
@@ -76,11 +76,6 @@ impl Campaign {
         true
     }
 
-    /// How often processes ended in this way so far.
-    pub(crate) fn ends(&self, how: &str) -> u64 {
-        self.journal.ends().get(how).copied().unwrap_or(0)
-    }
-
     /// Everybody runs, every partition is owned by the living and moves, and nobody is killed until the guard goes.
     /// `None` if that did not come about.
     pub(crate) fn calm(&self) -> Result<Option<Calm<'_>>> {
@@ -98,25 +93,29 @@ impl Campaign {
         Ok(settled.then_some(guard))
     }
 
-    /// Waits until each of these has moved past where it was; how long that took.
-    pub(crate) fn moved(
-        &self,
-        client: &mut Client,
-        before: &Progress,
-        first_only: bool,
-        seconds: u64,
-    ) -> Option<Duration> {
-        let start = Instant::now();
-        let has_moved = |now: &Progress, (key, at): (&(String, i32, String), &i64)| now.get(key) > Some(at);
-        let done = self.wait(seconds, || {
+    /// Kills everybody and waits until others run in their stead, share the partitions and have written all of them; false if
+    /// they do not.
+    pub(crate) fn replace_all(&self) -> Result<bool> {
+        let pids = || self.engines.lock().iter().map(Slot::pid).collect::<Vec<_>>();
+        let before = pids();
+        self.engines.lock().iter_mut().for_each(Slot::kill);
+        let are_new = || pids().iter().zip(&before).all(|(now, before)| now.is_some() && now != before);
+        if !self.wait(10, are_new) {
+            return Ok(false);
+        }
+        let mut client = self.patient_sql()?;
+        let began: SystemTime = client.query_one("SELECT clock_timestamp()", &[])?.get(0);
+        let sql = "SELECT count(*) FILTER (WHERE progress_at <= $1) = 0 AND count(DISTINCT owner) = $2
+                   FROM rowmill.ledger";
+        Ok(self.wait(20, || client.query_one(sql, &[&began, &(SLOTS as i64)]).is_ok_and(|row| row.get(0))))
+    }
+
+    /// Waits until one of these has moved past where it was; false if none does in time.
+    pub(crate) fn one_moved(&self, client: &mut Client, before: &Progress, seconds: u64) -> bool {
+        self.wait(seconds, || {
             let Ok(now) = self.progress(client, "true") else { return false };
-            if first_only {
-                before.iter().any(|place| has_moved(&now, place))
-            } else {
-                before.iter().all(|place| has_moved(&now, place))
-            }
-        });
-        done.then(|| start.elapsed())
+            before.iter().any(|(place, at)| now.get(place) > Some(at))
+        })
     }
 }
 

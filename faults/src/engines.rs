@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rowmill_faults::proxy::Proxy;
 use rowmill_faults::random::Random;
 
 use crate::journal::Journal;
-use crate::stack::redirect;
+use crate::networks::Networks;
+use crate::recovery::{self, Look};
 use crate::world::World;
 
 /// The fault points of the engine, with how often one is passed at most before it strikes.
@@ -49,7 +49,7 @@ enum Fate {
 }
 
 pub(crate) struct Slot {
-    pub(crate) proxy: Proxy,
+    pub(crate) networks: Networks,
     pub(crate) child: Option<Child>,
     number: usize,
     log: PathBuf,
@@ -59,7 +59,14 @@ pub(crate) struct Slot {
     restart_at: Instant,
     /// Somebody measures: it stays as it is.
     pub(crate) is_held: bool,
-    frozen_since: Option<Instant>,
+    /// When it froze in mid-COPY, and when it was woken up.
+    frozen: Option<(Instant, Option<Instant>)>,
+}
+
+/// Those who recover, as they were at the beginning.
+pub(crate) struct Watched {
+    began: Instant,
+    looks: Vec<(usize, Look)>,
 }
 
 pub(crate) struct Engines {
@@ -68,12 +75,9 @@ pub(crate) struct Engines {
 
 impl Engines {
     pub(crate) fn new(world: &World) -> Result<Engines> {
-        let upstream = world.url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/'));
-        let upstream =
-            upstream.context("the URL names a server")?.0.parse().context("the URL has an address")?;
         let slot = |number| -> Result<Slot> {
             Ok(Slot {
-                proxy: Proxy::start(upstream)?,
+                networks: Networks::new(world, number)?,
                 child: None,
                 number,
                 log: world.dir.join(format!("engine-{number}.log")),
@@ -81,7 +85,7 @@ impl Engines {
                 fate: Fate::None,
                 restart_at: Instant::now(),
                 is_held: false,
-                frozen_since: None,
+                frozen: None,
             })
         };
         Ok(Engines { slots: Mutex::new((0..SLOTS).map(slot).collect::<Result<_>>()?) })
@@ -107,6 +111,22 @@ impl Engines {
             slot.meet_fate(journal, random, calm);
         }
         Ok(())
+    }
+
+    /// Looks at all but one: another fault may strike them while they recover, from a fate that they were born with.
+    pub(crate) fn watch_all_but(&self, victim: usize) -> Watched {
+        let slots = self.lock();
+        let others = slots.iter().filter(|slot| slot.number != victim);
+        Watched { began: Instant::now(), looks: others.map(|slot| (slot.number, slot.look())).collect() }
+    }
+
+    /// What struck one of them since.
+    pub(crate) fn disturbance(&self, watched: &Watched) -> Option<String> {
+        let slots = self.lock();
+        watched.looks.iter().find_map(|(number, before)| {
+            let what = recovery::disturbance(watched.began, *before, slots[*number].look())?;
+            Some(format!("engine {number} {what}"))
+        })
     }
 
     /// SIGTERM to all; how those ended that did not end well.
@@ -201,14 +221,11 @@ impl Slot {
                 Fate::Freeze(now + Duration::from_secs(15))
             }
         };
-        self.frozen_since = None;
-        let url = redirect(&world.url, Some(&format!("127.0.0.1:{}", self.proxy.port())), None);
+        self.frozen = None;
         let child = Command::new(&world.rowmill)
             .args(["run", "--config"])
             .arg(&world.config)
-            .env("DATABASE_URL", url)
-            .env("KAFKA_BROKERS", &world.brokers)
-            .env("REDIS_URL", &world.redis_url)
+            .envs(self.networks.environment(world))
             .env("FAILPOINTS", points)
             .env("RUST_BACKTRACE", "0")
             .stderr(log)
@@ -245,11 +262,12 @@ impl Slot {
                 self.signal(Signal::SIGTERM);
                 self.fate = Fate::Kill(now + then.unwrap_or(Duration::from_secs(12)));
             }
-            Fate::Freeze(at) => match self.frozen_since {
-                None if self.is_frozen() => self.frozen_since = Some(now),
+            Fate::Freeze(at) => match self.frozen {
+                None if self.is_frozen() => self.frozen = Some((now, None)),
                 // Beyond the lease, so that others have taken over.
-                Some(since) if now > since + Duration::from_secs(7) => {
+                Some((since, _)) if now > since + Duration::from_secs(7) => {
                     self.signal(Signal::SIGCONT);
+                    self.frozen = Some((since, Some(now)));
                     journal.fault("freeze-mid-copy", true, &format!("engine {} for 7 s", self.number));
                     self.fate = Fate::Kill(now + random.ms(500, 5000));
                 }
@@ -260,6 +278,12 @@ impl Slot {
         }
     }
 
+    /// A freeze that nobody tended to yet began just now.
+    fn look(&self) -> Look {
+        let now = || self.is_frozen().then(|| (Instant::now(), None));
+        Look { pid: self.pid(), frozen: self.frozen.or_else(now) }
+    }
+
     fn is_frozen(&self) -> bool {
         let Some(pid) = self.pid() else { return false };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -268,14 +292,8 @@ impl Slot {
 }
 
 /// Reasons for which a process may end by itself, and what the journal calls them.
-const LEGAL_ENDS: [(&str, &str); 5] = [
-    ("again: ending at once", "SIGTERM twice"),
-    ("longer than any legal wait", "watchdog"),
-    ("the definition of table", "table altered"),
-    // A column that the rows were encoded with is gone before they arrive.
-    ("does not exist (SQLSTATE 42703)", "table altered"),
-    ("a trigger or a rule on it drops rows", "trigger drops rows"),
-];
+const LEGAL_ENDS: [(&str, &str); 2] =
+    [("again: ending at once", "SIGTERM twice"), ("longer than any legal wait", "watchdog")];
 
 /// In words; an error for an end that has no cause.
 fn how_it_ended(status: ExitStatus, words: &str) -> Result<String, String> {

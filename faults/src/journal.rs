@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::recovery::{Kind, Recovery};
+
 /// Written as it happens, so that a campaign that dies leaves its journal.
 pub(crate) struct Journal {
     start: Instant,
@@ -23,7 +25,7 @@ struct Inner {
     ends: BTreeMap<String, u64>,
     /// What must not happen.
     anomalies: Vec<String>,
-    recoveries: BTreeMap<&'static str, Vec<Duration>>,
+    recoveries: BTreeMap<Kind, Vec<Recovery>>,
 }
 
 impl Journal {
@@ -76,9 +78,11 @@ impl Journal {
         self.with(|inner| inner.anomalies.push(what));
     }
 
-    pub(crate) fn recovery(&self, kind: &'static str, took: Duration) {
-        self.note(kind, &format!("{:.2} s", took.as_secs_f64()));
-        self.with(|inner| inner.recoveries.entry(kind).or_default().push(took));
+    pub(crate) fn recovery(&self, kind: Kind, took: Duration, disturbance: Option<String>) {
+        let meanwhile = disturbance.as_ref().map_or_else(String::new, |what| format!("; meanwhile {what}"));
+        self.note(kind.name(), &format!("{:.2} s{meanwhile}", took.as_secs_f64()));
+        let recovery = Recovery { took, disturbance };
+        self.with(|inner| inner.recoveries.entry(kind).or_default().push(recovery));
     }
 
     pub(crate) fn faults(&self) -> BTreeMap<String, (u64, u64)> {
@@ -93,7 +97,7 @@ impl Journal {
         self.with(|inner| inner.anomalies.clone())
     }
 
-    pub(crate) fn recoveries(&self) -> BTreeMap<&'static str, Vec<Duration>> {
+    pub(crate) fn recoveries(&self) -> BTreeMap<Kind, Vec<Recovery>> {
         self.with(|inner| inner.recoveries.clone())
     }
 }

@@ -1,10 +1,10 @@
 //! The fault campaign. `make faults` starts the servers, builds the engine with fault points, and runs this.
 //!
 //! ```text
-//!  Traffic.java --produces--> Kafka --> three engines --proxies--> PostgreSQL
-//!                               |        killed, replaced           ^ watched by the observer
-//!  Traffic.java <--reads back---+                                   |
-//!        `--------- the truth --------> judge <--- rows ------------'
+//!  Traffic.java --produces--> Kafka --proxies--> three engines --proxies--> PostgreSQL
+//!                               |                killed, replaced            ^ watched by the observer
+//!  Traffic.java <--reads back---+                                            |
+//!        `------------- the truth ------------> judge <--- rows -------------'
 //! ```
 //!
 //! One thread tends the processes (`engines`), one makes faults one after another in an order that the seed decides
@@ -19,7 +19,9 @@ mod interrupt;
 mod journal;
 mod judge;
 mod kinds;
+mod networks;
 mod observer;
+mod recovery;
 mod report;
 mod stack;
 mod traffic;
@@ -66,9 +68,9 @@ struct Arguments {
     /// Report and journal go here.
     #[arg(long)]
     out: PathBuf,
-    /// Only this kind of fault, again and again, and nobody is killed beside it.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only these kinds of fault, again and again, and nobody is killed beside them: one, or several with commas between.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 /// What the full campaign must reach; a shorter one in proportion.
@@ -104,7 +106,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         world,
         engines,
         journal,
-        calm: AtomicBool::new(arguments.only.is_some()),
+        calm: AtomicBool::new(!arguments.only.is_empty()),
         is_over: AtomicBool::new(false),
         interrupt,
     });
@@ -137,7 +139,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let (lasted, sent, judge) = result?;
     let findings = judge.judge(&mut campaign.patient_sql()?)?;
     let share = |of: u64| {
-        if arguments.only.is_some() { 0 } else { of * lasted.as_secs().min(FULL_SECONDS) / FULL_SECONDS }
+        if !arguments.only.is_empty() { 0 } else { of * lasted.as_secs().min(FULL_SECONDS) / FULL_SECONDS }
     };
     let facts = Facts {
         seed,
@@ -148,7 +150,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         bad_ends,
         kills_min: share(KILLS),
         records_min: share(RECORDS),
-        is_single: arguments.only.is_some(),
+        is_single: !arguments.only.is_empty(),
     };
     let (text, held) = report::write(&campaign, &facts);
     let path = arguments.out.join("summary.md");
@@ -185,9 +187,13 @@ fn faults(campaign: &Campaign, arguments: &Arguments, seed: u64, producer: &Prod
     let mut told = Instant::now();
     while start.elapsed() < duration {
         let mut round = kinds::enabled(campaign);
-        if let Some(only) = &arguments.only {
-            round.retain(|kind| kind.name == only);
-            anyhow::ensure!(!round.is_empty(), "there is no fault {only:?} here");
+        if !arguments.only.is_empty() {
+            round.retain(|kind| arguments.only.iter().any(|name| name == kind.name));
+            anyhow::ensure!(
+                round.len() == arguments.only.len(),
+                "not all of {:?} are faults here",
+                arguments.only
+            );
         }
         random.shuffle(&mut round);
         for kind in round {

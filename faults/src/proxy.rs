@@ -1,14 +1,14 @@
-//! A TCP proxy in front of PostgreSQL that makes rare weather certain: connections that break, slow down or fall silent,
-//! and the COMMIT whose reply never comes, committed or not.
+//! A TCP proxy in front of a server that makes rare weather certain: connections that break, slow down or fall silent, and
+//! the COMMIT whose reply never comes, committed or not.
 //!
-//! It reads as much of the protocol as that takes: a message's type and length, and the text of a simple query. TLS
-//! would hide both, so it is for connections without.
+//! In front of PostgreSQL it reads as much of the protocol as that takes: a message's type and length, and the text of a
+//! simple query. TLS would hide both, so it is for connections without. In front of any other server it reads nothing.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{sleep, spawn};
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 /// What the network does. Those about a COMMIT strike once and then it is fair again.
@@ -32,6 +32,7 @@ pub enum Weather {
 }
 
 impl Weather {
+    /// Only in front of PostgreSQL.
     fn is_about_commit(self) -> bool {
         matches!(
             self,
@@ -40,50 +41,83 @@ impl Weather {
     }
 }
 
-/// A listening proxy; it ends with the process.
+/// What the proxy reads of what it passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// PostgreSQL's messages, as far as they tell a COMMIT.
+    Postgres,
+    /// Nothing: bytes are bytes.
+    Nothing,
+}
+
+/// A listening proxy. Dropping it breaks its connections and frees its port.
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 struct Shared {
+    reading: Reading,
     upstream: Mutex<SocketAddr>,
     weather: Mutex<Weather>,
     /// How many COMMITs were struck.
     strikes: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
+    is_closing: AtomicBool,
 }
 
 impl Proxy {
-    /// Listens on a free port of the loopback.
+    /// Before PostgreSQL, on a free port of the loopback.
     ///
     /// # Errors
     /// If there is none.
-    pub fn start(upstream: SocketAddr) -> std::io::Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+    pub fn before_postgres(upstream: SocketAddr) -> std::io::Result<Proxy> {
+        Proxy::start(0, upstream, Reading::Postgres)
+    }
+
+    /// Before any server, on this port of the loopback, or on a free one for 0. There are no COMMITs for it.
+    ///
+    /// # Errors
+    /// If somebody else listens there.
+    pub fn before_any(port: u16, upstream: SocketAddr) -> std::io::Result<Proxy> {
+        Proxy::start(port, upstream, Reading::Nothing)
+    }
+
+    fn start(port: u16, upstream: SocketAddr, reading: Reading) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
+            reading,
             upstream: Mutex::new(upstream),
             weather: Mutex::new(Weather::Fair),
             strikes: AtomicU64::new(0),
             connections: Mutex::default(),
+            is_closing: AtomicBool::new(false),
         });
-        let accepting = shared.clone();
-        spawn(move || {
+        let sharing = shared.clone();
+        let accepting = spawn(move || {
             for client in listener.incoming().flatten() {
-                let shared = accepting.clone();
+                if sharing.is_closing.load(SeqCst) {
+                    return;
+                }
+                let shared = sharing.clone();
                 // A server that is down shows as a connection that breaks.
                 spawn(move || drop(connect(&shared, client)));
             }
         });
-        Ok(Proxy { port, shared })
+        Ok(Proxy { port, shared, accepting: Some(accepting) })
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
+    /// # Panics
+    /// If the weather is about a COMMIT and the server is not PostgreSQL.
     pub fn set(&self, weather: Weather) {
+        let is_readable = self.shared.reading == Reading::Postgres || !weather.is_about_commit();
+        assert!(is_readable, "{weather:?} strikes COMMITs, and this proxy does not read them");
         *lock(&self.shared.weather) = weather;
     }
 
@@ -101,6 +135,26 @@ impl Proxy {
     pub fn cut(&self) -> usize {
         let connections = std::mem::take(&mut *lock(&self.shared.connections));
         connections.iter().filter(|c| c.shutdown(Shutdown::Both).is_ok()).count()
+    }
+
+    /// From now on it is refused, and what there was breaks; returns how many connections that were.
+    pub fn refuse(&self) -> usize {
+        self.set(Weather::Refusing);
+        self.cut()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.is_closing.store(true, SeqCst);
+        // Who waits for a client gets one, and sees that it was the last.
+        let is_woken = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        if let Some(accepting) = self.accepting.take().filter(|_| is_woken) {
+            // Its panic would be its own matter: the port is free then, too.
+            accepting.join().ok();
+        }
+        self.set(Weather::Fair);
+        self.cut();
     }
 }
 
@@ -154,10 +208,16 @@ fn connect(shared: &Arc<Shared>, client: TcpStream) -> std::io::Result<()> {
     let (back_client, back_server) = (client.try_clone()?, server.try_clone()?);
     let (back_shared, back_mute) = (shared.clone(), mute.clone());
     spawn(move || {
-        drop(replies(&back_shared, &back_mute, &back_server, &back_client));
+        drop(match back_shared.reading {
+            Reading::Postgres => replies(&back_shared, &back_mute, &back_server, &back_client),
+            Reading::Nothing => pass(&back_shared, &back_server, &back_client),
+        });
         close(&back_client, &back_server);
     });
-    let ended = requests(shared, &mute, &client, &server);
+    let ended = match shared.reading {
+        Reading::Postgres => requests(shared, &mute, &client, &server),
+        Reading::Nothing => pass(shared, &client, &server),
+    };
     if !mute.keep_open.load(SeqCst) {
         close(&client, &server);
     }
@@ -168,6 +228,19 @@ fn close(client: &TcpStream, server: &TcpStream) {
     // Already closed is fine.
     client.shutdown(Shutdown::Both).ok();
     server.shutdown(Shutdown::Both).ok();
+}
+
+/// One direction, whatever the bytes mean.
+fn pass(shared: &Shared, from: &TcpStream, to: &TcpStream) -> std::io::Result<()> {
+    let (mut reader, mut writer) = (from, to);
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let count = reader.read(&mut piece)?;
+        if count == 0 || !shared.hold_up(from) {
+            return Ok(());
+        }
+        writer.write_all(&piece[..count])?;
+    }
 }
 
 /// What became of a connection whose COMMIT was struck.
@@ -279,5 +352,63 @@ mod tests {
         assert!(is_commit(b"Q\0\0\0\0SELECT rowmill.advance('me'); COMMIT\0"));
         assert!(!is_commit(b"Q\0\0\0\0BEGIN\0"));
         assert!(!is_commit(b"d\0\0\0\0rowmill.advance(\0"));
+    }
+
+    /// A server that sends back what it gets, as long as it lives.
+    fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        spawn(move || {
+            for stream in listener.incoming().flatten() {
+                spawn(move || std::io::copy(&mut &stream, &mut &stream).ok());
+            }
+        });
+        address
+    }
+
+    /// What comes back within a moment; `None` for silence.
+    fn say(stream: &TcpStream, words: &[u8]) -> Option<Vec<u8>> {
+        let (mut to, mut from) = (stream, stream);
+        to.write_all(words).ok()?;
+        from.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        let mut answer = vec![0; words.len()];
+        from.read_exact(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    #[test]
+    fn bytes_that_are_no_messages_pass_and_fall_silent_and_are_refused() {
+        let proxy = Proxy::before_any(0, echo()).expect("a free port");
+        let connect = || TcpStream::connect(("127.0.0.1", proxy.port())).expect("it listens");
+        // As a message of PostgreSQL's, it would be one of four gigabytes.
+        let words = [0xff; 64];
+        let stream = connect();
+        assert_eq!(say(&stream, &words).as_deref(), Some(&words[..]));
+        proxy.set(Weather::Silent);
+        assert_eq!(say(&stream, &words), None);
+        assert_eq!(say(&connect(), &words), None);
+        proxy.refuse();
+        assert_eq!((&stream).read(&mut [0; 64]).ok(), Some(0), "the connection is broken");
+        assert_eq!(say(&connect(), &words), None);
+        proxy.set(Weather::Fair);
+        assert_eq!(say(&connect(), &words).as_deref(), Some(&words[..]));
+    }
+
+    #[test]
+    fn a_dropped_proxy_frees_its_port() {
+        let proxy = Proxy::before_any(0, echo()).expect("a free port");
+        let port = proxy.port();
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        assert!(say(&stream, b"x").is_some());
+        drop(proxy);
+        assert_eq!(say(&stream, b"x"), None);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+        Proxy::before_any(port, echo()).expect("the port is free");
+    }
+
+    #[test]
+    #[should_panic(expected = "does not read them")]
+    fn a_commit_can_be_lost_only_where_it_is_read() {
+        Proxy::before_any(0, echo()).expect("a free port").set(Weather::CommitLost);
     }
 }

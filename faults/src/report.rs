@@ -7,14 +7,9 @@ use crate::campaign::Campaign;
 use crate::engines::PHASES;
 use crate::judge::{Findings, WRONGS};
 use crate::kinds;
+use crate::recovery::{ENOUGH, Judged, Recovery, Verdict, judge};
 use crate::traffic::Sent;
 use crate::world::LEASE_SECONDS;
-
-/// Seconds within which a restarted process writes its first row, in the median.
-const RESTART_MAX: f64 = 3.0;
-
-/// The same for somebody else's partitions: their lease, a tick, and a claim.
-const TAKE_OVER_MAX: f64 = LEASE_SECONDS + 2.0;
 
 pub(crate) struct Facts<'a> {
     pub(crate) seed: u64,
@@ -69,17 +64,7 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
         "A restart: from the SIGKILL of all processes, which are started again at once, to the first new row. Taken over: from the signal until every \
                   partition of the process has new rows; the lease is {LEASE_SECONDS} s.\n"
     ));
-    line("| | times | median | longest |\n|---|---|---|---|".to_owned());
-    for (kind, mut times) in campaign.journal.recoveries() {
-        times.sort_unstable();
-        let (middle, longest) = (times[times.len() / 2], times[times.len() - 1]);
-        line(format!(
-            "| {kind} | {} | {:.2} s | {:.2} s |",
-            times.len(),
-            middle.as_secs_f64(),
-            longest.as_secs_f64()
-        ));
-    }
+    recoveries(campaign).into_iter().for_each(&mut line);
     line("\n## Faults\n".to_owned());
     line("| kind | struck | tried |\n|---|---|---|".to_owned());
     for (kind, (fired, tried)) in campaign.journal.faults() {
@@ -97,6 +82,32 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
         line("\nNot enabled: clock-steps, because the server was started without STACK_PG_CLOCK.".to_owned());
     }
     (text, problems.is_empty())
+}
+
+/// The table of recoveries, and what of it was left out.
+fn recoveries(campaign: &Campaign) -> Vec<String> {
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    let mut lines =
+        vec!["| | times | median | longest | limit of the median |\n|---|---|---|---|---|".to_owned()];
+    let mut left_out = Vec::new();
+    for (kind, recoveries) in campaign.journal.recoveries() {
+        let Judged { count, times, verdict } = judge(&recoveries, kind.limit());
+        let (median, longest) =
+            times.map_or_else(Default::default, |(median, longest)| (seconds(median), seconds(longest)));
+        let limit = match verdict {
+            Verdict::TooFew => format!("not judged: fewer than {ENOUGH}"),
+            Verdict::Held | Verdict::TooSlow => seconds(kind.limit()),
+        };
+        lines.push(format!("| {} | {count} | {median} | {longest} | {limit} |", kind.name()));
+        for Recovery { took, disturbance } in recoveries {
+            left_out.extend(disturbance.map(|what| format!("- {}, {}: {what}", kind.name(), seconds(took))));
+        }
+    }
+    if !left_out.is_empty() {
+        lines.push("\nLeft out, because another fault struck those who recovered:\n".to_owned());
+        lines.extend(left_out);
+    }
+    lines
 }
 
 fn count(findings: &Findings, wrong: &str) -> u64 {
@@ -141,13 +152,12 @@ fn problems(campaign: &Campaign, facts: &Facts<'_>) -> Vec<String> {
     if facts.findings.records < facts.records_min {
         problems.push(format!("{} records, {} were wanted", facts.findings.records, facts.records_min));
     }
-    for (kind, mut times) in campaign.journal.recoveries() {
-        times.sort_unstable();
-        // The longest depends on what else the machine does; it is printed.
-        let middle = times[times.len() / 2].as_secs_f64();
-        let most = if kind == "restart" { RESTART_MAX } else { TAKE_OVER_MAX };
-        if middle > most {
-            problems.push(format!("{kind}: {middle:.1} s in the median, {most} s are the limit"));
+    for (kind, recoveries) in campaign.journal.recoveries() {
+        if let Judged { times: Some((median, _)), verdict: Verdict::TooSlow, .. } =
+            judge(&recoveries, kind.limit())
+        {
+            let (median, limit) = (median.as_secs_f64(), kind.limit().as_secs_f64());
+            problems.push(format!("{}: {median:.1} s in the median, {limit} s are the limit", kind.name()));
         }
     }
     problems

@@ -17,7 +17,8 @@ const PARTITIONS: usize = 4;
 /// What the engines run with; the default lease.
 pub(crate) const LEASE_SECONDS: f64 = 5.0;
 
-/// The watchdog ends a process that hangs; short, so that a swallowed reply costs seconds and not minutes.
+/// The watchdog ends a process that hangs; short, so that a swallowed reply costs seconds and not minutes. The guard is on, as
+/// it is by default: six records in a thousand are bad, where it objects to every second one.
 const SETTINGS: &str = "pipeline = \"campaign\"\n\
     [postgres]\nlock_timeout = \"2s\"\n\
     [threads]\nwatchdog = \"8s\"\n\
@@ -27,6 +28,8 @@ const SETTINGS: &str = "pipeline = \"campaign\"\n\
 pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) brokers: String,
+    /// Listeners for the engines: the port of each one's proxy, and Kafka's behind it.
+    pub(crate) kafka_members: Vec<(u16, u16)>,
     pub(crate) redis_url: String,
     pub(crate) config: PathBuf,
     pub(crate) rowmill: PathBuf,
@@ -51,7 +54,7 @@ impl World {
             client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{path}'"))?;
         }
         for table in TABLES {
-            let place = if table == "t4" && small_disk.is_some() { "TABLESPACE small" } else { "" };
+            let place = place(table, small_disk.as_ref());
             client.batch_execute(&format!(
                 "CREATE TABLE {table} (n BIGINT NOT NULL CHECK (n >= 0), word VARCHAR(20), _topic TEXT, _partition INTEGER,
                                        _offset BIGINT) {place};
@@ -73,6 +76,7 @@ impl World {
         let world = World {
             url,
             brokers: env("KAFKA_BROKERS")?,
+            kafka_members: kafka_members()?,
             redis_url: env("REDIS_URL")?,
             config,
             rowmill: rowmill.to_owned(),
@@ -82,6 +86,11 @@ impl World {
         };
         world.give_users()?;
         Ok(world)
+    }
+
+    /// What CREATE TABLE says of where a table lives.
+    pub(crate) fn place(&self, table: &str) -> &'static str {
+        place(table, self.small_disk.as_ref())
     }
 
     /// All users at once: a Redis that knows some of them would have the others' records set aside.
@@ -94,6 +103,20 @@ impl World {
         }
         pipe.query::<()>(&mut redis).context("cannot give Redis its users")
     }
+}
+
+fn place(table: &str, small_disk: Option<&SmallDisk>) -> &'static str {
+    if table == "t4" && small_disk.is_some() { "TABLESPACE small" } else { "" }
+}
+
+/// The stack's pairs, ADVERTISED:REAL.
+fn kafka_members() -> Result<Vec<(u16, u16)>> {
+    let text = env("KAFKA_MEMBERS")?;
+    let ports = |pair: &str| {
+        let (advertised, real) = pair.split_once(':')?;
+        Some((advertised.parse().ok()?, real.parse().ok()?))
+    };
+    text.split(' ').map(ports).collect::<Option<_>>().with_context(|| format!("KAFKA_MEMBERS is {text:?}"))
 }
 
 fn models() -> String {

@@ -43,6 +43,8 @@ pub enum Bug {
     LivingAreRobbed = 16,
     /// A member that does not reach Kafka keeps its partitions.
     CutIsKept = 17,
+    /// What the guard stopped is written all the same.
+    HaltedIsWritten = 18,
 }
 
 /// True if this build has the bug, which only a test build can.

@@ -10,6 +10,11 @@ use crate::base::lock::lock;
 /// not answered; together with two heartbeats and a claim, others have the partitions within the lease and five seconds.
 pub const CUT_AFTER: Duration = Duration::from_secs(5);
 
+/// Without an answer for so long, it may soon turn out to be out of reach. Where all are cut off at once, the first to be sure
+/// must not find another that still counts as well: they were answered last within a second of each other, and each says in its
+/// heartbeat, a second apart at most, how it stands. That leaves a second of the difference to busy machines.
+const UNSURE_AFTER: Duration = Duration::from_secs(2);
+
 /// Who was cut off takes nothing for so long after its return: a network that comes and goes must not take partitions along.
 pub const BACK_FOR: Duration = Duration::from_secs(60);
 
@@ -18,7 +23,7 @@ pub const BACK_FOR: Duration = Duration::from_secs(60);
 pub enum Reach {
     /// Not at all.
     Cut = 0,
-    /// Again, for a short time.
+    /// Again, for a short time; or not for a moment, which may be the beginning of a cut. It keeps what it has.
     Back = 1,
     Well = 2,
 }
@@ -91,6 +96,7 @@ impl Contact {
         times.looked = now;
         match times.back {
             _ if !times.is_answered || times.silence(now) >= CUT_AFTER => Reach::Cut,
+            _ if times.silence(now) >= UNSURE_AFTER => Reach::Back,
             Some(back) if now.duration_since(back) < BACK_FOR => Reach::Back,
             _ => Reach::Well,
         }
@@ -112,7 +118,8 @@ mod tests {
         }
         (0..=20).for_each(|second| check(&contact, at(second), Reach::Cut));
         contact.answered(at(20));
-        (20..25).for_each(|second| check(&contact, at(second), Reach::Well));
+        (20..22).for_each(|second| check(&contact, at(second), Reach::Well));
+        (22..25).for_each(|second| check(&contact, at(second), Reach::Back));
         (25..30).for_each(|second| check(&contact, at(second), Reach::Cut));
         contact.answered(at(30));
         for second in 30..100 {
@@ -120,6 +127,10 @@ mod tests {
             contact.answered(at(second));
         }
         assert_eq!(contact.silence(at(101)), Duration::from_secs(2));
+        // A moment without an answer is forgotten with the next.
+        check(&contact, at(101), Reach::Back);
+        contact.answered(at(101));
+        check(&contact, at(101), Reach::Well);
         // Frozen for a minute, whoever comes to his senses first: that was not Kafka's silence.
         check(&contact, at(160), Reach::Well);
         contact.answered(at(161));

@@ -62,6 +62,11 @@ pub fn run(path: &Path) -> Result<bool> {
     let found = check_postgres(&config, &mut findings);
     check_redis(&config, &mut findings);
     check_kafka(&config, found, &mut findings);
+    say!("memory");
+    match setup::memory(&config) {
+        Ok(fine) => findings.good(fine),
+        Err(small) => findings.doubtful(small),
+    }
     print_guarantee(&findings);
     Ok(conclude(&findings))
 }

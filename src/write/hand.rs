@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::base::mutant::{Bug, planted};
 use crate::promise::batch::{TableBatch, spans};
 use crate::promise::decide::{Resolved, Standing, resolve};
 use crate::promise::span::Span;
@@ -91,7 +92,8 @@ impl Hand {
 
     /// Drops what must not be written: fenced, released, or stopped by the guard.
     pub fn drop_void(&mut self) {
-        self.keep(|span| span.claim.may_write());
+        let is_spared = planted(Bug::HaltedIsWritten);
+        self.keep(|span| span.claim.may_write() || is_spared && span.claim.is_current());
     }
 
     /// What a transaction of everything moves.

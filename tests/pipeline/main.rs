@@ -15,6 +15,7 @@ mod check;
 mod closed_pipe;
 mod corpus;
 mod crash;
+mod cut;
 mod dead_letters;
 mod definitions;
 mod delivery;

@@ -16,7 +16,7 @@ const COMPANY: usize = 4;
 const HARMLESS: [&str; 2] = ["kafka", "kafka-topics"];
 
 /// The places beside each other, `true` while a test has one. The number of a place, from 1, is also that of its database in
-/// Redis: number 0 is for those who do not ask.
+/// Redis, where number 0 is for those who do not ask, and of its pair of ports in `KAFKA_MEMBERS`, which has four.
 static PLACES: Mutex<[bool; COMPANY]> = Mutex::new([false; COMPANY]);
 static PLACE_IS_FREE: Condvar = Condvar::new();
 
@@ -69,6 +69,20 @@ impl Servers {
 
     /// Which of Redis's databases is this test's.
     pub(crate) fn redis_number(&self) -> usize {
+        self.place()
+    }
+
+    /// The ports of this test's listener for clients of Kafka that it cuts off: where the client is sent, and where Kafka is.
+    pub(crate) fn kafka_member(&self) -> (u16, u16) {
+        let pairs = self.get("KAFKA_MEMBERS");
+        let pair = pairs.split(' ').nth(self.place() - 1);
+        let (advertised, real) = pair.and_then(|p| p.split_once(':')).expect("a pair for each place");
+        let port = |text: &str| text.parse().expect("a port");
+        (port(advertised), port(real))
+    }
+
+    /// From 1.
+    fn place(&self) -> usize {
         match self.turn {
             Turn::Beside(place) => place,
             Turn::Alone { .. } => 1,

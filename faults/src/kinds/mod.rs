@@ -4,6 +4,8 @@ mod kafka;
 mod network;
 mod postgres;
 mod process;
+mod tables;
+mod take_over;
 
 use crate::campaign::{Campaign, Kind};
 
@@ -13,6 +15,7 @@ pub(crate) fn enabled(campaign: &Campaign) -> Vec<Kind> {
     kinds.extend(process::KINDS);
     kinds.extend(kafka::KINDS);
     kinds.extend(postgres::KINDS);
+    kinds.extend(tables::KINDS);
     kinds.extend(network::KINDS);
     if campaign.world.small_disk.is_some() {
         kinds.push(postgres::DISK_FULL);

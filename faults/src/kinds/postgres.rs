@@ -1,4 +1,4 @@
-//! Faults of PostgreSQL, and of what people do to it.
+//! Faults of PostgreSQL as a server.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,15 +8,13 @@ use rowmill_faults::random::Random;
 use crate::campaign::{Campaign, Kind, Struck};
 use crate::stack::{env, stack};
 
-pub(super) const KINDS: [Kind; 9] = [
+pub(super) const KINDS: [Kind; 7] = [
     Kind { name: "postgres-immediate-stop", run: immediate_stop },
     Kind { name: "ghost-standby", run: ghost_standby },
     Kind { name: "backends-terminated", run: terminated },
     Kind { name: "backends-canceled", run: canceled },
     Kind { name: "table-locked", run: table_locked },
     Kind { name: "deadlock", run: deadlock },
-    Kind { name: "trigger-drops-rows", run: trigger },
-    Kind { name: "table-altered", run: altered },
     Kind { name: "read-only", run: read_only },
 ];
 
@@ -121,30 +119,6 @@ fn deadlock(campaign: &Campaign, _: &mut Random) -> Struck {
         after = client.query_one(deadlocks, &[])?.get(0);
     }
     Ok((after > before, format!("{} deadlocks, {met} times a writer waited", after - before)))
-}
-
-/// It drops rows without a word: the engine must refuse to count them, and stop.
-fn trigger(campaign: &Campaign, _: &mut Random) -> Struck {
-    let before = campaign.ends("trigger drops rows");
-    campaign.execute(
-        "CREATE OR REPLACE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS
-             'BEGIN IF NEW.n % 50 = 0 THEN RETURN NULL; END IF; RETURN NEW; END';
-         CREATE TRIGGER swallow BEFORE INSERT ON t1 FOR EACH ROW EXECUTE FUNCTION swallow()",
-    )?;
-    let stopped = campaign.wait(10, || campaign.ends("trigger drops rows") > before);
-    // The lock may be busy for a while.
-    let dropped = (0..10).any(|_| campaign.execute("DROP TRIGGER swallow ON t1").is_ok());
-    anyhow::ensure!(dropped, "the trigger cannot be dropped");
-    Ok((stopped, "it swallowed one row in fifty".to_owned()))
-}
-
-fn altered(campaign: &Campaign, random: &mut Random) -> Struck {
-    let before = campaign.ends("table altered");
-    let table = *random.pick(&crate::world::TABLES);
-    campaign.execute(&format!("ALTER TABLE {table} ADD COLUMN extra DOUBLE PRECISION"))?;
-    let ended = campaign.wait(8, || campaign.ends("table altered") > before);
-    campaign.execute(&format!("ALTER TABLE {table} DROP COLUMN extra"))?;
-    Ok((ended, format!("{table}: a column came and went")))
 }
 
 /// What a standby is until it is promoted.

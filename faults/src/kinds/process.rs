@@ -6,12 +6,14 @@ use nix::sys::signal::Signal;
 use rowmill_faults::random::Random;
 
 use crate::campaign::{Campaign, Kind, Struck};
-use crate::engines::SLOTS;
-use crate::world::PREFIX;
+use crate::engines::{SLOTS, Slot};
+use crate::recovery;
+
+use super::take_over::{self, Blow};
 
 pub(super) const KINDS: [Kind; 5] = [
     Kind { name: "kill-all", run: kill_all },
-    Kind { name: "take-over", run: take_over },
+    Kind { name: "take-over", run: killed },
     Kind { name: "freeze", run: freeze },
     Kind { name: "short-freeze", run: short_freeze },
     Kind { name: "storm", run: storm },
@@ -36,58 +38,26 @@ fn kill_all(campaign: &Campaign, random: &mut Random) -> Struck {
     for slot in campaign.engines.lock().iter_mut() {
         slot.start(&campaign.world, random, true)?;
     }
-    let Some(_) = campaign.moved(&mut client, &before, true, 30) else {
+    if !campaign.one_moved(&mut client, &before, 30) {
         campaign.journal.anomaly("no row within 30 s after all processes were started again".to_owned());
         return Ok((true, "no recovery".to_owned()));
-    };
-    campaign.journal.recovery("restart", start.elapsed());
+    }
+    // Nobody is left whom another fault could strike, and the new ones have no fate.
+    campaign.journal.recovery(recovery::Kind::Restart, start.elapsed(), None);
     Ok((true, format!("{SLOTS} processes, first row after {:.2} s", start.elapsed().as_secs_f64())))
 }
 
 /// One dies for good: how long until others write all of its partitions?
-fn take_over(campaign: &Campaign, random: &mut Random) -> Struck {
-    taken_over(campaign, random, "taken over (killed)", Signal::SIGKILL)
+fn killed(campaign: &Campaign, random: &mut Random) -> Struck {
+    let strike = |slot: &Slot| slot.signal(Signal::SIGKILL);
+    take_over::measure(campaign, random, recovery::Kind::Killed, &Blow { strike, mend: |_| {} })
 }
 
 /// One is frozen for longer than its lease, wherever it was, and then goes on as if nothing had happened.
 fn freeze(campaign: &Campaign, random: &mut Random) -> Struck {
-    taken_over(campaign, random, "taken over (frozen)", Signal::SIGSTOP)
-}
-
-fn taken_over(campaign: &Campaign, random: &mut Random, name: &'static str, signal: Signal) -> Struck {
-    let Some(_calm) = campaign.calm()? else { return Ok((false, "it never became calm".to_owned())) };
-    let mut client = campaign.sql()?;
-    // Without the topic whose transactions are sometimes left open: it stands still by itself.
-    let of = |pid: u32| format!("owner LIKE '%-{pid}-%' AND topic <> '{PREFIX}two'");
-    let mut order: Vec<usize> = (0..SLOTS).collect();
-    random.shuffle(&mut order);
-    let mut chosen = None;
-    for victim in order {
-        let Some(pid) = campaign.engines.lock()[victim].pid() else { continue };
-        if !campaign.progress(&mut client, &of(pid))?.is_empty() {
-            chosen = Some((victim, of(pid)));
-            break;
-        }
-    }
-    let Some((victim, its)) = chosen else { return Ok((false, "nobody owned anything".to_owned())) };
-    {
-        let mut slots = campaign.engines.lock();
-        slots[victim].is_held = true;
-        slots[victim].signal(signal);
-    }
-    // What it sent before may still be executed.
-    std::thread::sleep(Duration::from_millis(100));
-    let before = campaign.progress(&mut client, &its)?;
-    let took = campaign.moved(&mut client, &before, false, 30);
-    campaign.engines.lock()[victim].signal(Signal::SIGCONT);
-    let Some(took) = took else {
-        campaign.journal.anomaly(format!("{its}: not taken over within 30 s: {before:?}"));
-        return Ok((true, "not taken over".to_owned()));
-    };
-    if !before.is_empty() {
-        campaign.journal.recovery(name, took + Duration::from_millis(100));
-    }
-    Ok((!before.is_empty(), format!("{} rows of the ledger in {:.2} s", before.len(), took.as_secs_f64())))
+    let strike = |slot: &Slot| slot.signal(Signal::SIGSTOP);
+    let mend = |slot: &Slot| slot.signal(Signal::SIGCONT);
+    take_over::measure(campaign, random, recovery::Kind::Frozen, &Blow { strike, mend })
 }
 
 /// Shorter than the lease: nothing may move.
