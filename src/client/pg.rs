@@ -10,6 +10,7 @@ use postgres::error::{Severity, SqlState};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::base::failure::{Class, Failure};
+use crate::base::spelling::did_you_mean;
 use crate::client::tls;
 use crate::config;
 use crate::config::address::is_loopback;
@@ -73,6 +74,7 @@ impl Server {
         if !plain_url.starts_with("postgresql://") && !plain_url.starts_with("postgres://") {
             bail!("the PostgreSQL server is no URL: write postgresql://USER@HOST:PORT/DATABASE?sslmode=...");
         }
+        refuse_unknown(&plain_url)?;
         // The parser's own message may quote the URL, and with it the password.
         let mut config: postgres::Config = plain_url.parse().map_err(|_| {
             anyhow::anyhow!("cannot read the PostgreSQL URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=...")
@@ -125,10 +127,20 @@ impl Server {
             let error = anyhow::Error::new(error);
             let error = match tls::explain(&words) {
                 Some(sentence) => error.context(sentence),
+                None if words.contains("password missing") => error.context(self.no_password()),
                 None => error,
             };
             error.context(format!("cannot connect to PostgreSQL at {}", self.address()))
         })
+    }
+
+    /// The server asks for a password; who for, if nobody was named.
+    fn no_password(&self) -> String {
+        let who = match self.config.get_user() {
+            Some(user) => format!("the role {user:?}"),
+            None => "the role of this process's own user, since the URL names none (postgresql://USER@HOST/DATABASE)".to_owned(),
+        };
+        format!("the server wants a password for {who}: set password in [postgres], or in the URL")
     }
 
     /// Host, port and database, without secrets.
@@ -150,6 +162,39 @@ impl Server {
     pub fn protection(&self) -> &'static str {
         if self.tls.is_some() { "TLS" } else { "plaintext" }
     }
+}
+
+/// What the client library takes in a URL, beside libpq's TLS parameters, which are taken out of it before.
+const PARAMETERS: [&str; 17] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+];
+
+/// A misspelled `sslmode` must not be one that nobody meant.
+fn refuse_unknown(url: &str) -> Result<()> {
+    let names = url.split_once('?').into_iter().flat_map(|(_, query)| query.split('&'));
+    for name in names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)) {
+        if !PARAMETERS.contains(&name) {
+            let known = PARAMETERS.into_iter().chain(["sslmode", "sslrootcert", "sslcert", "sslkey"]);
+            bail!("the PostgreSQL URL has an unknown parameter {name:?}{}", did_you_mean(name, known));
+        }
+    }
+    Ok(())
 }
 
 fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnector> {
@@ -348,6 +393,18 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_password_is_said_with_whose_it_is() {
+        let words = |url: &str| Server::parse(url).expect(url).no_password();
+        assert!(
+            words("postgresql://u@127.0.0.1/d").contains("for the role \"u\": set password in [postgres]")
+        );
+        assert!(
+            words("postgresql://127.0.0.1/d")
+                .contains("the URL names none (postgresql://USER@HOST/DATABASE)")
+        );
+    }
+
+    #[test]
     fn tls_parameters_leave_the_url() {
         let (url, tls) = split_tls_parameters(
             "postgresql://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem",
@@ -370,6 +427,11 @@ mod tests {
         }
         check("postgresql://u@db.example/d?sslmode=prefer", Err("refused"));
         check("postgresql://u@db.example/d?sslmode=yes", Err("unknown sslmode"));
+        check(
+            "postgresql://u@db.example/d?sslmod=disable",
+            Err("unknown parameter \"sslmod\"; did you mean \"sslmode\"?"),
+        );
+        check("postgresql://u@db.example/d?connect_timeout=3&xyzzy=1", Err("unknown parameter \"xyzzy\""));
         check("postgresql://u:s3cret@[broken", Err("cannot read the PostgreSQL URL"));
         check("postgresql://u@db.example/d", Ok("TLS"));
         check("postgresql://u@db.example/d?sslmode=disable", Ok("plaintext"));

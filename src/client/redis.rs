@@ -214,12 +214,16 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
 /// Opens a connection, each reply of which may take [`TIMEOUT`]. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
 /// speak TLS, and trusts the system's authorities too.
 pub fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
-    const ABOUT: &str = "cannot connect to Redis";
+    let about = format!("cannot connect to Redis at {}", client.get_connection_info().addr());
     if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
         let client = redis.cert.as_deref().zip(redis.key.as_deref());
-        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT).context(ABOUT)?;
+        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT)
+            .context(about.clone())?;
     }
-    let connection = client.get_connection_with_timeout(TIMEOUT).context(ABOUT)?;
+    // The library's error and its cause have the same words.
+    let connection = client.get_connection_with_timeout(TIMEOUT).map_err(|error| {
+        anyhow::anyhow!("{about}: {error}; is redis.url right, and does Redis run there?")
+    })?;
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;
     Ok(connection)

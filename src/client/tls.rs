@@ -63,6 +63,15 @@ pub fn probe(host: &str, port: u16, files: Files<'_>, timeout: Duration) -> Resu
     }
 }
 
+/// True if the server of a probe speaks TLS, whatever it thought of us or we of it.
+pub fn speaks(probed: &Result<()>) -> bool {
+    match probed {
+        Ok(()) => true,
+        // Certificates come after the server's own greeting.
+        Err(error) => format!("{error:#}").contains("certificate"),
+    }
+}
+
 /// A connection to the first address that takes one: a name often has one of each family, and the server listens on one of
 /// them. `timeout` is for each address.
 fn reach(addresses: impl Iterator<Item = SocketAddr>, timeout: Duration) -> io::Result<TcpStream> {

@@ -144,22 +144,39 @@ fn read_raw(text: &str, overrides: impl Iterator<Item = (String, String)>) -> Re
         let mut table: toml::Table = toml::from_str(text).map_err(|error| unreadable(text, &error))?;
         for (name, value) in overrides {
             apply(&mut table, &name, &value)?;
+            // After each, so that the one at fault can be named.
+            raw = table.clone().try_into().map_err(|error| {
+                anyhow::anyhow!("in the environment variable {name}: {}", with_nearest(error.message()))
+            })?;
         }
-        raw = table.try_into().map_err(|error| {
-            anyhow::anyhow!("in an environment variable: {}", with_nearest(error.message()))
-        })?;
     }
     Ok(raw)
 }
 
 /// The place and the parser's words. Never the line itself: it may hold a password.
 fn unreadable(text: &str, error: &toml::de::Error) -> anyhow::Error {
-    let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
     let words = with_nearest(error.message());
-    match line {
-        Some(line) => anyhow::anyhow!("line {line}: {words}"),
-        None => anyhow::anyhow!("{words}"),
+    let Some(span) = error.span() else { return anyhow::anyhow!("{words}") };
+    let before = &text[..span.start.min(text.len())];
+    let line = 1 + before.matches('\n').count();
+    match setting(before).filter(|name| !words.contains(name.as_str())) {
+        Some(name) => anyhow::anyhow!("line {line}, {name}: {words}"),
+        None => anyhow::anyhow!("line {line}: {words}"),
     }
+}
+
+/// The setting whose value begins where this text ends, with its section. Nothing of a value: it may be a password.
+fn setting(before: &str) -> Option<String> {
+    let is_name = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.\"".contains(c))
+    };
+    let (key, _) = before.lines().next_back()?.split_once('=')?;
+    let key = Some(key.trim()).filter(|key| is_name(key))?;
+    let section = before.lines().rev().find_map(|line| {
+        let name = line.trim().strip_prefix('[')?.split(']').next()?.trim_start_matches('[');
+        is_name(name).then(|| format!("{name}."))
+    });
+    Some(section.unwrap_or_default() + key)
 }
 
 /// Puts one variable's value into the file's place for it.
@@ -217,12 +234,27 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
 
 /// Adds the nearest known key to the parser's "unknown field" message.
 fn with_nearest(message: &str) -> String {
-    let message = message.trim_end();
+    let message = &in_plain_words(message.trim_end());
     let mut quoted = message.split('`').skip(1).step_by(2);
     match message.contains("unknown field").then(|| quoted.next()).flatten() {
         Some(unknown) => format!("{message}{}", did_you_mean(unknown, quoted)),
         None => message.to_owned(),
     }
+}
+
+/// Rust's names of types mean nothing to those who write a configuration.
+fn in_plain_words(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let plain = match expected {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "a text in quotes",
+        "a sequence" => "a list in square brackets",
+        other => other,
+    };
+    format!("{found}, expected {plain}")
 }
 
 #[cfg(test)]
@@ -298,7 +330,8 @@ mod tests {
         assert_eq!(config.kafka.start, StartPosition::At(1_769_817_600_000));
         let error = format!("{:#}", parse_with(&[("ROWMILL_THREADS__DECODER", "4")]).unwrap_err());
         assert!(
-            error.contains("environment variable") && error.contains("did you mean \"decoders\"?"),
+            error.contains("in the environment variable ROWMILL_THREADS__DECODER: ")
+                && error.contains("did you mean \"decoders\"?"),
             "{error}"
         );
         assert!(parse_with(&[("ROWMILL_PIPELINE__X", "4")]).is_err());
@@ -377,6 +410,44 @@ mod tests {
         let words = error.message();
         let names = words.split('`').skip(1).step_by(2).skip(1).map(str::to_owned);
         words.starts_with("unknown field").then(|| names.collect())
+    }
+
+    #[test]
+    fn a_wrong_value_is_said_with_its_setting_and_what_to_write() {
+        #[track_caller]
+        fn refused(text: &str, expected: &str) {
+            let error = parse(&format!("{text}\n{MODEL}"), std::iter::empty(), &env).expect_err(text);
+            assert!(format!("{error:#}").contains(expected), "{text}: {error:#}");
+        }
+        refused("[lease]\nduration = 5", "line 2, lease.duration: 5 has no unit: write it like \"5s\"");
+        refused("[lease]\nduration = 0.5", "0.5 has no unit: write it like \"500ms\"");
+        refused("[lease]\nduration = true", "lease.duration: expected a duration");
+        refused("[lease]\nduration = \"5\"", "line 2, lease.duration: \"5\" is no duration");
+        refused(
+            "[threads]\nwriters = \"two\"",
+            "line 2, threads.writers: invalid type: string \"two\", expected a whole number",
+        );
+        refused(
+            "[lease]\nsession_lock = \"no\"",
+            "lease.session_lock: invalid type: string \"no\", expected true or false",
+        );
+        refused("memory_max = true", "line 1, memory_max: expected a size");
+        refused(
+            "[kafka]\nbrokers = 9092",
+            "line 2, kafka.brokers: invalid type: integer `9092`, expected a text in quotes",
+        );
+        refused(
+            "[[model]]\ntopic = \"t\"\ntable = \"t\"\nwhen = { kind = 1.5 }",
+            "line 4, model.when: expected a string, an integer or a boolean",
+        );
+        let variables = [
+            ("ROWMILL_PIPELINE", "p"),
+            ("ROWMILL_THREADS__WRITERS", "two"),
+            ("ROWMILL_LEASE__DURATION", "9s"),
+        ];
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let error = format!("{:#}", parse(MODEL, variables, &env).expect_err("two is no number"));
+        assert!(error.contains("in the environment variable ROWMILL_THREADS__WRITERS: invalid type: string \"two\", expected a whole number"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) struct Bytes(pub(super) usize);
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "expected a size like \"64MB\" or \"512kB\"")]
         enum Written {
             Number(usize),
             Text(String),
@@ -37,12 +37,26 @@ pub(super) struct Period(pub(super) Duration);
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_period(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "{text:?} is no duration: write it like \"5s\", \"500ms\" or \"2m\""
-            ))
-        })
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a duration like \"5s\", \"500ms\" or \"2m\"")]
+        enum Written {
+            Seconds(f64),
+            Text(String),
+        }
+        let words = match Written::deserialize(deserializer)? {
+            Written::Text(text) => match parse_period(&text) {
+                Some(period) => return Ok(period),
+                None => format!("{text:?} is no duration: write it like \"5s\", \"500ms\" or \"2m\""),
+            },
+            // Most mean seconds; which unit it is has to be said all the same.
+            Written::Seconds(number) if number.fract() == 0.0 => {
+                format!("{number} has no unit: write it like \"{number}s\"")
+            }
+            Written::Seconds(number) => {
+                format!("{number} has no unit: write it like \"{}ms\"", number * 1000.0)
+            }
+        };
+        Err(serde::de::Error::custom(words))
     }
 }
 

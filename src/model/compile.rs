@@ -79,6 +79,11 @@ fn draft<'a>(
         let names = table.columns.iter().map(|column| column.name.as_str());
         problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
     }
+    for path in raw.when.keys().filter(|path| path.split('.').any(str::is_empty)) {
+        problem(format!(
+            "when: the field's path {path:?} has an empty name: name the field that tells the records apart"
+        ));
+    }
     let envelope = Envelope::new(raw).unwrap_or_else(|text| {
         problem(format!("payload: {text}"));
         Envelope::default()
@@ -592,6 +597,19 @@ mod tests {
 
     fn one(table: &str, columns: &str) -> Result<Plan, Vec<Problem>> {
         plan(&format!("[[model]]\ntopic = \"t\"\ntable = \"{table}\"\n[model.columns]\n{columns}"))
+    }
+
+    #[test]
+    fn a_condition_names_a_field() {
+        for field in ["", "a.", ".a", "a..b"] {
+            let model =
+                format!("[[model]]\ntopic = \"t\"\ntable = \"ping\"\nwhen = {{ {field:?} = \"x\" }}\n");
+            let problems = plan(&model).expect_err(field);
+            assert!(
+                problems.iter().any(|p| p.to_string().contains("has an empty name")),
+                "{field}: {problems:?}"
+            );
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct RawModel {
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged, expecting = "a string, an integer or a boolean")]
+#[serde(untagged, expecting = "expected a string, an integer or a boolean")]
 pub enum Scalar {
     Bool(bool),
     Integer(i64),
@@ -107,7 +107,7 @@ pub enum Empty {
 
 /// `"a.b"` leads into objects; `["a.b"]` is one field whose name has a dot.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged, expecting = "a field name like \"a.b\", or a list of names like [\"a\", \"b\"]")]
+#[serde(untagged, expecting = "expected a field name like \"a.b\", or a list of names like [\"a\", \"b\"]")]
 pub enum RawPath {
     Dotted(String),
     Parts(Vec<String>),

@@ -118,3 +118,43 @@ fn a_proposal_takes_the_topic_that_it_was_made_from() {
     let (text, ok) = rowmill(&world, &["propose", "--topic", "no-such-topic", "--config", &file]);
     assert!(!ok && text.contains("no-such-topic"), "{text}");
 }
+
+#[test]
+fn a_server_that_is_another_one_is_told_apart() {
+    let world = World::new("check_servers");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let good = world.model("in", "t", "");
+    let check = |config: &str, words: &str| {
+        let file = world.file("servers.toml", &format!("{config}\n{good}"));
+        let (text, ok) = rowmill(&world, &["check", "--config", &file]);
+        let named = text.lines().any(|line| line.contains("PROBLEM") && line.contains(words));
+        assert!(!ok && named, "expected {words:?}:\n{text}");
+        text
+    };
+    let kafka = |name: &str| format!("[kafka]\nbrokers = {:?}\n", world.server(name));
+    check(
+        &kafka("KAFKA_TLS_BROKERS"),
+        "the brokers speak TLS there, and this configuration has no [kafka.tls]",
+    );
+    let (_, address) = world.database_url.rsplit_once('@').expect("a user in the URL");
+    let (postgres, database) = address.split_once('/').expect("the URL names a database");
+    check(&format!("[kafka]\nbrokers = {postgres:?}\n"), "what answers there is no Kafka broker");
+    let sasl = format!(
+        "{}[kafka.tls]\nca = {:?}\n[kafka.sasl]\nmechanism = \"SCRAM-SHA-512\"\nusername = \"rowmill\"\npassword = \"wrong\"\n",
+        kafka("KAFKA_SASL_BROKERS"),
+        world.server("KAFKA_SSL_CA")
+    );
+    let text = check(&sasl, "are username, password and mechanism in [kafka.sasl] right?");
+    assert!(!text.contains("ports right"), "{text}");
+    check(
+        &format!("[postgres]\nurl = \"postgresql://{postgres}/{database}\"\n"),
+        "the URL names none (postgresql://USER@HOST/DATABASE)",
+    );
+    let port = free_port();
+    let text = check(
+        &format!("[redis]\nurl = \"redis://127.0.0.1:{port}\"\n[lookup.user]\nkey = \"user:{{}}\"\n"),
+        &format!("cannot connect to Redis at 127.0.0.1:{port}: Connection refused"),
+    );
+    assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
+}
