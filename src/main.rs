@@ -120,5 +120,6 @@ fn as_configured(file: &ConfigFile, verb: fn(&Config) -> Result<()>) -> Result<b
 /// A verb that does its work and ends speaks to whoever called it.
 fn for_people(verb: impl FnOnce() -> Result<bool>) -> Result<bool> {
     logging::start(logging::Format::Text, log::LevelFilter::Info);
-    verb()
+    let good = verb()?;
+    Ok(verb::out::is_complete() && good)
 }

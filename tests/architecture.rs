@@ -76,8 +76,9 @@ const WORDS: &[(&str, &[&str])] = &[
         "by_role_path",
         &["src/client/path.rs", "src/promise/session.rs", "src/promise/lease.rs", "src/verb/setup.rs"],
     ),
-    ("print", &["src/verb"]),
-    ("println", &["src/verb"]),
+    // They end the process where nobody reads any more: src/verb/out.rs has what does not.
+    ("print", &[]),
+    ("println", &[]),
     ("eprintln", &["src/base", "src/verb"]),
 ];
 

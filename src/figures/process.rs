@@ -131,6 +131,20 @@ fn kind_of(name: &str) -> String {
     }
 }
 
+/// The memory that the service manager or the container allows this process, in bytes, by control groups of version 2: the
+/// smallest bound on the way up. `None` where there is none.
+pub fn memory_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let bounds = std::path::Path::new(own).ancestors().filter_map(|group| {
+        let group = group.strip_prefix("/").unwrap_or(group);
+        let file = std::path::Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+        // "max" is no number.
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    });
+    bounds.min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,11 +1,13 @@
 //! Where records come from. librdkafka is spoken to here only: [`poll`] takes records and [`readings`] knows where each
-//! partition is, [`watch`] looks after topics, [`ask`] has the questions, [`reread`] reads a range once more, [`native`] holds
+//! partition is, [`watch`] looks after topics, [`ask`] has the questions, [`reread`] reads a range once more, [`tail`] looks at
+//! what lies behind a position, [`native`] holds
 //! the calls for which the safe binding has no words.
 
 pub mod ask;
 pub mod native;
 pub mod readings;
 pub mod reread;
+pub mod tail;
 pub mod watch;
 pub mod poll;
 
@@ -48,6 +50,9 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
         .set("queued.max.messages.kbytes", "8192")
         // The queue is measured before a fetch, so one response may come on top of it.
         .set("fetch.max.bytes", "8388608")
+        // Not only what may be received: zstd unpacks a batch into a guess of its size that triples up to this, and gives up
+        // beyond it, which reads like damage and stops the partition. So a batch of 300 MB can be read, whatever its codec.
+        .set("receive.message.max.bytes", "1000000000")
         .set("topic.metadata.refresh.interval.ms", "30000");
     secure(&mut config, kafka);
     for (name, value) in &kafka.properties {

@@ -62,11 +62,13 @@ impl Watch {
         let mut trouble = Episode::default();
         while !self.ownership.is_closing() {
             let mut problem = None;
+            let mut has_looked = false;
             let claims: Vec<Arc<Claim>> =
                 self.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
             // A start is decided on what Kafka says now: the topic may just have been created again.
             if Instant::now() >= next_look || !claims.is_empty() {
                 next_look = Instant::now() + LOOK;
+                has_looked = true;
                 keep_first(&mut problem, self.look(&asker));
             }
             if Instant::now() >= next_ping {
@@ -82,7 +84,8 @@ impl Watch {
             }
             asker.serve_events();
             let Some(error) = problem else {
-                if trouble.ends() {
+                // Between two looks there is nothing that could have a problem.
+                if has_looked && trouble.ends() {
                     log::info!("Kafka answers again");
                 }
                 std::thread::sleep(OPEN_LOOK);

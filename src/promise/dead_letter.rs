@@ -32,6 +32,9 @@ pub fn check_columns(client: &mut pg::Client) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Bytes handed to the connection at once.
+const WRITE_BYTES: usize = 64 << 10;
+
 /// Fields of [`COPY_SQL`].
 const FIELDS: i16 = 12;
 
@@ -56,21 +59,28 @@ pub fn copy<'a>(
     letters: impl Iterator<Item = (About<'a>, Record<'a>)>,
 ) -> Result<u64, Failure> {
     let mut copy = client.copy_in(COPY_SQL)?;
-    let mut bytes = HEADER.to_vec();
+    let mut send = |bytes: &[u8]| {
+        // The connection copies what it is given: in pieces, a letter of any size is held once, where its record is.
+        bytes.chunks(WRITE_BYTES).try_for_each(|piece| copy.write_all(piece)).map_err(pg::copy_failed)
+    };
+    send(&HEADER)?;
+    let mut bytes = Vec::new();
     for (about, record) in letters {
-        append(&about, &record, &mut bytes);
-        // The connection copies what it is given, so one letter at a time bounds what is held.
-        copy.write_all(&bytes).map_err(pg::copy_failed)?;
         bytes.clear();
+        let value = begin_tuple(&about, &record, &mut bytes);
+        send(&bytes)?;
+        send(value)?;
+        bytes.clear();
+        end_tuple(&record, &mut bytes);
+        send(&bytes)?;
     }
-    bytes.extend_from_slice(&TRAILER);
-    copy.write_all(&bytes).map_err(pg::copy_failed)?;
+    send(&TRAILER)?;
     fault(Point::DeadLetterCopy);
     Ok(copy.finish()?)
 }
 
-/// Appends one COPY BINARY tuple.
-fn append(about: &About<'_>, record: &Record<'_>, out: &mut Vec<u8>) {
+/// Appends what comes before the record's value in its COPY BINARY tuple, and gives the value's bytes, which come next.
+fn begin_tuple<'r>(about: &About<'_>, record: &Record<'r>, out: &mut Vec<u8>) -> &'r [u8] {
     out.extend_from_slice(&FIELDS.to_be_bytes());
     text(about.pipeline, out);
     text(record.topic, out);
@@ -80,7 +90,12 @@ fn append(about: &About<'_>, record: &Record<'_>, out: &mut Vec<u8>) {
     text(about.reason, out);
     text(about.message, out);
     optional(record.key, out);
-    optional(record.value, out);
+    out.extend_from_slice(&record.value.map_or(-1, |value| value.len() as i32).to_be_bytes());
+    record.value.unwrap_or_default()
+}
+
+/// Appends what comes behind it.
+fn end_tuple(record: &Record<'_>, out: &mut Vec<u8>) {
     bytea_array(record.headers.iter().map(|(name, _)| Some(name)), out);
     bytea_array(record.headers.iter().map(|(_, value)| value), out);
     // A producer may write any timestamp; one that PostgreSQL has not is none.
@@ -119,7 +134,9 @@ mod tests {
 
     fn tuple(about: &About<'_>, record: &Record<'_>) -> Vec<Option<Vec<u8>>> {
         let mut out = Vec::new();
-        append(about, record, &mut out);
+        let value = begin_tuple(about, record, &mut out);
+        out.extend_from_slice(value);
+        end_tuple(record, &mut out);
         let (count, mut rest) = out.split_at(2);
         let mut fields = Vec::new();
         while !rest.is_empty() {

@@ -17,6 +17,7 @@ use crate::promise::duties::Entry;
 use crate::promise::gate::{LogState, Opening, opening};
 use crate::promise::ledger;
 use crate::promise::offsets::Place;
+use crate::verb::out::say;
 use crate::verb::setup;
 
 /// For a handshake of our own with a broker that does not answer.
@@ -32,16 +33,16 @@ struct Findings {
 
 impl Findings {
     fn good(&self, text: impl std::fmt::Display) {
-        println!("  ok       {text}");
+        say!("  ok       {text}");
     }
 
     /// `run` would work, and yet somebody should look at it.
     fn doubtful(&self, text: impl std::fmt::Display) {
-        println!("  WARNING  {text}");
+        say!("  WARNING  {text}");
     }
 
     fn bad(&mut self, text: impl std::fmt::Display) {
-        println!("  PROBLEM  {text}");
+        say!("  PROBLEM  {text}");
         self.problems.push(text.to_string());
     }
 }
@@ -49,7 +50,7 @@ impl Findings {
 /// True if `run` would work.
 pub fn run(path: &Path) -> Result<bool> {
     let mut findings = Findings::default();
-    println!("configuration {}", path.display());
+    say!("configuration {}", path.display());
     let config = match config::read(path) {
         Ok(config) => config,
         Err(error) => {
@@ -61,37 +62,42 @@ pub fn run(path: &Path) -> Result<bool> {
     let found = check_postgres(&config, &mut findings);
     check_redis(&config, &mut findings);
     check_kafka(&config, found, &mut findings);
+    say!("memory");
+    match setup::memory(&config) {
+        Ok(fine) => findings.good(fine),
+        Err(small) => findings.doubtful(small),
+    }
     print_guarantee(&findings);
     Ok(conclude(&findings))
 }
 
 fn print_guarantee(findings: &Findings) {
-    println!("guarantee");
-    println!(
+    say!("guarantee");
+    say!(
         "  Each record of a partition, from start_offset up to next_offset in rowmill.ledger, has exactly one outcome in"
     );
-    println!(
+    say!(
         "  each table: its row, one dead letter, or one count (skipped, other table). Rows and next_offset commit together."
     );
     if findings.commits_are_late {
-        println!(
+        say!(
             "  synchronous_commit is off: after a crash of the server, the last rows and offsets go back together and are"
         );
-        println!("  read again.");
+        say!("  read again.");
     }
 }
 
 fn conclude(findings: &Findings) -> bool {
     match findings.problems.len() {
-        0 => println!("\n`rowmill run` would work"),
-        1 => println!("\n1 problem: `rowmill run` would not work"),
-        n => println!("\n{n} problems: `rowmill run` would not work"),
+        0 => say!("\n`rowmill run` would work"),
+        1 => say!("\n1 problem: `rowmill run` would not work"),
+        n => say!("\n{n} problems: `rowmill run` would not work"),
     }
     findings.problems.is_empty()
 }
 
 fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Client)> {
-    println!("PostgreSQL");
+    say!("PostgreSQL");
     let opened =
         Server::of(&config.postgres).and_then(|server| Ok((server.connect("rowmill check")?, server)));
     let (mut client, server) = match opened {
@@ -121,15 +127,10 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
         }
     };
     check_database(&mut client, &plan, findings);
-    println!("models");
+    say!("models");
     for model in &plan.models {
-        println!(
-            "  topic {:?} -> table {}, {}",
-            model.topic,
-            plan.tables[model.table].name,
-            model.when_text()
-        );
-        model.explain(&plan).iter().for_each(|line| println!("    {line}"));
+        say!("  topic {:?} -> table {}, {}", model.topic, plan.tables[model.table].name, model.when_text());
+        model.explain(&plan).iter().for_each(|line| say!("    {line}"));
     }
     Some((plan, client))
 }
@@ -174,7 +175,7 @@ fn check_database(client: &mut Client, plan: &Plan, findings: &mut Findings) {
 
 fn check_redis(config: &Config, findings: &mut Findings) {
     let Some(redis) = &config.redis else { return };
-    println!("Redis");
+    say!("Redis");
     match redis::ping(redis) {
         Ok(0) => {
             return findings.bad(
@@ -201,7 +202,7 @@ fn check_redis(config: &Config, findings: &mut Findings) {
 }
 
 fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Findings) {
-    println!("Kafka");
+    say!("Kafka");
     let names: Vec<String> = {
         let mut names: Vec<String> = config.models.iter().map(|m| m.topic.clone()).collect();
         names.sort();
@@ -282,7 +283,7 @@ fn check_ledger(
     cluster: &str,
     findings: &mut Findings,
 ) -> Result<()> {
-    println!("ledger");
+    say!("ledger");
     let topics = setup::topics(plan);
     let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
     let (members, entries) = ledger::snapshot(client, &config.pipeline, &names)?;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::verb::out::say;
+
 use anyhow::{Context, Result};
 use clap::{Args, Command};
 use clap_complete::Shell;
@@ -24,6 +26,6 @@ pub fn run(mut command: Command, generate: &Generate) -> Result<()> {
         clap_complete::generate_to(shell, &mut command, "rowmill", &completions)
             .with_context(|| format!("cannot write completions to {completions:?}"))?;
     }
-    println!("man pages in {}, completions in {}", man.display(), completions.display());
+    say!("man pages in {}, completions in {}", man.display(), completions.display());
     Ok(())
 }

@@ -9,6 +9,7 @@ use postgres::types::Type;
 
 use crate::client::pg::{FIXED_PATH, Server, describe};
 use crate::promise::ledger::{self, SCHEMA_SQL, SCHEMA_VERSION};
+use crate::verb::out::say;
 
 /// The five built-in tables, and the same as TimescaleDB hypertables.
 const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.sql"));
@@ -87,15 +88,15 @@ pub fn run(init: &Init) -> Result<()> {
     let mut client = server.connect("rowmill init")?;
     let mut transaction = client.begin()?;
     migrate(&mut transaction)?;
-    println!("schema rowmill, version {SCHEMA_VERSION}, on {}", server.address());
+    say!("schema rowmill, version {SCHEMA_VERSION}, on {}", server.address());
     if init.models {
         let sql = if init.timescaledb { TIMESCALEDB_SQL } else { TABLES_SQL };
         execute(&mut transaction, sql, "create the built-in tables")?;
-        println!("tables state, metric, log, network_trace, network_ping, in schema public");
+        say!("tables state, metric, log, network_trace, network_ping, in schema public");
     }
     if let (Some(other), Some(config)) = (&init.take_over, &config) {
         let moved = ledger::take_over(&mut transaction, other, &config.pipeline)?;
-        println!("{moved} ledger rows moved from pipeline {other:?} to {:?}", config.pipeline);
+        say!("{moved} ledger rows moved from pipeline {other:?} to {:?}", config.pipeline);
     }
     for gap in &init.accept_gap {
         accept(&mut transaction, gap)?;
@@ -141,7 +142,7 @@ fn accept(transaction: &mut Transaction<'_>, gap: &Gap) -> Result<()> {
         );
     }
     for (target, stood) in moved {
-        println!("gap [{stood}, {to}) of {topic}/{partition} accepted for table {target}");
+        say!("gap [{stood}, {to}) of {topic}/{partition} accepted for table {target}");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::client::pg::{Client, Server};
 use crate::client::redis;
 use crate::config::Config;
+use crate::figures::process;
 use crate::model::compile::{Problem, compile};
 use crate::model::plan::{Plan, TablePlan};
 use crate::model::types::Table;
@@ -122,6 +123,21 @@ pub fn all_problems(problems: Vec<Problem>) -> anyhow::Error {
 
 fn list(sentences: &[impl std::fmt::Display]) -> String {
     sentences.iter().map(|sentence| format!("\n  - {sentence}")).collect()
+}
+
+/// What the process may hold in memory, against what it needs; an error where it is less.
+pub fn memory(config: &Config) -> Result<String, String> {
+    let needed = config.limits.process_bytes() >> 20;
+    match process::memory_limit().map(|bytes| bytes >> 20) {
+        None => Ok(format!("about {needed} MB at most, and no limit here")),
+        Some(limit) if limit >= needed => {
+            Ok(format!("about {needed} MB at most, and the limit here is {limit} MB"))
+        }
+        Some(limit) => Err(format!(
+            "the limit of this service or container is {limit} MB, and memory_max calls for about {needed} MB: it would be \
+             killed again and again; lower memory_max, or raise MemoryMax"
+        )),
+    }
 }
 
 /// The plan's topics with their tables, each table once, in the order of the models.

@@ -9,11 +9,13 @@ use postgres::types::Type;
 use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::decode::reject::printable;
-use crate::kafka::ask::Asker;
+use crate::kafka::tail::{Place, Tail, tails};
 use crate::promise::ledger;
+use crate::promise::reach::Reach;
+use crate::verb::out::say;
 
 /// Kafka need not answer for a status; then lag is unknown.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub fn run(config: &Config) -> Result<()> {
     let mut client = Server::of(&config.postgres)?.connect("rowmill status")?;
@@ -27,15 +29,20 @@ fn members(client: &mut Client, pipeline: &str) -> Result<()> {
     let rows = client
         .query_typed(
             "SELECT m.member, rowmill.alive(m.pipeline, m.member), extract(epoch FROM clock_timestamp() - m.heartbeat_at)::FLOAT8,
-                    (SELECT count(DISTINCT (l.topic, l.partition)) FROM rowmill.ledger l WHERE l.owner = m.member)
+                    (SELECT count(DISTINCT (l.topic, l.partition)) FROM rowmill.ledger l WHERE l.owner = m.member), m.reach
              FROM rowmill.member m WHERE m.pipeline = $1 ORDER BY 1",
             &[(&pipeline, Type::TEXT)],
         )
         .context("cannot read the members")?;
-    println!("pipeline {pipeline:?}, {} members", rows.len());
+    say!("pipeline {pipeline:?}, {} members", rows.len());
     for row in rows {
-        let state = if row.get(1) { "alive" } else { "gone" };
-        println!(
+        let state = match (row.get(1), Reach::of(row.get(4))) {
+            (false, _) => "gone",
+            (true, Reach::Cut) => "alive, cannot reach Kafka",
+            (true, Reach::Back) => "alive, reaches Kafka again since less than a minute",
+            (true, Reach::Well) => "alive",
+        };
+        say!(
             "  {} {state}, {} partitions, heartbeat {:.1} s ago",
             row.get::<_, String>(0),
             row.get::<_, i64>(3),
@@ -55,19 +62,26 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
             &[(&config.pipeline, Type::TEXT)],
         )
         .context("cannot read the ledger")?;
-    let ends = log_ends(config, rows.iter().map(|row| (row.get(0), row.get(1))));
-    println!(
+    let places = slowest(rows.iter().map(|row| (row.get(0), row.get(1), row.get(3))));
+    let tails = tails(&config.kafka, &places, ANSWER)?;
+    say!(
         "\n{:<28} {:>4} {:<24} {:>12} {:>8} {:>12} {:>6} {:>10}  owner",
-        "topic", "part", "table", "next", "lag", "rows", "dead", "progress"
+        "topic",
+        "part",
+        "table",
+        "next",
+        "lag",
+        "rows",
+        "dead",
+        "progress"
     );
     for row in &rows {
         let (topic, partition, next): (String, i32, i64) = (row.get(0), row.get(1), row.get(3));
-        let lag = ends
-            .get(&(topic.clone(), partition))
-            .map_or_else(|| "?".to_owned(), |end| (end - next).max(0).to_string());
+        let tail = tails.get(&(topic.clone(), partition));
+        let lag = tail.and_then(|tail| tail.lag(next)).map_or_else(|| "?".to_owned(), |lag| lag.to_string());
         let progress =
             row.get::<_, Option<f64>>(7).map_or_else(|| "never".to_owned(), |s| format!("{s:.0} s ago"));
-        println!(
+        say!(
             "{topic:<28} {partition:>4} {:<24} {next:>12} {lag:>8} {:>12} {:>6} {progress:>10}  {}",
             row.get::<_, String>(2),
             row.get::<_, i64>(4),
@@ -75,33 +89,42 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
             row.get::<_, Option<String>>(6).unwrap_or_else(|| "nobody".to_owned())
         );
         if let Some(reason) = row.get::<_, Option<String>>(8) {
-            println!("     STOPPED: {reason}");
+            say!("     STOPPED: {reason}");
+        }
+        if let Some(why) = tail.and_then(why_still) {
+            say!("     {why}");
         }
         if let Some(since) = row.get::<_, Option<String>>(9) {
-            println!("     the name belongs to another table than before since {since}");
+            say!("     the name belongs to another table than before since {since}");
         }
     }
-    if ends.is_empty() && !rows.is_empty() {
-        println!("lag is unknown: Kafka at {} did not answer", config.kafka.brokers);
+    if tails.len() < places.len() {
+        say!("lag is unknown where it is \"?\": Kafka at {} did not answer", config.kafka.brokers);
     }
     Ok(())
 }
 
-/// The ends of the logs; empty where Kafka does not answer.
-fn log_ends(
-    config: &Config,
-    partitions: impl Iterator<Item = (String, i32)>,
-) -> BTreeMap<(String, i32), i64> {
-    let Ok(asker) = Asker::new(&config.kafka, ANSWER) else { return BTreeMap::new() };
-    let mut ends = BTreeMap::new();
-    for (topic, partition) in partitions {
-        match asker.ends(&topic, partition) {
-            Ok(log) => drop(ends.insert((topic, partition), log.end)),
-            // One that does not answer is enough: each would take the whole timeout.
-            Err(_) => break,
+/// What keeps a table where it is, beside what its owner says.
+fn why_still(tail: &Tail) -> Option<String> {
+    match tail {
+        Tail::Behind { .. } | Tail::Level => None,
+        Tail::Gone => Some("the topic is gone, or it may not be seen".to_owned()),
+        Tail::Open { since_ms, .. } => {
+            let since = since_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+            let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
+            Some(format!("waits for a producer's transaction that is open{since}"))
         }
     }
-    ends
+}
+
+/// Each partition with the position of the table that is furthest behind.
+fn slowest(places: impl Iterator<Item = Place>) -> Vec<Place> {
+    let mut slowest: BTreeMap<(String, i32), i64> = BTreeMap::new();
+    for (topic, partition, next) in places {
+        let least = slowest.entry((topic, partition)).or_insert(next);
+        *least = next.min(*least);
+    }
+    slowest.into_iter().map(|((topic, partition), next)| (topic, partition, next)).collect()
 }
 
 fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
@@ -113,12 +136,12 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
         )
         .context("cannot read the dead letters")?;
     if rows.is_empty() {
-        println!("\nno open dead letters");
+        say!("\nno open dead letters");
         return Ok(());
     }
-    println!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
+    say!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
     for row in rows {
-        println!(
+        say!(
             "{:<24} {:<20} {:>8}  {}: {}",
             row.get::<_, String>(0),
             row.get::<_, String>(1),

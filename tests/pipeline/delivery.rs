@@ -187,6 +187,49 @@ fn tls_everywhere() {
     assert!(engine.stop().0.success());
 }
 
+/// 60 MB of good records that a codec makes a few kilobytes of: what a producer may send can be read.
+#[test]
+fn a_small_batch_may_unpack_to_much() {
+    let world = World::new("dense");
+    world.create_topic("in", 4);
+    world.create_table("t", "");
+    let padding = "x".repeat(500_000);
+    let value = |n: u64| format!("{{\"n\":{n},\"padding\":\"{padding}\"}}");
+    for (partition, codec) in ["zstd", "gzip", "lz4", "snappy"].iter().enumerate() {
+        world.produce_dense(codec, "in", partition as i32, (0..120).map(value));
+    }
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 60);
+    world.check("t", &["in"], all_rows);
+    println!("peak {} MB", engine.peak_memory() >> 20);
+    assert!(engine.stop().0.success());
+}
+
+/// A record that is larger than any model takes: a dead letter with all of its bytes, held no more than a few times.
+#[test]
+fn a_huge_record_is_held_a_few_times_at_most() {
+    let world = World::new("huge");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    const HUGE: usize = 100 << 20;
+    world.produce_dense(
+        "gzip",
+        "in",
+        0,
+        [record(1), format!("{{\"n\":2,\"padding\":\"{}\"}}", "x".repeat(HUGE)), record(3)],
+    );
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 60);
+    assert_eq!(world.count("SELECT count(*) FROM t"), 2);
+    assert!(
+        world.count("SELECT octet_length(value)::bigint FROM rowmill.dead_letter WHERE reason = 'too_large'")
+            > HUGE as i64
+    );
+    let peak = engine.peak_memory() as usize;
+    println!("peak {} MB for {} MB", peak >> 20, HUGE >> 20);
+    assert!(peak < 4 * HUGE, "{} MB", peak >> 20);
+}
+
 #[test]
 fn a_topic_that_does_not_exist_holds_up_no_other() {
     let world = World::new("missing_topic");

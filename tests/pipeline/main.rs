@@ -12,6 +12,7 @@ mod source;
 mod backpressure;
 mod changes;
 mod check;
+mod closed_pipe;
 mod corpus;
 mod crash;
 mod cut;

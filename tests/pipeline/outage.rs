@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::world::{World, all_rows, wait_for};
+use crate::world::{World, all_rows, record, rowmill, wait_for};
+use rdkafka::producer::Producer as _;
 
 /// A model whose `word` comes from Redis.
 fn with_lookup(world: &World) -> String {
@@ -211,4 +212,61 @@ fn sigterm_while_redis_is_down_ends_at_once() {
     let (status, took) = engine.stop();
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+/// A producer's transaction that stays open hides the records behind it: they count, and status says why nothing moves. Once it
+/// ends, the log ends in a marker, which is no record.
+#[test]
+fn an_open_transaction_is_no_lag_of_zero() {
+    let world = World::new("open_transaction");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.produce("in", 0, (0..10).map(record));
+    let config = world.model("in", "t", "");
+    let path = world.file("status.toml", &config);
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in"], 30);
+    let open = world.open_transaction("in", 0, 10);
+    let status = || rowmill(&world, &["status", "--config", &path]).0;
+    let text = status();
+    assert!(text.contains("waits for a producer's transaction that is open since"), "{text}");
+    let lag = |text: &str| {
+        let row = text.lines().find(|line| line.contains("public.t")).expect("the table").to_owned();
+        row.split_whitespace().nth(4).expect("the lag").to_owned()
+    };
+    assert_eq!(lag(&text), "10", "{text}");
+    open.commit_transaction(Duration::from_secs(30)).expect("committed");
+    wait_for("its records", 20, || world.count("SELECT count(*) FROM t") == 20);
+    let text = status();
+    assert_eq!(lag(&text), "0", "the marker is no record: {text}");
+    assert!(engine.stop().0.success());
+}
+
+/// One of two topics is deleted: it is said once, status shows the lag of the other, and verify judges what is configured.
+#[test]
+fn a_topic_that_is_gone_is_said_once() {
+    let world = World::new("gone");
+    for name in ["in", "other"] {
+        world.create_topic(name, 1);
+        world.produce(name, 0, (0..10).map(record));
+    }
+    world.create_table("t", "");
+    world.create_table("u", "");
+    let other = world.model("other", "u", "");
+    let config = format!("{}{other}", world.model("in", "t", ""));
+    let engine = world.engine(&config, &[]);
+    world.wait_drained(&["in", "other"], 30);
+    world.delete_topic("in");
+    wait_for("the word", 20, || engine.log().contains("cannot be described"));
+    std::thread::sleep(Duration::from_secs(7));
+    let log = engine.log();
+    assert_eq!(log.matches("cannot be described").count(), 1, "{log}");
+    assert!(!log.contains("Kafka answers again"), "{log}");
+    let (text, _) = rowmill(&world, &["status", "--config", &world.file("status.toml", &config)]);
+    assert!(text.contains("the topic is gone"), "{text}");
+    let of_other = text.lines().find(|line| line.contains("public.u")).expect("the other table");
+    assert_eq!(of_other.split_whitespace().nth(4), Some("0"), "{text}");
+    assert!(engine.stop().0.success());
+    let (text, fine) = rowmill(&world, &["verify", "--config", &world.file("other.toml", &other)]);
+    assert!(fine && text.contains("no model reads it any more"), "{text}");
 }

@@ -339,6 +339,7 @@ impl World {
         let consumer: BaseConsumer = self
             .kafka()
             .set("group.id", "truth")
+            .set("receive.message.max.bytes", "1000000000")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .create()
@@ -489,6 +490,44 @@ impl World {
             .set("queue.buffering.max.messages", "1000000")
             .create()
             .expect("a producer")
+    }
+
+    /// A transaction with so many records that is not ended yet.
+    pub(crate) fn open_transaction(&self, short: &str, partition: i32, records: u64) -> BaseProducer {
+        let topic = self.topic(short);
+        let producer: BaseProducer =
+            self.kafka().set("transactional.id", format!("{topic}-open")).create().expect("a producer");
+        producer.init_transactions(ANSWER_WITHIN).expect("Kafka answers");
+        producer.begin_transaction().expect("begun");
+        for n in 0..records {
+            let value = record(1000 + n);
+            let sent = producer.send(BaseRecord::<(), _>::to(&topic).partition(partition).payload(&value));
+            sent.map_err(|(error, _)| error).expect("sent");
+        }
+        producer.flush(ANSWER_WITHIN).expect("Kafka takes all");
+        producer
+    }
+
+    /// Sends all values as one batch, whose size only counts compressed.
+    pub(crate) fn produce_dense(
+        &self,
+        codec: &str,
+        topic: &str,
+        partition: i32,
+        values: impl IntoIterator<Item = String>,
+    ) {
+        let producer: ThreadedProducer<DefaultProducerContext> = self
+            .kafka()
+            .set("compression.type", codec)
+            .set("linger.ms", "1000")
+            .set("message.max.bytes", "1000000000")
+            .set("batch.size", "1000000000")
+            .create()
+            .expect("a producer");
+        for value in values {
+            send(&producer, &self.topic(topic), partition, Some(value.as_bytes()));
+        }
+        producer.flush(ANSWER_WITHIN).expect("Kafka takes all");
     }
 
     /// Sends records inside transactions, some of them aborted; the values of the aborted ones hold "aborted".

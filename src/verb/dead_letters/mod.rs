@@ -15,6 +15,7 @@ use filter::{Decision, Filter, count};
 use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::promise::{dead_letter, ledger};
+use crate::verb::out::say;
 
 #[derive(clap::Subcommand)]
 pub enum Action {
@@ -89,7 +90,7 @@ fn list(
         letter::Part::Head,
     )?;
     for letter in &letters {
-        if json { println!("{}", letter.json()) } else { println!("{}", letter.line()) }
+        if json { say!("{}", letter.json()) } else { say!("{}", letter.line()) }
     }
     let sql = format!("SELECT count(*) FROM rowmill.dead_letter WHERE {condition}");
     let all: i64 = client
@@ -98,9 +99,9 @@ fn list(
         .get(0);
     let more = all - letters.len() as i64;
     if !json && all == 0 {
-        println!("no dead letters match");
+        say!("no dead letters match");
     } else if !json && more > 0 {
-        println!("and {more} more: --limit shows them, `rowmill status` counts them by reason");
+        say!("and {more} more: --limit shows them, `rowmill status` counts them by reason");
     }
     Ok(())
 }
@@ -112,8 +113,8 @@ fn show(client: &mut Client, pipeline: &str, ids: &[i64], json: bool) -> Result<
         let found =
             letter::read(client, "pipeline = $1 AND id = $2", "id", &parameters, 1, letter::Part::Whole)?;
         match found.first() {
-            Some(letter) if json => println!("{}", letter.json()),
-            Some(letter) => println!("{}", letter.page()),
+            Some(letter) if json => say!("{}", letter.json()),
+            Some(letter) => say!("{}", letter.page()),
             None => {
                 log::error!(
                     "pipeline {pipeline:?} has no dead letter {id}: `rowmill dead-letters list` shows them"
@@ -143,10 +144,10 @@ fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Resul
     }
     if decision.json {
         for row in &rows {
-            println!("{}", serde_json::json!({ "id": row.get::<_, i64>(0), "outcome": "discarded" }));
+            say!("{}", serde_json::json!({ "id": row.get::<_, i64>(0), "outcome": "discarded" }));
         }
     } else {
-        println!(
+        say!(
             "{} {}",
             count(rows.len(), "discarded"),
             if decision.dry_run { "(and rolled back)" } else { "" }

@@ -26,6 +26,7 @@ use crate::model::plan::Plan;
 use crate::promise::batch::{Row, Rows, TableBatch};
 use crate::promise::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;
+use crate::verb::out::say;
 use crate::verb::setup;
 
 /// Letters of one transaction: a COMMIT's cost is spread, and little is done again when one is refused.
@@ -119,12 +120,12 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
                 Outcome::Refused(_) => refused += 1,
                 Outcome::Settled => continue,
             }
-            println!("{}", told(&letter, &outcome, decision.json));
+            say!("{}", told(&letter, &outcome, decision.json));
         }
     }
     if !decision.json {
         let rolled_back = if decision.dry_run { " (and rolled back)" } else { "" };
-        println!("{}{rolled_back}, {} still refused", count(retried, "stored"), refused);
+        say!("{}{rolled_back}, {} still refused", count(retried, "stored"), refused);
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use self::trial::Trial;
 use crate::config;
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::reread;
+use crate::verb::out;
 
 #[derive(Args)]
 pub struct Propose {
@@ -57,7 +58,7 @@ pub fn run(propose: &Propose) -> Result<()> {
     // Read again rather than kept: a million records may be larger than this machine's memory.
     let mut trial = Trial::new(&proposal)?;
     read(&kafka, &propose.topic, &ranges, |place, value| trial.run(place, value))?;
-    print!("{}", proposal.text(&trial.verdict()));
+    out::write(format_args!("{}", proposal.text(&trial.verdict())));
     Ok(())
 }
 

@@ -44,6 +44,9 @@ const ENDING: &str = "committing what is in hand";
 pub fn run(config: &Config) -> Result<()> {
     let process = Process::start(config.threads.watchdog, &config.metrics, BEFORE)?;
     let Some(setup) = wait_for_setup(config, &process)? else { return Ok(()) };
+    if let Err(small) = setup::memory(config) {
+        log::warn!("{small}");
+    }
     let me = setup::member(config);
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &process.threads)?);

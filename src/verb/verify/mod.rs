@@ -50,7 +50,11 @@ pub fn run(config: &Config) -> Result<bool> {
 
 fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Result<Findings> {
     let taken_at = transaction.query_one("SELECT transaction_timestamp()::TEXT", &[])?.get(0);
-    let (mut partitions, ids) = database::ledger(transaction, &config.pipeline)?;
+    let (mut partitions, mut ids) = database::ledger(transaction, &config.pipeline)?;
+    let read = |topic: &str| plan.topics.iter().any(|t| t.name == topic);
+    let retired: Vec<String> = ids.keys().filter(|topic| !read(topic)).cloned().collect();
+    ids.retain(|topic, _| read(topic));
+    partitions.retain(|partition| read(&partition.topic));
     if partitions.is_empty() {
         bail!(
             "the ledger has nothing of pipeline {:?}: nothing was read yet, or another name was",
@@ -71,7 +75,12 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
         unknown: targets.iter().filter(|t| !known(t)).cloned().collect(),
         counted,
         broken: Vec::new(),
-        notes: Vec::new(),
+        notes: retired
+            .iter()
+            .map(|topic| {
+                format!("topic {topic:?} stands in the ledger, and no model reads it any more: not judged")
+            })
+            .collect(),
     };
     let mut sums: HashMap<String, HashMap<Place, BTreeMap<i64, Sum>>> = HashMap::new();
     for table in &traced {

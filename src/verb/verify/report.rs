@@ -3,20 +3,34 @@
 use super::findings::Findings;
 use super::judge::{Class, Lane, Partition};
 
+use crate::verb::out::say;
+
 pub(super) fn print(findings: &Findings) {
-    println!(
+    say!(
         "pipeline {:?}: Kafka at {} against PostgreSQL at {}, as it was at {}\n",
-        findings.pipeline, findings.brokers, findings.database, findings.taken_at
+        findings.pipeline,
+        findings.brokers,
+        findings.database,
+        findings.taken_at
     );
-    println!(
+    say!(
         "{:<28} {:>4} {:<24} {:>25} {:>12} {:>8} {:>8} {:>10} {:>8} {:>8}",
-        "topic", "part", "table", "covered", "rows", "dead", "skipped", "other", "holes", "gaps"
+        "topic",
+        "part",
+        "table",
+        "covered",
+        "rows",
+        "dead",
+        "skipped",
+        "other",
+        "holes",
+        "gaps"
     );
     findings.partitions.iter().for_each(partition);
     findings.counted.iter().filter(|t| t.stored != t.expected).for_each(|table| {
         let (what, by) =
             if table.stored < table.expected { ("LOST", -1) } else { ("DUPLICATED OR PHANTOM", 1) };
-        println!(
+        say!(
             "table {}: {what} {}: it has {} rows, the ledger and the retried dead letters make {}",
             table.target,
             by * (table.stored - table.expected),
@@ -24,15 +38,15 @@ pub(super) fn print(findings: &Findings) {
             table.expected
         );
     });
-    findings.broken.iter().for_each(|words| println!("BROKEN: {words}"));
+    findings.broken.iter().for_each(|words| say!("BROKEN: {words}"));
     scope(findings);
-    println!("\n{}", verdict(findings));
+    say!("\n{}", verdict(findings));
 }
 
 fn partition(partition: &Partition) {
     for lane in &partition.lanes {
         let gaps: i64 = lane.gaps.iter().map(|g| g.end - g.start).sum();
-        println!(
+        say!(
             "{:<28} {:>4} {:<24} {:>25} {:>12} {:>8} {:>8} {:>10} {:>8} {gaps:>8}",
             partition.topic,
             partition.id,
@@ -47,7 +61,7 @@ fn partition(partition: &Partition) {
         classes(lane).into_iter().for_each(|(what, class)| bad(partition, what, class));
     }
     bad(partition, "LOST, in none of its tables", &partition.lost);
-    partition.broken.iter().for_each(|words| println!("    BROKEN: {words}"));
+    partition.broken.iter().for_each(|words| say!("    BROKEN: {words}"));
 }
 
 fn classes(lane: &Lane) -> [(&'static str, &Class); 4] {
@@ -69,49 +83,49 @@ fn bad(partition: &Partition, what: &str, class: &Class) {
         (false, true) => format!("partition/offset {}, ...", shown.join(", ")),
         (false, false) => format!("partition/offset {}", shown.join(", ")),
     };
-    println!("    {what} {}: {places}", class.count);
+    say!("    {what} {}: {places}", class.count);
 }
 
 /// What was looked at and what was not: a verdict is worth no more than that.
 fn scope(findings: &Findings) {
-    println!("\nchecked");
+    say!("\nchecked");
     if !findings.traced.is_empty() {
-        println!(
+        say!(
             "  record by record, by topic, partition and offset: that each record has one row or one dead letter, and each row a \
              record: {}",
             findings.traced.join(", ")
         );
     }
     for table in &findings.counted {
-        println!(
+        say!(
             "  by number: count(*) of {} against the ledger, as {}; assumes that nobody else writes to it or deletes from it",
-            table.target, table.why
+            table.target,
+            table.why
         );
     }
-    println!("  dead letters, by topic, partition, offset and table, and the bytes of their values");
-    println!(
+    say!("  dead letters, by topic, partition, offset and table, and the bytes of their values");
+    say!(
         "  the ledger's counters against the number of records in Kafka, and its positions against rows and letters"
     );
-    println!("not checked");
-    println!(
-        "  what stands in a row's other columns, and which of a topic's tables should have taken a record"
-    );
-    println!(
+    say!("not checked");
+    say!("  what stands in a row's other columns, and which of a topic's tables should have taken a record");
+    say!(
         "  which of the records were right to become dead letters: `rowmill dead-letters list` shows why they did"
     );
     if !findings.counted.is_empty() {
-        println!(
+        say!(
             "  in tables that are only counted: a lost row beside a duplicated one, and which record a row is"
         );
     }
     for partition in findings.partitions.iter().filter(|p| p.lanes.len() > 1 && !p.is_traced()) {
-        println!(
+        say!(
             "  {}/{}: single records, because not every table that it feeds says which record a row is",
-            partition.topic, partition.id
+            partition.topic,
+            partition.id
         );
     }
     for partition in findings.partitions.iter().filter(|p| p.checked_from > p.start()) {
-        println!(
+        say!(
             "  {}/{} offsets [{}, {}) against Kafka, which no longer has them: only the ledger's counters",
             partition.topic,
             partition.id,
@@ -120,15 +134,16 @@ fn scope(findings: &Findings) {
         );
     }
     for partition in findings.partitions.iter().filter(|p| p.compacted) {
-        println!(
+        say!(
             "  {}/{}: phantoms and losses where compaction took the record away",
-            partition.topic, partition.id
+            partition.topic,
+            partition.id
         );
     }
     for target in &findings.unknown {
-        println!("  table {target}: the ledger has it and the configuration has not");
+        say!("  table {target}: the ledger has it and the configuration has not");
     }
-    findings.notes.iter().for_each(|note| println!("  {note}"));
+    findings.notes.iter().for_each(|note| say!("  {note}"));
 }
 
 fn verdict(findings: &Findings) -> String {
