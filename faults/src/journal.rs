@@ -85,6 +85,14 @@ impl Journal {
         self.with(|inner| inner.recoveries.entry(kind).or_default().push(recovery));
     }
 
+    /// How many times of this kind do not count.
+    pub(crate) fn disturbed(&self, kind: Kind) -> usize {
+        let is_disturbed = |recovery: &&Recovery| recovery.disturbance.is_some();
+        self.with(|inner| {
+            inner.recoveries.get(&kind).map_or(0, |all| all.iter().filter(is_disturbed).count())
+        })
+    }
+
     pub(crate) fn faults(&self) -> BTreeMap<String, (u64, u64)> {
         self.with(|inner| inner.faults.clone())
     }

@@ -23,7 +23,7 @@ pub const BACK_FOR: Duration = Duration::from_secs(60);
 pub enum Reach {
     /// Not at all.
     Cut = 0,
-    /// Again, for a short time; or not for a moment, which may be the beginning of a cut. It keeps what it has.
+    /// Again, for a short time; or not yet, or not for a moment, which may be the beginning of a cut. It keeps what it has.
     Back = 1,
     Well = 2,
 }
@@ -95,8 +95,9 @@ impl Contact {
         times.answered = now.checked_sub(times.silence(now)).unwrap_or(now);
         times.looked = now;
         match times.back {
-            _ if !times.is_answered || times.silence(now) >= CUT_AFTER => Reach::Cut,
-            _ if times.silence(now) >= UNSURE_AFTER => Reach::Back,
+            _ if times.silence(now) >= CUT_AFTER => Reach::Cut,
+            // At its start it may have claimed what nobody had; another that is answered first must not have it all.
+            _ if times.silence(now) >= UNSURE_AFTER || !times.is_answered => Reach::Back,
             Some(back) if now.duration_since(back) < BACK_FOR => Reach::Back,
             _ => Reach::Well,
         }
@@ -116,7 +117,8 @@ mod tests {
         fn check(contact: &Contact, now: Instant, expected: Reach) {
             assert_eq!(contact.look(now), expected);
         }
-        (0..=20).for_each(|second| check(&contact, at(second), Reach::Cut));
+        (0..5).for_each(|second| check(&contact, at(second), Reach::Back));
+        (5..=20).for_each(|second| check(&contact, at(second), Reach::Cut));
         contact.answered(at(20));
         (20..22).for_each(|second| check(&contact, at(second), Reach::Well));
         (22..25).for_each(|second| check(&contact, at(second), Reach::Back));

@@ -110,11 +110,16 @@ fn member(world: &World, brokers: Option<&str>) -> (Engine, u16) {
     (world.engine(&config, &environment), port)
 }
 
-/// Waits until each member has its share and each partition moves.
+/// Waits until each member has its share, for good, and each partition moves.
 fn all_move(world: &World) {
-    let owners = "SELECT count(*) FROM (SELECT owner FROM rowmill.ledger WHERE owner IS NOT NULL
-                  GROUP BY owner HAVING count(*) = 2) AS fair";
-    wait_for("each to own two partitions", 40, || world.count(owners) == MEMBERS as i64);
+    let (mut since, mut before) = (Instant::now(), BTreeMap::new());
+    wait_for("each to own two partitions and keep them", 60, || {
+        let now = owners(world);
+        if now != before || !is_fair(&now) {
+            (since, before) = (Instant::now(), now);
+        }
+        since.elapsed() > Duration::from_secs(3)
+    });
     let mark = now_ms(world);
     wait_for("all partitions to move", 20, || moved_since(world, mark) == i64::from(PARTITIONS));
 }
@@ -167,6 +172,12 @@ fn shows_lag(port: u16) -> bool {
 fn owners(world: &World) -> BTreeMap<i32, String> {
     let rows = world.sql().query("SELECT partition, coalesce(owner, '') FROM rowmill.ledger", &[]);
     rows.expect("the ledger").iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+fn is_fair(owners: &BTreeMap<i32, String>) -> bool {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    owners.values().for_each(|owner| *counts.entry(owner).or_default() += 1);
+    counts.len() == MEMBERS && counts.values().all(|count| count * MEMBERS == owners.len())
 }
 
 fn owned(world: &World, engine: &Engine) -> usize {

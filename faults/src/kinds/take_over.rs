@@ -16,7 +16,16 @@ pub(super) struct Blow {
     pub(super) mend: fn(&Slot),
 }
 
+/// Once, and once more where another fault disturbed it: a campaign of the default time comes to each kind five or six times, and
+/// is judged by no fewer than five.
 pub(super) fn measure(campaign: &Campaign, random: &mut Random, kind: Kind, blow: &Blow) -> Struck {
+    let disturbed = || campaign.journal.disturbed(kind);
+    let before = disturbed();
+    let struck = once(campaign, random, kind, blow)?;
+    if disturbed() == before { Ok(struck) } else { once(campaign, random, kind, blow) }
+}
+
+fn once(campaign: &Campaign, random: &mut Random, kind: Kind, blow: &Blow) -> Struck {
     let Some(_calm) = campaign.calm()? else { return Ok((false, "it never became calm".to_owned())) };
     let mut client = campaign.sql()?;
     // Without the topic whose transactions are sometimes left open: it stands still by itself.
