@@ -77,7 +77,8 @@ impl Sink {
 
     fn send_shape(&self, session: &mut Session, rows: &mut Rows<'_>, shape: Shape) -> Result<(), Failure> {
         let mut sent = 0;
-        let mut copy = session.copy_in(&copy::statement(&self.table, shape))?;
+        let sql = copy::statement(&self.table, shape);
+        let mut copy = session.copy_in(&sql).map_err(|error| self.failed(error))?;
         let mut write = |bytes: &[u8]| {
             copy.write_all(bytes).map_err(|error| match pg::copy_error(error) {
                 Ok(error) => self.failed(error),
