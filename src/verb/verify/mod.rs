@@ -44,7 +44,7 @@ pub fn run(config: &Config) -> Result<bool> {
     )?;
     let mut findings = look(config, &plan, &mut transaction)?;
     findings.database = server.address();
-    report::print(&findings);
+    report::tell(&findings);
     Ok(findings.is_good())
 }
 

@@ -5,7 +5,7 @@ use super::judge::{Class, Lane, Partition};
 
 use crate::verb::out::say;
 
-pub(super) fn print(findings: &Findings) {
+pub(super) fn tell(findings: &Findings) {
     say!(
         "pipeline {:?}: Kafka at {} against PostgreSQL at {}, as it was at {}\n",
         findings.pipeline,
