@@ -15,6 +15,7 @@ mod definitions;
 mod delivery;
 mod failover;
 mod guard;
+mod lists;
 mod metrics;
 mod outage;
 mod poison;
