@@ -5,7 +5,7 @@
 
 FEATURES := --workspace --features fault-points
 # These tests need no servers. Every other one does, so a new one is run without being named here.
-WITHOUT_SERVERS := architecture simulator corpus configuration
+WITHOUT_SERVERS := architecture simulator corpus message_format configuration
 TESTS := $(wildcard tests/*.rs loadtester/tests/*.rs) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))
 ON_SERVERS := $(filter-out $(WITHOUT_SERVERS),$(notdir $(basename $(TESTS))))
 # More than run at a time: tests/pipeline/servers.rs lets each in when there are servers for it.

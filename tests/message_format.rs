@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use jiff::civil::{Date, DateTime, Time, date};
 use jiff::{SignedDuration, ToSpan};
 use rowmill::decode::column::{Encoded, Found, Lookups};
-use rowmill::decode::record::{Limits, RecordDecoder};
+use rowmill::decode::record::{Limits, Messages, RecordDecoder};
 use rowmill::decode::reject::Reason;
 use rowmill::model::RawModel;
 use rowmill::model::compile::compile;
@@ -123,14 +123,14 @@ impl Lookups for NoLookups {
 
 /// The row as PostgreSQL shows it, or the reason.
 fn outcome(decoder: &mut RecordDecoder, value: &[u8], columns: &[(String, Type)]) -> String {
-    let mut out = Vec::new();
-    match decode(decoder, value, &mut out) {
+    match decode(decoder, value) {
         Err(reason) => reason.code().to_owned(),
-        Ok(()) => shown(&out, columns),
+        Ok(rows) if rows.is_empty() => "skipped".to_owned(),
+        Ok(rows) => rows.iter().map(|row| shown(row, columns)).collect::<Vec<_>>().join("; "),
     }
 }
 
-fn decode(decoder: &mut RecordDecoder, value: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+fn decode(decoder: &mut RecordDecoder, value: &[u8]) -> Result<Vec<Vec<u8>>, Reason> {
     let record = Record {
         topic: "t",
         partition: 0,
@@ -140,11 +140,15 @@ fn decode(decoder: &mut RecordDecoder, value: &[u8], out: &mut Vec<u8>) -> Resul
         value: Some(value),
         headers: Headers::default(),
     };
-    let message = decoder.parse(&record).map_err(|reject| reject.reason)?.message().expect("a message");
-    let model = decoder.models().next().expect("one model takes all");
-    let encoded = decoder.encode(model, message, &NoLookups, out).map_err(|reject| reject.reason)?;
-    assert!(matches!(encoded, Encoded::Row(_)));
-    Ok(())
+    let mut rows = Vec::new();
+    let mut messages = Messages::of(decoder.parse(&record).map_err(|reject| reject.reason)?);
+    while let Some(message) = messages.next(decoder).map_err(|reject| reject.reason)? {
+        let (model, mut out) = (decoder.models().next().expect("one model takes all"), Vec::new());
+        let encoded = decoder.encode(model, message, &NoLookups, &mut out).map_err(|reject| reject.reason)?;
+        assert!(matches!(encoded, Encoded::Row(_)));
+        rows.push(out);
+    }
+    Ok(rows)
 }
 
 /// The values that are not NULL.

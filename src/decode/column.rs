@@ -69,6 +69,8 @@ pub(super) struct Input<'a, 'r> {
     pub(super) text: &'a str,
     /// The message, all or part of it.
     pub(super) body: &'a str,
+    /// Its number in the record's list.
+    pub(super) element: Option<u16>,
     pub(super) record: &'a Record<'r>,
     pub(super) slots: &'a [Slot],
 }
@@ -139,7 +141,7 @@ impl Step {
                 Type::Jsonb => take::jsonb(input.body, depth_max, out)?,
                 ty => take::from_value(ty, &Reading::default(), Value::String(input.body), out)?,
             },
-            Fill::Kafka(part) => self.kafka(part, input.record, out)?,
+            Fill::Kafka(part) => self.kafka(part, input, out)?,
             Fill::Null => {
                 return Ok(self.left_out().unwrap_or_else(|| {
                     binary::null(out);
@@ -150,8 +152,13 @@ impl Step {
         Ok(Written::Value)
     }
 
-    fn kafka(&self, part: Kafka, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
+    fn kafka(&self, part: Kafka, input: Input<'_, '_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
+        let record = input.record;
         match part {
+            Kafka::Element => {
+                let number = input.element.expect("compiling a model sees to it that there is a list");
+                take::int(&self.ty, number.into(), out);
+            }
             Kafka::Key => match record.key {
                 None => self.null("the record has no key", out)?,
                 Some(key) => self.key(key, out)?,

@@ -215,6 +215,53 @@ pub(super) fn read_message(text: &str, levels: &mut [Level], slots: &mut [Slot])
     if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
 }
 
+/// Passes a whole text that must be one array.
+pub(super) fn read_array(text: &str) -> Result<(), NotJson> {
+    let mut scan = Scan::new(text);
+    if scan.next() != b'[' {
+        return Err(NotJson);
+    }
+    scan.value()?;
+    scan.next();
+    if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
+}
+
+/// One step through an array.
+pub(super) enum Element {
+    /// Its slots are filled; this is where it stands.
+    Object(Range<usize>),
+    Other(Range<usize>),
+    End,
+}
+
+/// Reads the element that comes next in an array which was passed before; `at` stands where the last one ended, at 0 before
+/// the first.
+pub(super) fn read_element(
+    text: &str,
+    at: &mut usize,
+    levels: &mut [Level],
+    slots: &mut [Slot],
+) -> Result<Element, NotJson> {
+    let mut scan = Scan::new(text);
+    scan.at = *at;
+    if scan.next() != if *at == 0 { b'[' } else { b',' } {
+        return Ok(Element::End);
+    }
+    scan.at += 1;
+    let start = match scan.next() {
+        b']' => return Ok(Element::End),
+        _ => scan.at,
+    };
+    let is_object = scan.next() == b'{';
+    if is_object {
+        read_object(&mut scan, levels, 0, slots)?;
+    } else {
+        scan.value()?;
+    }
+    *at = scan.at;
+    Ok(if is_object { Element::Object(start..scan.at) } else { Element::Other(start..scan.at) })
+}
+
 impl Target {
     fn range(self) -> Range<usize> {
         self.first_slot..self.end_slot

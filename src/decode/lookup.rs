@@ -116,6 +116,11 @@ impl LookupCache {
         self.caches.iter().map(|c| c.config.cache_max / 2).min().unwrap_or(KEYS_MAX).min(KEYS_MAX)
     }
 
+    /// How many tokens of one record can be known at once.
+    pub fn tokens_max(&self) -> usize {
+        self.caches.iter().map(|c| c.config.cache_max / 2).min().unwrap_or(usize::MAX)
+    }
+
     /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
     /// said so first.
     pub fn look_up(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {

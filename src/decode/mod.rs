@@ -22,11 +22,12 @@ use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
 use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
-use crate::decode::reject::Reject;
+use crate::decode::record::{Limits, List, Message, Parsed, RecordDecoder};
+use crate::decode::reject::{Reason, Reject, TABLE};
 use crate::figures::instruments::{Wait, Waits};
 use crate::model::editions::{Edition, Editions};
-use crate::promise::batch::{DeadLetter, RawBatch, Row, Run, Segment, TableBatch};
+use crate::model::plan::Plan;
+use crate::promise::batch::{DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::span::{Counts, Span};
 use crate::promise::topics::Topic;
@@ -204,8 +205,28 @@ struct OpenLane {
     first_row: usize,
     first_byte: usize,
     first_dead: usize,
+    /// Records that became rows.
+    stored: i64,
     skipped: Vec<u32>,
     seen: i64,
+}
+
+/// What a list of messages is for the lanes.
+enum ListOutcome {
+    /// A token must be looked up first.
+    NeedsLookup,
+    /// For the home table, and no rows anywhere.
+    Refused(Reject),
+    Empty,
+    /// In each lane, why it takes none of it; or its rows are written, if there are any.
+    Read(Vec<Option<Reject>>),
+}
+
+/// Where a lane's batch ended before a list was written to it.
+#[derive(Clone, Copy)]
+struct Mark {
+    bytes: usize,
+    rows: usize,
 }
 
 impl BatchDecoder {
@@ -217,6 +238,7 @@ impl BatchDecoder {
         budget: Arc<Budget>,
     ) -> BatchDecoder {
         let edition = editions.newest();
+        let limits = Limits { tokens_max: lookups.tokens_max(), ..limits };
         let decoder = |(index, topic): (usize, &Topic)| {
             (RecordDecoder::new(edition.plan.clone(), index, limits), topic.tables.clone())
         };
@@ -321,11 +343,18 @@ impl BatchDecoder {
                     let open = outlets[lane.outlet].batch();
                     match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
                         Ok(Encoded::Row(shape)) => {
-                            open.rows.push(Row { end: open.bytes.len() as u32, record: index as u32, shape })
+                            let (end, record) = (open.bytes.len() as u32, index as u32);
+                            open.rows.push(Row { end, record, element: None, shape });
+                            lane.stored += 1;
                         }
                         Ok(Encoded::NeedsLookup) => return false,
                         Err(reject) => set_aside(lane, offset, index, reject, outlets),
                     }
+                }
+            }
+            Ok(Parsed::List(list)) => {
+                if !self.decode_list(batch.topic, offset, index, list, lanes, outlets) {
+                    return false;
                 }
             }
             Ok(Parsed::Tombstone) if planted(Bug::TombstonesUncounted) => return true,
@@ -339,6 +368,94 @@ impl BatchDecoder {
         true
     }
 
+    /// All messages of one record; in each lane its rows, or one letter. False as in `decode_record`.
+    fn decode_list(
+        &mut self,
+        topic: usize,
+        offset: i64,
+        index: usize,
+        list: List<'_>,
+        lanes: &mut [OpenLane],
+        outlets: &mut [Outlet],
+    ) -> bool {
+        let marks: Vec<Mark> = lanes.iter().map(|lane| Mark::of(outlets[lane.outlet].batch())).collect();
+        let outcome = self.encode_list(topic, offset, index, list, lanes, outlets);
+        let refused = match &outcome {
+            ListOutcome::Read(refused) => refused.iter().map(Option::is_some).collect(),
+            _ => vec![true; lanes.len()],
+        };
+        for ((lane, mark), refused) in lanes.iter_mut().zip(marks).zip(refused) {
+            let open = outlets[lane.outlet].batch();
+            if refused {
+                mark.restore(open);
+            }
+            lane.stored += i64::from(open.rows.len() > mark.rows);
+        }
+        match outcome {
+            ListOutcome::NeedsLookup => return false,
+            ListOutcome::Refused(reject) => set_aside(&mut lanes[0], offset, index, reject, outlets),
+            ListOutcome::Empty => {
+                lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
+            }
+            ListOutcome::Read(refused) => {
+                for (lane, reject) in lanes.iter_mut().zip(refused) {
+                    reject.into_iter().for_each(|reject| set_aside(lane, offset, index, reject, outlets));
+                }
+            }
+        }
+        true
+    }
+
+    fn encode_list(
+        &mut self,
+        topic: usize,
+        offset: i64,
+        index: usize,
+        mut list: List<'_>,
+        lanes: &[OpenLane],
+        outlets: &mut [Outlet],
+    ) -> ListOutcome {
+        let bytes_max = self.limits.value_bytes_max;
+        let (decoder, _) = &mut self.topics[topic];
+        let starts: Vec<usize> = lanes.iter().map(|lane| outlets[lane.outlet].batch().bytes.len()).collect();
+        let mut refused: Vec<Option<Reject>> = lanes.iter().map(|_| None).collect();
+        let mut is_empty = true;
+        loop {
+            let message = match decoder.next(&mut list) {
+                Ok(Some(message)) => message,
+                Ok(None) if is_empty => return ListOutcome::Empty,
+                Ok(None) => return ListOutcome::Read(refused),
+                Err(reject) => return ListOutcome::Refused(reject),
+            };
+            is_empty = false;
+            self.models.clear();
+            self.models.extend(decoder.models());
+            if self.models.is_empty() {
+                return ListOutcome::Refused(decoder.unroutable(message));
+            }
+            for model in &self.models {
+                let table = self.edition.plan.models[*model].table;
+                let place = lanes.iter().position(|l| l.table == table);
+                let place = place.expect("a topic has a lane for each table");
+                if offset < lanes[place].from || refused[place].is_some() {
+                    continue;
+                }
+                let open = outlets[lanes[place].outlet].batch();
+                match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
+                    Ok(Encoded::Row(shape)) => {
+                        let (end, record) = (open.bytes.len() as u32, index as u32);
+                        open.rows.push(Row { end, record, element: message.element(), shape });
+                        let bytes = open.bytes.len() - starts[place];
+                        refused[place] =
+                            (bytes > bytes_max).then(|| too_many_bytes(&self.edition.plan, table, bytes_max));
+                    }
+                    Ok(Encoded::NeedsLookup) => return ListOutcome::NeedsLookup,
+                    Err(reject) => refused[place] = Some(reject),
+                }
+            }
+        }
+    }
+
     /// The unknown tokens of this record and of those that come after it in the run, so that one question serves all.
     fn wanted(&mut self, batch: &RawBatch, run: &Run, from: usize) -> Vec<Wanted> {
         let most = self.lookups.wanted_max();
@@ -347,20 +464,63 @@ impl BatchDecoder {
         let mut wanted: HashMap<(usize, Box<str>), Option<i64>> = HashMap::new();
         for index in from..run.records.end {
             let record = batch.record(&run.claim, index);
-            if wanted.len() >= most {
+            let mine = unknown_tokens(decoder, &record, lookups);
+            // All of the first record's: it would ask for the rest again.
+            if index > from && wanted.len() + mine.len() > most {
                 break;
             }
-            let Ok(Parsed::Message(message)) = decoder.parse(&record) else { continue };
-            decoder.tokens(message, |lookup, token| {
-                if is_cached(lookups, lookup, token) {
-                    return;
-                }
-                let newest = wanted.entry((lookup, token.into())).or_insert(record.timestamp_ms);
+            for token in mine {
+                let newest = wanted.entry(token).or_insert(record.timestamp_ms);
                 // One record without a timestamp makes the token wait for its whole grace time.
                 *newest = newest.and_then(|n| record.timestamp_ms.map(|r| n.max(r)));
-            });
+            }
         }
         wanted.into_iter().map(|((lookup, token), newest_ms)| Wanted { lookup, token, newest_ms }).collect()
+    }
+}
+
+/// A list of small messages may be large rows, by what a column takes from the record around them.
+#[cold]
+fn too_many_bytes(plan: &Plan, table: usize, bytes_max: usize) -> Reject {
+    let name = &plan.tables[table].name;
+    let message = format!(
+        "{TABLE}{name}: the rows of this list would have more bytes than a message may have, {bytes_max}"
+    );
+    Reject::new(Reason::TooLarge, message)
+}
+
+/// The tokens of all messages of a record that the cache does not have.
+fn unknown_tokens(
+    decoder: &mut RecordDecoder,
+    record: &Record<'_>,
+    lookups: &LookupCache,
+) -> Vec<(usize, Box<str>)> {
+    let mut unknown = Vec::new();
+    let mut want = |lookup: usize, token: &str| {
+        if !is_cached(lookups, lookup, token) {
+            unknown.push((lookup, token.into()));
+        }
+    };
+    match decoder.parse(record) {
+        Ok(Parsed::Message(message)) => decoder.tokens(message, want),
+        Ok(Parsed::List(mut list)) => {
+            while let Ok(Some(message)) = decoder.next(&mut list) {
+                decoder.tokens(message, &mut want);
+            }
+        }
+        Ok(Parsed::Tombstone) | Err(_) => {}
+    }
+    unknown
+}
+
+impl Mark {
+    fn of(batch: &TableBatch) -> Mark {
+        Mark { bytes: batch.bytes.len(), rows: batch.rows.len() }
+    }
+
+    fn restore(self, batch: &mut TableBatch) {
+        batch.bytes.truncate(self.bytes);
+        batch.rows.truncate(self.rows);
     }
 }
 
@@ -400,6 +560,7 @@ fn open_lane(
         first_row: open.rows.len(),
         first_byte: open.bytes.len(),
         first_dead: open.dead.len(),
+        stored: 0,
         skipped: Vec::new(),
         seen: 0,
     }
@@ -436,7 +597,7 @@ fn close_lane(
     let rows = lane.first_row..open.rows.len();
     let dead = open.dead.len() - lane.first_dead;
     let mut counts =
-        Counts { rows: rows.len() as i64, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
+        Counts { rows: lane.stored, dead: dead as i64, skipped: lane.skipped.len() as i64, other: 0 };
     counts.other = lane.seen - counts.records();
     // The batch was charged for about as many encoded bytes as it has raw ones; a wide table takes more.
     let encoded = open.bytes.len() - lane.first_byte;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 
 use super::column::{Encoded, Fill, Input, Lookups, Step, Written, token};
-use super::fields::{Level, Slot, Tree, read_message, slot_of};
+use super::fields::{Element, Level, Slot, Tree, read_array, read_element, read_message, slot_of};
 use super::scan::NotJson;
 use crate::decode::reject::{COLUMN, Reason, Reject, excerpt, excerpt_bytes};
 use crate::decode::value::read::{Json, Value};
 use crate::decode::value::wrong::Wrong;
-use crate::model::plan::{Condition, Expected, Model, Path, Plan, PlanColumn, Source};
+use crate::model::plan::{Condition, Envelope, Expected, Model, Path, Plan, PlanColumn, Source};
 use crate::model::{Framing, Kafka, Tombstones};
 use crate::promise::batch::{Record, Shape};
 
@@ -25,16 +25,22 @@ pub struct Limits {
     /// Levels of `{` and `[` in what goes into json, jsonb and array columns. Fields that no model uses may be deeper:
     /// they are skipped without recursion.
     pub depth_max: usize,
+    /// Tokens of one record that can be known at once; a list that may need more is refused.
+    pub tokens_max: usize,
 }
 
 impl Limits {
+    /// Messages in one record. All of them go in one transaction, which has 16,000 rows at most where they come singly; and
+    /// two bytes of a message can be a row of a hundred.
+    pub const ELEMENTS_MAX: u16 = 10_000;
+
     /// Slots count bytes in `u32`, and PostgreSQL's lengths are `i32`.
     pub const VALUE_BYTES_CEILING: usize = 1 << 30;
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { value_bytes_max: 64 << 20, depth_max: 128 }
+        Self { value_bytes_max: 64 << 20, depth_max: 128, tokens_max: usize::MAX }
     }
 }
 
@@ -42,6 +48,8 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed<'r> {
     Message(Message<'r>),
+    /// Many messages, which [`RecordDecoder::next`] reads one after another.
+    List(List<'r>),
     /// No value, and the topic's models skip such records.
     Tombstone,
 }
@@ -50,7 +58,7 @@ impl<'r> Parsed<'r> {
     pub fn message(self) -> Option<Message<'r>> {
         match self {
             Parsed::Message(message) => Some(message),
-            Parsed::Tombstone => None,
+            Parsed::List(_) | Parsed::Tombstone => None,
         }
     }
 }
@@ -63,6 +71,56 @@ pub struct Message<'r> {
     text: &'r str,
     /// The message itself, which an envelope may be around.
     body: &'r str,
+    /// Which one of its record's list.
+    element: Option<u16>,
+}
+
+impl Message<'_> {
+    pub fn element(self) -> Option<u16> {
+        self.element
+    }
+}
+
+/// The messages of one record, for whoever does not care whether it has one or many.
+pub enum Messages<'r> {
+    One(Option<Message<'r>>),
+    Many(List<'r>),
+}
+
+impl<'r> Messages<'r> {
+    pub fn none() -> Messages<'r> {
+        Messages::One(None)
+    }
+
+    pub fn of(parsed: Parsed<'r>) -> Messages<'r> {
+        match parsed {
+            Parsed::Message(message) => Messages::One(Some(message)),
+            Parsed::List(list) => Messages::Many(list),
+            Parsed::Tombstone => Messages::none(),
+        }
+    }
+
+    /// The next one, of which the decoder speaks then.
+    ///
+    /// # Errors
+    /// See [`RecordDecoder::next`].
+    pub fn next(&mut self, decoder: &mut RecordDecoder) -> Result<Option<Message<'r>>, Reject> {
+        match self {
+            Messages::One(message) => Ok(message.take()),
+            Messages::Many(list) => decoder.next(list),
+        }
+    }
+}
+
+/// The messages of one record. Only [`RecordDecoder::parse`] makes one, of an array that is known to be JSON.
+#[derive(Clone, Copy, Debug)]
+pub struct List<'r> {
+    record: &'r Record<'r>,
+    text: &'r str,
+    /// Where the last message that was read ended.
+    at: usize,
+    /// How many were read.
+    count: u16,
 }
 
 /// Decodes the records of one topic. Holds the last parsed record's slots, so one decoder serves one thread.
@@ -75,11 +133,23 @@ pub struct RecordDecoder {
     slots: Vec<Slot>,
     /// Where the message is, if it is in an envelope.
     payload: Option<usize>,
+    /// Where the messages are, if a record has many.
+    list: Option<Whereabouts>,
+    elements_max: u16,
     routes: Vec<Route>,
     /// Where escaped strings become plain ones; valid until the next one.
     scratch: String,
     /// Which record the slots speak of.
     parsed: Option<RecordId>,
+}
+
+/// How a list of messages is found in a record's value; the other levels and slots are those of its elements.
+struct Whereabouts {
+    levels: Vec<Level>,
+    slots: Vec<Slot>,
+    payload: Option<usize>,
+    /// `None` where the value itself is the list.
+    list: Option<usize>,
 }
 
 /// One model of the topic, with its fields resolved to slots.
@@ -96,7 +166,7 @@ struct Route {
 const NAMES_SHOWN: usize = 8;
 
 /// Tells one record from another without keeping a borrow.
-type RecordId = (usize, usize);
+type RecordId = (usize, usize, Option<u16>);
 
 impl RecordDecoder {
     /// `topic` is an index into the plan's topics.
@@ -104,7 +174,8 @@ impl RecordDecoder {
         assert!(limits.value_bytes_max <= Limits::VALUE_BYTES_CEILING, "lengths must fit PostgreSQL's");
         let models = &plan.topics[topic].models;
         let mut tree = Tree::default();
-        let payload = plan.topics[topic].envelope.payload.as_ref();
+        let list = Whereabouts::of(&plan.topics[topic].envelope);
+        let payload = plan.topics[topic].envelope.payload.as_ref().filter(|_| list.is_none());
         payload.into_iter().for_each(|path| tree.want(path));
         for model in models.iter().map(|index| &plan.models[*index]) {
             model.when.iter().for_each(|condition| tree.want(&condition.path));
@@ -112,10 +183,29 @@ impl RecordDecoder {
         }
         let (mut levels, mut slots) = (Vec::new(), 0);
         tree.lay_out(&mut levels, &mut slots);
-        let routes = models.iter().map(|model| Route::new(&plan, *model, &levels, limits)).collect();
+        let routes: Vec<Route> =
+            models.iter().map(|model| Route::new(&plan, *model, &levels, limits)).collect();
+        let tokens = routes.iter().map(Route::tokens).sum::<usize>().max(1);
+        let elements_max = (limits.tokens_max / tokens).min(Limits::ELEMENTS_MAX.into()) as u16;
         let payload = payload.map(|path| slot_of(&levels, path));
         let slots = vec![Slot::default(); slots];
-        Self { plan, topic, limits, levels, slots, payload, routes, scratch: String::new(), parsed: None }
+        Self {
+            plan,
+            topic,
+            limits,
+            levels,
+            slots,
+            payload,
+            list,
+            elements_max,
+            routes,
+            scratch: String::new(),
+            parsed: None,
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Reads the record's JSON once. Every other function speaks of the record that was parsed last.
@@ -137,22 +227,96 @@ impl RecordDecoder {
             Some(Framing::SchemaRegistry) => unframed(value)?,
         };
         let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
+        if self.list.is_some() {
+            return self.find_list(record, text);
+        }
         self.slots.iter_mut().for_each(Slot::clear);
-        read_message(text, &mut self.levels, &mut self.slots).map_err(|NotJson| not_an_object(text))?;
+        read_message(text, &mut self.levels, &mut self.slots).map_err(|NotJson| not_one(text, "object"))?;
         let body = match self.payload.map(|slot| self.slots[slot].of(text)) {
             None => text,
             Some(Some(json)) if json.text.starts_with('{') => json.text,
             Some(Some(json)) if json.is_null() => return self.tombstone("the envelope holds null"),
             Some(found) => return Err(self.no_payload(found, text)),
         };
+        Ok(Parsed::Message(self.routed(Message { record, text, body, element: None })))
+    }
+
+    /// Finds the models that take the message whose slots are filled.
+    fn routed<'r>(&mut self, message: Message<'r>) -> Message<'r> {
         for route in &mut self.routes {
             let slots = &self.slots;
             let scratch = &mut self.scratch;
-            route.takes =
-                route.when.iter().all(|(slot, expected)| meets(slots[*slot].of(text), expected, scratch));
+            route.takes = route
+                .when
+                .iter()
+                .all(|(slot, expected)| meets(slots[*slot].of(message.text), expected, scratch));
         }
-        self.parsed = Some(id(text));
-        Ok(Parsed::Message(Message { record, text, body }))
+        self.parsed = Some(id(message));
+        message
+    }
+
+    fn find_list<'r>(&mut self, record: &'r Record<'r>, text: &'r str) -> Result<Parsed<'r>, Reject> {
+        let whereabouts = self.list.as_mut().expect("asked for where there is one");
+        let list = |text| Ok(Parsed::List(List { record, text, at: 0, count: 0 }));
+        let Some(slot) = whereabouts.list else {
+            return match read_array(text) {
+                Ok(()) => list(text),
+                Err(NotJson) => Err(no_list(text, None)),
+            };
+        };
+        whereabouts.slots.iter_mut().for_each(Slot::clear);
+        read_message(text, &mut whereabouts.levels, &mut whereabouts.slots)
+            .map_err(|NotJson| not_one(text, "object"))?;
+        let found = whereabouts.slots[slot].of(text);
+        if let Some(json) = found.filter(|json| json.text.starts_with('[')) {
+            return list(json.text);
+        }
+        let payload = whereabouts.payload.and_then(|slot| whereabouts.slots[slot].of(text));
+        if payload.is_some_and(Json::is_null) {
+            return self.tombstone("the envelope holds null");
+        }
+        let envelope = &self.plan.topics[self.topic].envelope;
+        let path = envelope.list_path().expect("there is one").to_string();
+        Err(no_list(found.map_or(text, |json| json.text), Some((&path, found.is_some()))))
+    }
+
+    /// Reads the next message of a list, of which the other functions speak then; `None` after the last one.
+    ///
+    /// # Errors
+    /// Why the whole record is refused.
+    pub fn next<'r>(&mut self, list: &mut List<'r>) -> Result<Option<Message<'r>>, Reject> {
+        self.parsed = None;
+        for route in &mut self.routes {
+            route.takes = false;
+        }
+        self.slots.iter_mut().for_each(Slot::clear);
+        let read = read_element(list.text, &mut list.at, &mut self.levels, &mut self.slots)
+            .map_err(|NotJson| not_one(list.text, "list"))?;
+        let number = list.count;
+        let range = match read {
+            Element::End => return Ok(None),
+            _ if number == self.elements_max => return Err(self.too_many()),
+            Element::Object(range) => range,
+            Element::Other(range) => {
+                let message = format!(
+                    "element {number} of the list is no object; found {}",
+                    excerpt(&list.text[range])
+                );
+                return Err(Reject::new(Reason::NotAnObject, message));
+            }
+        };
+        list.count += 1;
+        let (record, text, body) = (list.record, list.text, &list.text[range]);
+        Ok(Some(self.routed(Message { record, text, body, element: Some(number) })))
+    }
+
+    #[cold]
+    fn too_many(&self) -> Reject {
+        let is_usual = self.elements_max == Limits::ELEMENTS_MAX;
+        let why = if is_usual { "" } else { "; cache_max of its lookups allows no more" };
+        let message =
+            format!("the list has more than {} records, which is the bound{why}", self.elements_max);
+        Reject::new(Reason::TooLarge, message)
     }
 
     fn tombstone<'r>(&self, what: &str) -> Result<Parsed<'r>, Reject> {
@@ -199,7 +363,8 @@ impl RecordDecoder {
             }
         }
         let topic = &self.plan.topics[self.topic].name;
-        Reject::new(Reason::Unroutable, format!("no model of topic {topic:?} takes it: {}", seen.join(", ")))
+        let (seen, place) = (seen.join(", "), in_element(message.element));
+        Reject::new(Reason::Unroutable, format!("no model of topic {topic:?} takes it: {seen}{place}"))
     }
 
     /// Appends one tuple for one of the plan's models. On `Err` and on [`Encoded::NeedsLookup`], `out` is as before.
@@ -222,7 +387,13 @@ impl RecordDecoder {
         out.reserve(2 * text.len());
         out.extend_from_slice(&(route.steps.len() as i16).to_be_bytes());
         for (place, step) in route.steps.iter().enumerate() {
-            let input = Input { text, body: message.body, record: message.record, slots: &self.slots };
+            let input = Input {
+                text,
+                body: message.body,
+                element: message.element,
+                record: message.record,
+                slots: &self.slots,
+            };
             match step.write(input, lookups, &mut self.scratch, out) {
                 Ok(Written::Value) => {}
                 Ok(Written::LeftOut(optional)) => shape.leave_out(optional),
@@ -261,7 +432,7 @@ impl RecordDecoder {
 
     /// The text of the parsed record. The slots of one record must never cut another.
     fn text<'r>(&self, message: Message<'r>) -> &'r str {
-        assert!(self.parsed == Some(id(message.text)), "a record is parsed before it is used");
+        assert!(self.parsed == Some(id(message)), "a record is parsed before it is used");
         message.text
     }
 
@@ -273,9 +444,10 @@ impl RecordDecoder {
         names.truncate(NAMES_SHOWN);
         let message = format!(
             "none of the fields that the model looks for is there ({}{more}): names are compared letter for letter, and \
-             `payload` leads into an envelope; found {}",
+             `payload` leads into an envelope; found {}{}",
             names.join(", "),
-            excerpt(message.body)
+            excerpt(message.body),
+            in_element(message.element)
         );
         Reject::new(Reason::NothingTaken, message)
     }
@@ -310,12 +482,33 @@ impl RecordDecoder {
             _ => None,
         };
         let found = found.map(|found| format!("; found {found}")).unwrap_or_default();
-        let message = format!("{COLUMN}{:?} ({}) from {from}: {}{found}", column.name, column.ty, wrong.why);
+        let place = in_element(input.element);
+        let message =
+            format!("{COLUMN}{:?} ({}) from {from}: {}{found}{place}", column.name, column.ty, wrong.why);
         Reject::new(wrong.reason, message)
     }
 }
 
+impl Whereabouts {
+    fn of(envelope: &Envelope) -> Option<Whereabouts> {
+        let path = envelope.list_path()?;
+        let mut tree = Tree::default();
+        let list = Some(&path).filter(|path| !path.0.is_empty());
+        envelope.payload.iter().chain(list).for_each(|path| tree.want(path));
+        let (mut levels, mut slots) = (Vec::new(), 0);
+        tree.lay_out(&mut levels, &mut slots);
+        let slot = |path: &Path| slot_of(&levels, path);
+        let (payload, list) = (envelope.payload.as_ref().map(slot), list.map(slot));
+        Some(Whereabouts { levels, slots: vec![Slot::default(); slots], payload, list })
+    }
+}
+
 impl Route {
+    /// How many tokens one message may need.
+    fn tokens(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step.fill, Fill::Lookup { .. })).count()
+    }
+
     fn new(plan: &Plan, index: usize, levels: &[Level], limits: Limits) -> Self {
         let model = &plan.models[index];
         let columns = &plan.tables[model.table].columns;
@@ -357,8 +550,13 @@ fn path_of(source: &Source) -> Option<&Path> {
     }
 }
 
-fn id(text: &str) -> RecordId {
-    (text.as_ptr() as usize, text.len())
+fn id(message: Message<'_>) -> RecordId {
+    (message.text.as_ptr() as usize, message.text.len(), message.element)
+}
+
+/// The end of a sentence about one message of many.
+fn in_element(element: Option<u16>) -> String {
+    element.map(|number| format!(", in element {number} of the list")).unwrap_or_default()
 }
 
 /// What follows a schema registry's zero byte and the four bytes of a schema's number.
@@ -387,8 +585,23 @@ fn not_utf8(value: &[u8], error: std::str::Utf8Error) -> Reject {
     Reject::new(Reason::InvalidUtf8, message)
 }
 
+/// Why a text has no list of messages: it is another JSON value, or its field at `path` is absent or another value.
 #[cold]
-fn not_an_object(text: &str) -> Reject {
+fn no_list(found: &str, path: Option<(&str, bool)>) -> Reject {
+    let what = match path {
+        None if serde_json::from_str::<IgnoredAny>(found).is_err() => return not_one(found, "list"),
+        None => "the value, which is the list of the model's records, is no list".to_owned(),
+        Some((path, is_there)) => {
+            let what = if is_there { "is no list" } else { "is absent" };
+            format!("field {path:?}, in which the model has its records, {what}")
+        }
+    };
+    Reject::new(Reason::NoRecords, format!("{what}; found {}", excerpt(found)))
+}
+
+/// Why a text is not one JSON value of this kind.
+#[cold]
+fn not_one(text: &str, kind: &str) -> Reject {
     if text.is_empty() {
         return Reject::new(Reason::InvalidJson, "the value is empty");
     }
@@ -397,7 +610,7 @@ fn not_an_object(text: &str) -> Reject {
     let reason = if error.is_some() { Reason::InvalidJson } else { Reason::NotAnObject };
     let error = error.map(|error| format!(": {error}")).unwrap_or_default();
     let hint = hint(text.as_bytes()).map(|hint| format!(" ({hint})")).unwrap_or_default();
-    Reject::new(reason, format!("the value is not a JSON object{error}{hint}; found {}", excerpt(text)))
+    Reject::new(reason, format!("the value is not a JSON {kind}{error}{hint}; found {}", excerpt(text)))
 }
 
 /// What else it may be: the usual surprises in a topic of JSON.
@@ -923,6 +1136,149 @@ pub(super) mod tests {
         }
         let tombstone = Record { value: None, ..record(b"") };
         assert_eq!(decoder.parse(&tombstone).unwrap_err().reason, Reason::Tombstone);
+    }
+
+    /// What every message of a record becomes in one table: (element, payload) as text, or why the record is refused.
+    fn all_of(settings: &str, value: &str) -> Result<Vec<String>, Reject> {
+        let columns = [("n", Type::Int4, false), ("doc", Type::Text, false), ("at", Type::Int8, false)];
+        let model = format!(
+            "[[model]]\ntopic = \"t\"\ntable = \"t\"\n{settings}\ncolumns.doc = {{ message = true }}\n\
+             columns.at = {{ kafka = \"element\" }}"
+        );
+        let (mut decoder, record) =
+            (decoder(&model, vec![table(1, "t", &columns)]), record(value.as_bytes()));
+        let (mut messages, mut rows) = (Messages::of(decoder.parse(&record)?), Vec::new());
+        while let Some(message) = messages.next(&mut decoder)? {
+            let mut out = Vec::new();
+            decoder.encode(0, message, &Users, &mut out)?;
+            let n = if out[2..6] == [0xff; 4] { 4 } else { 8 };
+            let (doc, element) = (&out[2 + n + 4..out.len() - 12], &out[out.len() - 1..]);
+            let n = if n == 4 { "NULL".into() } else { out[9].to_string() };
+            rows.push(format!("{} {n} {}", element[0], String::from_utf8_lossy(doc)));
+        }
+        Ok(rows)
+    }
+
+    #[test]
+    fn a_list_of_messages() {
+        #[track_caller]
+        fn check(settings: &str, value: &str, expected: &[&str]) {
+            assert_eq!(all_of(settings, value).unwrap(), expected, "{value}");
+        }
+        let document = "records = \".\"";
+        check(document, "[]", &[]);
+        check(document, " [ ] ", &[]);
+        check(document, r#"[{"n":7}]"#, &[r#"0 7 {"n":7}"#]);
+        check(
+            document,
+            "\n[ {\"n\":7} ,\t{ \"n\" : 8 }, {\"m\":9} ] ",
+            &[r#"0 7 {"n":7}"#, r#"1 8 { "n" : 8 }"#, r#"2 NULL {"m":9}"#],
+        );
+        check(
+            document,
+            r#"[{"n":7,"n":8,"x":[{"n":1}]},{}]"#,
+            &[r#"0 8 {"n":7,"n":8,"x":[{"n":1}]}"#, "1 NULL {}"],
+        );
+        let items = "records = \"items\"";
+        check(items, r#"{"n":1,"items":[{"n":7},{"n":8}],"m":2}"#, &[r#"0 7 {"n":7}"#, r#"1 8 {"n":8}"#]);
+        check(items, r#"{"items":[{"n":1}],"items":[]}"#, &[]);
+        let nested = "payload = \"p.q\"\nrecords = \"a.b\"";
+        check(nested, r#"{"p":{"q":{"a":{"b":[{"n":7}]}}}}"#, &[r#"0 7 {"n":7}"#]);
+        let payload = "payload = \"p\"\nrecords = \".\"";
+        check(payload, r#"{"p":[{"n":7}]}"#, &[r#"0 7 {"n":7}"#]);
+    }
+
+    #[test]
+    fn a_list_that_is_none() {
+        #[track_caller]
+        fn check(settings: &str, value: &str, reason: Reason, words: &str) {
+            let reject = all_of(settings, value).unwrap_err();
+            assert_eq!(reject.reason, reason, "{value}: {reject}");
+            assert!(reject.message.contains(words), "{value}: {reject}");
+            assert!(reject.reason.is_of_no_table(&reject.message), "{reject}");
+        }
+        let document = "records = \".\"";
+        check(
+            document,
+            "{}",
+            Reason::NoRecords,
+            "the value, which is the list of the model's records, is no list",
+        );
+        check(document, "7", Reason::NoRecords, "is no list");
+        check(document, "", Reason::InvalidJson, "the value is empty");
+        check(document, "[{}", Reason::InvalidJson, "not a JSON list");
+        check(document, "[{}]]", Reason::InvalidJson, "not a JSON list");
+        check(document, "[{\"a\":01}]", Reason::InvalidJson, "not a JSON list");
+        check(document, "[{},]", Reason::InvalidJson, "not a JSON list");
+        check(document, "[{},7]", Reason::NotAnObject, "element 1 of the list is no object; found 7");
+        check(document, "[null]", Reason::NotAnObject, "element 0 of the list is no object; found null");
+        check(document, "[[{}]]", Reason::NotAnObject, "element 0");
+        let items = "records = \"items\"";
+        check(
+            items,
+            "{}",
+            Reason::NoRecords,
+            "field \"items\", in which the model has its records, is absent",
+        );
+        check(items, r#"{"items":null}"#, Reason::NoRecords, "is no list; found null");
+        check(items, r#"{"items":{}}"#, Reason::NoRecords, "is no list; found {}");
+        check(items, "[]", Reason::NotAnObject, "not a JSON object");
+        let payload = "payload = \"p\"\nrecords = \"items\"";
+        check(payload, r#"{"p":null}"#, Reason::Tombstone, "the envelope holds null");
+        check(payload, r#"{"items":[]}"#, Reason::NoRecords, "field \"p.items\"");
+        check(
+            document,
+            &format!("[{}]", vec!["{}"; 10_001].join(",")),
+            Reason::TooLarge,
+            "more than 10000 records",
+        );
+        assert_eq!(all_of(document, &format!("[{}]", vec!["{}"; 10_000].join(","))).unwrap().len(), 10_000);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_of_many_says_which() {
+        let reject = all_of("records = \".\"", r#"[{"n":7},{"n":"x"}]"#).unwrap_err();
+        assert_eq!(reject.reason, Reason::WrongType);
+        assert!(reject.message.ends_with("; found \"x\", in element 1 of the list"), "{reject}");
+        assert!(!reject.reason.is_of_no_table(&reject.message));
+    }
+
+    #[test]
+    fn a_list_needs_no_more_tokens_than_can_be_known() {
+        let columns = [("a", Type::Text, false), ("b", Type::Text, false)];
+        let model = "[[model]]\ntopic = \"t\"\ntable = \"t\"\nrecords = \".\"\n\
+                     columns.a = { lookup = \"user\" }\ncolumns.b = { lookup = \"user\" }";
+        let plan = decoder(model, vec![table(1, "t", &columns)]).plan;
+        let limits = Limits { tokens_max: 6, ..Limits::default() };
+        let mut decoder = RecordDecoder::new(plan, 0, limits);
+        let mut read = |value: &[u8]| {
+            let record = record(value);
+            let (mut messages, mut count) = (Messages::of(decoder.parse(&record).unwrap()), 0);
+            while messages.next(&mut decoder)?.is_some() {
+                count += 1;
+            }
+            Ok::<_, Reject>(count)
+        };
+        assert_eq!(read(b"[{},{},{}]"), Ok(3));
+        assert!(read(b"[{},{},{},{}]").unwrap_err().message.contains("more than 3 records"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_is_read_as_its_elements_alone(elements in prop::collection::vec(any_json(), 0..6)) {
+            let list = format!("[ {} ]", elements.join(" ,\n"));
+            let is_object = |text: &String| text.starts_with('{');
+            let found = all_of("records = \".\"", &list).map(|rows| rows.len()).map_err(|reject| reject.reason);
+            if elements.iter().all(is_object) {
+                let alone: Result<Vec<_>, Reason> = elements
+                    .iter()
+                    .map(|element| all_of("records = \".\"", &format!("[{element}]")).map_err(|reject| reject.reason))
+                    .collect();
+                prop_assert_eq!(found, alone.map(|rows| rows.len()));
+            } else {
+                prop_assert!(found.is_err());
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ reasons! {
     InvalidUnicode = "invalid_unicode",
     /// The value is JSON, but not an object.
     NotAnObject = "not_an_object",
+    /// No list of records is where the model has one.
+    NoRecords = "no_records",
     /// The record is larger than the configured bound, or one of its columns than PostgreSQL's.
     TooLarge = "too_large",
     /// A captured value is nested deeper than the configured bound.
@@ -75,12 +77,16 @@ impl Reason {
     }
 
     /// A letter with this reason and sentence was written before anybody could say whose record it is: all tables of its topic
-    /// missed it. A column can have some of the reasons, too; it is named first in the sentence then.
+    /// missed it. A column or table can have some of the reasons, too; it is named first in the sentence then.
     pub fn is_of_no_table(self, message: &str) -> bool {
-        use Reason::{InvalidJson, InvalidUtf8, NotAnObject, NotFramed, Tombstone, TooLarge, Unroutable};
-        let unread =
-            matches!(self, TooLarge | NotFramed | InvalidUtf8 | InvalidJson | NotAnObject | Tombstone);
-        (unread || self == Unroutable) && !message.starts_with(COLUMN)
+        use Reason::{
+            InvalidJson, InvalidUtf8, NoRecords, NotAnObject, NotFramed, Tombstone, TooLarge, Unroutable,
+        };
+        let unread = matches!(
+            self,
+            TooLarge | NotFramed | InvalidUtf8 | InvalidJson | NotAnObject | NoRecords | Tombstone
+        );
+        (unread || self == Unroutable) && ![COLUMN, TABLE].iter().any(|own| message.starts_with(own))
     }
 }
 
@@ -112,6 +118,9 @@ impl fmt::Display for Reject {
 
 /// How the sentence about one column of a record begins.
 pub const COLUMN: &str = "column ";
+
+/// And the one about what a record would be in one table.
+pub const TABLE: &str = "table ";
 
 const EXCERPT_CHARACTERS_MAX: usize = 80;
 

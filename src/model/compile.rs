@@ -85,7 +85,7 @@ fn draft<'a>(
         ));
     }
     let envelope = Envelope::new(raw).unwrap_or_else(|text| {
-        problem(format!("payload: {text}"));
+        problem(text);
         Envelope::default()
     });
     let when = raw.when.iter().map(|(path, value)| Condition::new(path, value));
@@ -95,6 +95,12 @@ fn draft<'a>(
     for column in &table.columns {
         let written = raw.columns.get(&column.name);
         match fill(column, written, lookups) {
+            Ok(Filled::By(Source::Kafka(Kafka::Element))) if envelope.records.is_none() => {
+                problem(format!(
+                    "column {:?}: kafka = \"element\" goes with `records` in the model",
+                    column.name
+                ));
+            }
             Ok(Filled::By(source)) => columns.push(Filled::By(envelope.place_source(source))),
             Ok(filled) => columns.push(filled),
             Err(text) => problem(format!("column {:?}: {text}", column.name)),
@@ -282,6 +288,9 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
         Source::Kafka(Kafka::Partition) => {
             (matches!(ty, Type::Int4 | Type::Int8), "a partition is for integer and bigint columns")
         }
+        Source::Kafka(Kafka::Element) => {
+            (matches!(ty, Type::Int4 | Type::Int8), "an element's number is for integer and bigint columns")
+        }
         Source::Kafka(Kafka::Timestamp) => (
             is_time || *ty == Type::Int8,
             "a record's timestamp is for timestamptz, timestamp and bigint columns",
@@ -310,7 +319,7 @@ fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
             }
             if one.envelope != other.envelope {
                 problems.push(Problem(format!(
-                    "{} and {} differ in `framing` or `payload`, and a record of the topic is read once for both; say the same in each \
+                    "{} and {} differ in `framing`, `payload` or `records`, and a record of the topic is read once for both; say the same in each \
                      model of the topic",
                     one.label, other.label
                 )));
@@ -458,12 +467,23 @@ fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
 
 impl Envelope {
     fn new(raw: &RawModel) -> Result<Envelope, String> {
-        Ok(Envelope { framing: raw.framing, payload: raw.payload.as_ref().map(Path::new).transpose()? })
+        let path = |setting: &str, raw: &Option<RawPath>| {
+            raw.as_ref().map(Path::new).transpose().map_err(|text| format!("{setting}: {text}"))
+        };
+        let records = match &raw.records {
+            Some(RawPath::Dotted(document)) if document == "." => Some(Path(Vec::new())),
+            written => path("records", written)?,
+        };
+        Ok(Envelope { framing: raw.framing, payload: path("payload", &raw.payload)?, records })
     }
 
     /// A path within the message, from where the value begins.
     fn place(&self, path: Path) -> Path {
-        self.payload.as_ref().map_or_else(|| path.clone(), |payload| payload.join(&path))
+        match &self.payload {
+            // Of an element of the list, nothing but itself is read.
+            Some(payload) if self.records.is_none() => payload.join(&path),
+            _ => path,
+        }
     }
 
     fn place_source(&self, source: Source) -> Source {
@@ -656,6 +676,12 @@ mod tests {
         check("ping", "city = { unknown = \"null\" }", "unknown goes with a lookup");
         check("ping", "city = { unit = \"s\" }", "a unit is for");
         check("ping", "city = { encoding = \"hex\" }", "an encoding is for");
+        check("ping", "city = { kafka = \"element\" }", "an element's number is for integer and bigint");
+        check(
+            "spot",
+            "n = { kafka = \"element\" }\nplace = { default = true }",
+            "goes with `records` in the model",
+        );
         check("ping", "city = { kafka = \"offset\" }", "an offset is for bigint");
         check("ping", "city = { kafka = \"headers\" }", "headers are for jsonb");
         check("ping", "latency = { message = true }", "a message is for");
@@ -727,7 +753,7 @@ mod tests {
         );
         check(
             &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\npayload = \"p\""),
-            Some("differ in `framing` or `payload`"),
+            Some("differ in `framing`, `payload`"),
         );
         check(&pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\npayload = \"p\""), None);
         check(
@@ -737,6 +763,14 @@ mod tests {
         check(
             &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\nframing = \"schema-registry\""),
             Some("differ in `framing`"),
+        );
+        check(
+            &pair("table = \"ping\"", "topic = \"a\"\ntable = \"odd\"\nrecords = \".\""),
+            Some("or `records`, and a record"),
+        );
+        check(
+            &pair("table = \"ping\"", "topic = \"b\"\ntable = \"odd\"\nrecords = \"a..b\""),
+            Some("records: the field's path"),
         );
         let clock = "columns.timestamp = { clock = \"write\" }";
         check(

@@ -38,6 +38,8 @@ pub struct RawModel {
     pub framing: Option<Framing>,
     /// Where in an envelope the message is.
     pub payload: Option<RawPath>,
+    /// Where in that a list of messages is; `"."` where it is a list itself.
+    pub records: Option<RawPath>,
     #[serde(default)]
     pub columns: BTreeMap<String, RawSource>,
 }
@@ -137,6 +139,8 @@ pub enum Kafka {
     Timestamp,
     Headers,
     Topic,
+    /// Of a list of messages in one record: which of them, from 0.
+    Element,
 }
 
 impl Kafka {
@@ -148,6 +152,7 @@ impl Kafka {
             Kafka::Timestamp => "timestamp",
             Kafka::Headers => "headers",
             Kafka::Topic => "topic",
+            Kafka::Element => "element",
         }
     }
 }

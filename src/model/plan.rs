@@ -71,6 +71,8 @@ pub struct Envelope {
     pub framing: Option<Framing>,
     /// The object there is the message. Paths begin at the value all the same, so this one is their beginning.
     pub payload: Option<Path>,
+    /// The list there has many messages, and paths begin at each of them.
+    pub records: Option<Path>,
 }
 
 /// The way to a JSON field: one name for each object to enter.
@@ -135,13 +137,23 @@ impl Path {
 }
 
 impl Envelope {
+    /// Where the list of messages is, if there is one; empty where the value is the list.
+    pub fn list_path(&self) -> Option<Path> {
+        let records = self.records.as_ref()?;
+        Some(self.payload.as_ref().map_or_else(|| records.clone(), |payload| payload.join(records)))
+    }
+
     /// For `rowmill check`; `None` where the value is the message.
     fn explain(&self) -> Option<String> {
         let framing =
             self.framing.map(|Framing::SchemaRegistry| "follows the five bytes of a schema registry".into());
         let payload =
             self.payload.as_ref().map(|path| format!("is the object in field {:?}", path.to_string()));
-        let words: Vec<String> = framing.into_iter().chain(payload).collect();
+        let list = self.records.as_ref().map(|path| match path.0.as_slice() {
+            [] => "is a list of records".into(),
+            _ => format!("has a list of records in field {:?}", path.to_string()),
+        });
+        let words: Vec<String> = framing.into_iter().chain(payload).chain(list).collect();
         (!words.is_empty()).then(|| format!("the message {}", words.join(" and ")))
     }
 }
@@ -203,6 +215,7 @@ impl Source {
             }
             Source::Clock => "stamped by the writer just before the row is sent".into(),
             Source::Message => "the whole message".into(),
+            Source::Kafka(Kafka::Element) => "which element of the message's list it is, from 0".into(),
             Source::Kafka(part) => format!("the record's {}", part.name()),
             Source::Null if column.optional.is_some() => {
                 "its default: only other models of this table fill it".into()

@@ -255,6 +255,8 @@ pub struct TableBatch {
 pub struct Row {
     pub end: u32,
     pub record: u32,
+    /// Which message of the record it is, where a record has many. All rows of a record stand together.
+    pub element: Option<u16>,
     pub shape: Shape,
 }
 
@@ -343,10 +345,39 @@ impl TableBatch {
         }
         self.row_bytes(rows.start).start..self.row_bytes(rows.end - 1).end
     }
+
+    /// The rows of each record that has any.
+    pub fn records(&self) -> Vec<Range<usize>> {
+        self.segments.iter().flat_map(|segment| records_of(&self.rows, segment.rows.clone())).collect()
+    }
+
+    /// All rows of the record that row `at` is of.
+    pub fn record_rows(&self, at: usize) -> Range<usize> {
+        let is_same = |row: &Row| row.record == self.rows[at].record;
+        let within = &self.segments[self.segment_of(at)].rows;
+        let before = self.rows[within.start..at].iter().rev().take_while(|row| is_same(row)).count();
+        let after = self.rows[at..within.end].iter().take_while(|row| is_same(row)).count();
+        at - before..at + after
+    }
+
+    fn segment_of(&self, row: usize) -> usize {
+        let holds = |segment: &Segment| segment.rows.contains(&row);
+        self.segments.iter().position(holds).expect("every row belongs to a segment")
+    }
+}
+
+/// The same for some rows of one segment; another segment's records have numbers of their own.
+fn records_of(rows: &[Row], within: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut at = within.start;
+    rows[within].chunk_by(|one, next| one.record == next.record).map(move |record| {
+        at += record.len();
+        at - record.len()..at
+    })
 }
 
 impl TableBatch {
-    /// Moves row `at` and everything after it into a new batch; what stays here can be committed by itself.
+    /// Moves row `at`, the first of its record, and everything after it into a new batch; what stays here can be committed by
+    /// itself.
     pub fn split_off(&mut self, at: usize) -> TableBatch {
         let mut tail = TableBatch::new(self.table, self.edition);
         if at >= self.rows.len() {
@@ -354,16 +385,17 @@ impl TableBatch {
         }
         let cut_bytes = self.row_bytes(at).start;
         let cut_record = self.rows[at].record;
-        let cut =
-            self.segments.iter().position(|s| s.rows.contains(&at)).expect("every row belongs to a segment");
+        let cut = self.segment_of(at);
+        assert_eq!(self.record_rows(at).start, at, "a record's rows go in one transaction");
+        let stored = records_of(&self.rows, self.segments[cut].rows.start..at).count() as i64;
         tail.bytes = self.bytes.split_off(cut_bytes);
         tail.rows = self.rows.split_off(at);
         tail.rows.iter_mut().for_each(|row| row.end -= cut_bytes as u32);
         tail.segments = self.segments.split_off(cut);
         let dead_before = |d: &DeadLetter| d.segment < cut || (d.segment == cut && d.record < cut_record);
         let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(dead_before);
-        if let Some(head_segment) = tail.segments[0].split_off_head(at, cut_record as usize, &head_dead, cut)
-        {
+        let head = Head { rows: at, record: cut_record as usize, stored };
+        if let Some(head_segment) = tail.segments[0].split_off_head(&head, &head_dead, cut) {
             self.segments.push(head_segment);
         }
         for segment in &mut tail.segments {
@@ -375,20 +407,23 @@ impl TableBatch {
         tail
     }
 
-    /// Turns rows into dead letters. `bad` is ascending: row, reason, sentence.
+    /// Turns records into dead letters, with all of their rows. `bad` is ascending, each record by one of its rows: row, reason,
+    /// sentence.
     pub fn set_aside(&mut self, bad: Vec<(usize, Cow<'static, str>, String)>) {
-        for (row, reason, message) in &bad {
-            let segment = self
-                .segments
-                .iter()
-                .position(|s| s.rows.contains(row))
-                .expect("every row belongs to a segment");
+        let mut gone: Vec<Range<usize>> = Vec::with_capacity(bad.len());
+        for (row, reason, message) in bad {
+            let segment = self.segment_of(row);
             self.segments[segment].span.counts.rows -= 1;
             self.segments[segment].span.counts.dead += 1;
-            let record = self.rows[*row].record;
-            self.dead.push(DeadLetter { segment, record, reason: reason.clone(), message: message.clone() });
+            let record = self.rows[row].record;
+            self.dead.push(DeadLetter { segment, record, reason, message });
+            gone.push(self.record_rows(row));
         }
-        self.rebuild(|_| true, |row| bad.binary_search_by_key(&row, |(bad_row, ..)| *bad_row).is_err());
+        // The ranges are ascending and apart.
+        let is_gone = |row: usize| {
+            gone.get(gone.partition_point(|rows| rows.end <= row)).is_some_and(|rows| rows.contains(&row))
+        };
+        self.rebuild(|_| true, |row| !is_gone(row));
     }
 
     /// Drops everything of the spans that `keep` refuses: they were fenced, or are committed.
@@ -517,22 +552,24 @@ pub fn spans(idle: &[Span], load: &[TableBatch]) -> Vec<Span> {
     spans
 }
 
+/// What comes before a cut: rows, up to the first of `record`, of `stored` records of the segment that is cut.
+struct Head {
+    rows: usize,
+    record: usize,
+    stored: i64,
+}
+
 impl Segment {
-    /// Cuts off what comes before `record`, which is the record of row `at`; `self` keeps the rest. `None` if no record
-    /// comes before. `dead` holds the dead letters before the cut, of this segment under the index `own`.
-    fn split_off_head(
-        &mut self,
-        at: usize,
-        record: usize,
-        dead: &[DeadLetter],
-        own: usize,
-    ) -> Option<Segment> {
+    /// Cuts off the head; `self` keeps the rest. `None` if no record comes before. `dead` holds the dead letters before the
+    /// cut, of this segment under the index `own`.
+    fn split_off_head(&mut self, head: &Head, dead: &[DeadLetter], own: usize) -> Option<Segment> {
+        let Head { rows: at, record, stored } = *head;
         let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
         let mut before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.span.first);
         let records = before.clone().count() as i64;
         let last = before.next_back()?;
         let mut counts = Counts {
-            rows: (at - self.rows.start) as i64,
+            rows: stored,
             dead: dead.iter().filter(|d| d.segment == own).count() as i64,
             skipped: self.skipped.iter().filter(|i| (**i as usize) < record).count() as i64,
             other: 0,
@@ -590,7 +627,12 @@ mod tests {
         fn check(shapes: &[u64], expected: &[(u64, &[(usize, usize)])]) {
             let mut batch = TableBatch::new(0, 1);
             for (index, shape) in shapes.iter().enumerate() {
-                batch.rows.push(Row { end: index as u32 + 1, record: index as u32, shape: Shape(*shape) });
+                batch.rows.push(Row {
+                    end: index as u32 + 1,
+                    record: index as u32,
+                    element: None,
+                    shape: Shape(*shape),
+                });
             }
             let mut rows = Rows::of([&mut batch]);
             let found: Vec<u64> = rows.shapes().iter().map(|shape| shape.0).collect();
@@ -627,7 +669,7 @@ mod tests {
         ))
     }
 
-    /// Letters name outcomes, one record each: `r` row, `d` dead, `s` skipped, `o` other, `.` a hole. Runs are separated
+    /// Letters name outcomes, one record each: `r` row, `R` three rows, `d` dead, `s` skipped, `o` other, `.` a hole. Runs are separated
     /// by spaces, and alternate between two partitions.
     fn batch(runs: &str) -> TableBatch {
         let claims = [claim(0), claim(1)];
@@ -659,13 +701,13 @@ mod tests {
                 run_first = offset + 1;
                 let index = raw.len() as u32 - 1;
                 match letter {
-                    'r' => {
-                        table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
-                        table.rows.push(Row {
-                            end: table.bytes.len() as u32,
-                            record: index,
-                            shape: Shape::WHOLE,
-                        });
+                    'r' | 'R' => {
+                        let elements = if letter == 'r' { vec![None] } else { (0..3).map(Some).collect() };
+                        for element in elements {
+                            table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
+                            let (end, shape) = (table.bytes.len() as u32, Shape::WHOLE);
+                            table.rows.push(Row { end, record: index, element, shape });
+                        }
                         counts.rows += 1;
                     }
                     'd' => {
@@ -724,7 +766,7 @@ mod tests {
                 let offset = raw.offset(batch.rows[row].record as usize);
                 assert_eq!(text, format!("row{offset};"));
                 all.push((partition, offset, "row".to_owned()));
-                counts.rows += 1;
+                counts.rows += i64::from(batch.rows[row].element.is_none_or(|number| number == 0));
             }
             for dead in batch.dead.iter().filter(|d| d.segment == number) {
                 all.push((partition, raw.offset(dead.record as usize), "dead".to_owned()));
@@ -753,10 +795,21 @@ mod tests {
 
     #[test]
     fn a_batch_can_be_cut_at_every_row_and_nothing_is_lost() {
-        for runs in ["r", "rr", "drsor", "..r.r", "s.rd rr.o dddr", "sd rrr oo r..r", "ddd r", "oor sssr rr"]
-        {
+        for runs in [
+            "r",
+            "rr",
+            "drsor",
+            "..r.r",
+            "s.rd rr.o dddr",
+            "sd rrr oo r..r",
+            "ddd r",
+            "oor sssr rr",
+            "RrR dRs R.r",
+            "R R RR",
+        ] {
             let whole = batch(runs);
-            for at in 0..=whole.rows.len() {
+            let starts = whole.records().into_iter().map(|record| record.start);
+            for at in starts.chain([whole.rows.len()]) {
                 let mut head = batch(runs);
                 let tail = head.split_off(at);
                 assert_eq!(head.rows.len(), at, "{runs} at {at}");
@@ -777,6 +830,33 @@ mod tests {
         let expected =
             [(0, 100, "row"), (0, 101, "dead"), (0, 102, "row"), (1, 100, "dead"), (1, 101, "row")];
         assert_eq!(kinds, expected.map(|(p, o, k)| (p, o, k.to_owned())));
+    }
+
+    #[test]
+    fn a_records_rows_stay_together() {
+        // The first record of the second run has the number that the last one of the first has, and is another.
+        let whole = batch("R r RR");
+        assert_eq!(whole.records(), [0..3, 3..4, 4..7, 7..10]);
+        for (row, rows) in [(0, 0..3), (2, 0..3), (3, 3..4), (4, 4..7), (6, 4..7), (7, 7..10)] {
+            assert_eq!(whole.record_rows(row), rows, "{row}");
+        }
+        let mut whole = batch("RrR rR");
+        whole.set_aside(vec![
+            (2, "x".into(), "a".into()),
+            (3, "x".into(), "b".into()),
+            (9, "x".into(), "c".into()),
+        ]);
+        let row = |partition, offset| (partition, offset, "row".to_owned());
+        let dead = |partition, offset| (partition, offset, "dead".to_owned());
+        let expected =
+            [dead(0, 100), dead(0, 101), row(0, 102), row(0, 102), row(0, 102), row(1, 100), dead(1, 101)];
+        assert_eq!(outcomes(&whole), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "go in one transaction")]
+    fn a_record_is_never_cut() {
+        batch("R").split_off(1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::hand::Hand;
-use super::isolate::isolate;
+use super::isolate::{Records, isolate};
 use super::{State, Writer, account, survey};
 use crate::base::failure::{Class, Failure};
 use crate::base::fault::{Point, fault};
@@ -292,17 +292,21 @@ impl Writer {
         self.begin(state)?;
         let session = state.session.as_mut().expect("begin has connected");
         let batch = &mut state.hand.load_mut()[0];
-        let found = isolate(batch.rows.len(), |range| {
-            let mut rows = Rows::part(batch, range);
-            self.pulse.during("COPY of a chunk", || state.sink.try_send(session, &mut rows))
+        let records = Records::of(batch);
+        let found = isolate(records.len(), |range| {
+            let mut rows = Rows::part(batch, records.rows(&range));
+            let refusal = self.pulse.during("COPY of a chunk", || state.sink.try_send(session, &mut rows))?;
+            Ok::<_, Failure>(refusal.map(|refusal| records.refused(batch, &range, refusal)))
         })?;
         let none_went_in = found.bad.len() == found.judged;
         if !none_went_in {
             state.streak.end();
         }
         found.bad.iter().filter(|_| none_went_in).for_each(|(_, refusal)| state.streak.add(refusal));
-        state.hand.cut_first(found.judged);
-        let bad = found.bad.into_iter().map(|(row, refusal)| (row, refusal.code, refusal.message));
+        state.hand.cut_first(records.rows_of_first(found.judged));
+        let bad = found.bad.into_iter().map(|(record, refusal)| {
+            (records.rows(&(record..record + 1)).start, refusal.code, refusal.message)
+        });
         state.hand.load_mut()[0].set_aside(bad.collect());
         Ok(())
     }

@@ -43,8 +43,10 @@ impl Hand {
             }
             let fits = batch.rows.partition_point(|row| row.end as usize <= room);
             if fits < batch.rows.len() {
-                // One row at least goes, however large.
-                self.rest = Some(batch.split_off(fits.max(usize::from(self.load.is_empty()))));
+                // Records go whole, and one at least, however large.
+                let record = batch.record_rows(fits);
+                let at = if record.start == 0 && self.load.is_empty() { record.end } else { record.start };
+                self.rest = Some(batch.split_off(at)).filter(|rest| !rest.segments.is_empty());
                 self.load.push(batch);
                 break;
             }

@@ -1,8 +1,10 @@
-//! The search for the rows that a store refuses, as a question asked again and again: does this range go in? Pure.
+//! The search for the records that a store refuses, as a question asked again and again: does this range go in? Pure. A record
+//! has one row nearly always; where it has many, they go in or stay out together.
 
 use std::ops::Range;
 
 use crate::base::failure::Refusal;
+use crate::promise::batch::TableBatch;
 
 /// The search begins with this many rows at once and doubles while they are good.
 const CHUNK_ROWS: usize = 64;
@@ -20,7 +22,7 @@ pub struct Found {
     pub bad: Vec<(usize, Refusal)>,
 }
 
-/// Sends rows `0..rows` in growing chunks. `send` takes a range whole, or says what is wrong with it and takes nothing.
+/// Sends records `0..rows` in growing chunks; a row stands for all of its record. `send` takes a range whole, or says what is wrong with it and takes nothing.
 /// A row that it names is believed only if the rows before it go in; where it names none, halving finds one.
 ///
 /// # Errors
@@ -52,6 +54,49 @@ pub fn isolate<E>(
         }
     }
     Ok(found)
+}
+
+/// The rows of records, one record after another: between a store, which counts rows, and the search, which counts records.
+pub struct Records(Vec<Range<usize>>);
+
+impl Records {
+    /// Of a whole batch.
+    pub fn of(batch: &TableBatch) -> Records {
+        Records(batch.records())
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The rows of some records, which stand together.
+    pub fn rows(&self, records: &Range<usize>) -> Range<usize> {
+        if records.is_empty() { 0..0 } else { self.0[records.start].start..self.0[records.end - 1].end }
+    }
+
+    /// How many rows the first records have.
+    pub fn rows_of_first(&self, records: usize) -> usize {
+        records.checked_sub(1).map_or(0, |last| self.0[last].end)
+    }
+
+    /// A refusal of some rows of `batch` as one of the records that they are of. Where the record has many rows, the sentence
+    /// says which.
+    pub fn refused(&self, batch: &TableBatch, records: &Range<usize>, mut refusal: Refusal) -> Refusal {
+        let rows = self.rows(records);
+        let row = refusal.row.map(|row| rows.start + row).filter(|row| rows.contains(row));
+        refusal.row = row.map(|row| self.0[records.clone()].partition_point(|record| record.end <= row));
+        let only = if records.len() == 1 { batch.rows[rows.start].element } else { None };
+        match (row.and_then(|row| batch.rows[row].element), only) {
+            (Some(number), _) => refusal.message += &format!(", in element {number} of the list"),
+            (None, Some(_)) => refusal.message += &format!(", in one of the {} rows of the list", rows.len()),
+            (None, None) => {}
+        }
+        refusal
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +168,30 @@ mod tests {
         check(300, 0..300);
         check(2000, (0..2000).step_by(50));
         check(200, 100..133);
+    }
+
+    #[test]
+    fn a_refused_row_is_its_records() {
+        use crate::promise::batch::{Row, Shape};
+        let row = |element| Row { end: 0, record: 0, element, shape: Shape::WHOLE };
+        let mut batch = TableBatch::new(0, 1);
+        batch.rows = vec![row(None), row(Some(0)), row(Some(1)), row(Some(4)), row(None)];
+        let records = Records(vec![0..1, 1..4, 4..5]);
+        assert_eq!((records.rows(&(1..3)), records.rows(&(0..0)), records.len()), (1..5, 0..0, 3));
+        assert_eq!([0, 1, 2, 3].map(|first| records.rows_of_first(first)), [0, 1, 4, 5]);
+        let check = |range: Range<usize>, row: Option<usize>, expected: (Option<usize>, &str)| {
+            let refusal = Refusal { row, message: "bad".into(), ..Refusal::default() };
+            let found = records.refused(&batch, &range, refusal);
+            assert_eq!((found.row, found.message.as_str()), expected, "{range:?}, {row:?}");
+        };
+        check(0..3, Some(0), (Some(0), "bad"));
+        check(0..3, Some(3), (Some(1), "bad, in element 4 of the list"));
+        check(1..3, Some(0), (Some(0), "bad, in element 0 of the list"));
+        check(1..3, Some(3), (Some(1), "bad"));
+        check(1..2, None, (None, "bad, in one of the 3 rows of the list"));
+        check(0..3, Some(5), (None, "bad"));
+        check(0..3, None, (None, "bad"));
+        check(2..3, None, (None, "bad"));
     }
 
     #[test]

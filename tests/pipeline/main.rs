@@ -21,6 +21,7 @@ mod definitions;
 mod delivery;
 mod failover;
 mod guard;
+mod lists;
 mod lookups;
 mod mallory;
 mod metrics;

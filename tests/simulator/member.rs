@@ -30,7 +30,7 @@ use rowmill::promise::reach::Reach;
 use rowmill::promise::span::{Span, moves};
 use rowmill::promise::topics::Topic;
 use rowmill::write::hand::Hand;
-use rowmill::write::isolate::isolate;
+use rowmill::write::isolate::{Records, isolate};
 
 /// The simulated pipeline's name.
 const PIPELINE: &str = "p";
@@ -648,15 +648,20 @@ fn is_refused(batch: &TableBatch, row: usize, cluster: &Cluster) -> bool {
 /// The search for the bad rows of the first batch; the server names them sometimes, rightly or not.
 fn set_bad_rows_aside(hand: &mut Hand, cluster: &Cluster) {
     let batch = &hand.load()[0];
-    let found = isolate(batch.rows.len(), |range| {
-        let first = range.clone().find(|row| is_refused(batch, *row, cluster));
-        let named = |row: usize| (!row.is_multiple_of(3)).then_some(row - range.start);
+    let records = Records::of(batch);
+    let found = isolate(records.len(), |range| {
+        let rows = records.rows(&range);
+        let first = rows.clone().find(|row| is_refused(batch, *row, cluster));
+        let named = |row: usize| (!row.is_multiple_of(3)).then_some(row - rows.start);
         let refusal = |row| Refusal { row: named(row), code: "refused".into(), ..Refusal::default() };
-        Ok::<_, std::convert::Infallible>(first.map(refusal))
+        let refused = |row| records.refused(batch, &range, refusal(row));
+        Ok::<_, std::convert::Infallible>(first.map(refused))
     });
     let Ok(found) = found;
-    hand.cut_first(found.judged);
-    let bad = found.bad.into_iter().map(|(row, refusal)| (row, refusal.code, refusal.message));
+    hand.cut_first(records.rows_of_first(found.judged));
+    let first_row = |record: usize| records.rows(&(record..record + 1)).start;
+    let bad =
+        found.bad.into_iter().map(|(record, refusal)| (first_row(record), refusal.code, refusal.message));
     hand.load_mut()[0].set_aside(bad.collect());
 }
 

@@ -19,7 +19,7 @@ use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::decode::column::Encoded;
 use crate::decode::lookup::{LookupCache, Wanted};
-use crate::decode::record::{Limits, Message, Parsed, RecordDecoder};
+use crate::decode::record::{Limits, Messages, Parsed, RecordDecoder};
 use crate::decode::reject::Reason;
 use crate::figures::instruments::Waits;
 use crate::model::plan::Plan;
@@ -83,13 +83,17 @@ struct Retry<'c> {
 
 pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> Result<()> {
     let plan = Arc::new(setup::plan(config, client)?.map_err(setup::all_problems)?);
-    let limits = Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() };
-    let topics = 0..plan.topics.len();
-    let decoders = topics.map(|topic| RecordDecoder::new(plan.clone(), topic, limits)).collect();
     // No thread is watched here; a lookup has a deadline of its own.
     let pulse = Arc::new(Pulse::new("retry"));
     let lookups: Vec<_> = config.lookups.iter().map(|lookup| (lookup.clone(), Arc::default())).collect();
     let lookups = LookupCache::new(config.redis.as_ref(), &lookups, pulse, Waits::new("retry"))?;
+    let limits = Limits {
+        value_bytes_max: config.limits.message_max_bytes,
+        tokens_max: lookups.tokens_max(),
+        ..Limits::default()
+    };
+    let topics = 0..plan.topics.len();
+    let decoders = topics.map(|topic| RecordDecoder::new(plan.clone(), topic, limits)).collect();
     let sessions = Sessions {
         server: Server::of(&config.postgres)?,
         me: setup::member(config),
@@ -188,33 +192,46 @@ impl Retry<'_> {
             return Ok(Err(format!("no model reads topic {:?}", letter.topic)));
         };
         let (decoder, record) = (&mut self.decoders[topic], letter.record());
-        let message = match decoder.parse(&record) {
-            Ok(Parsed::Message(message)) => message,
-            Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
-            Err(reject) => return Ok(Err(reject.message)),
-        };
         let of_no_table =
             Reason::of(&letter.reason).is_some_and(|reason| reason.is_of_no_table(&letter.message));
         let missed = |table: usize| of_no_table || self.plan.tables[table].name == letter.target;
-        let models: Vec<usize> =
-            decoder.models().filter(|model| missed(self.plan.models[*model].table)).collect();
-        if models.is_empty() {
-            return Ok(Err(format!("no model of table {} takes it any more", letter.target)));
-        }
-        look_up(&mut self.lookups, decoder, message, letter)?;
+        look_up(&mut self.lookups, decoder, letter)?;
+        let mut messages = match decoder.parse(&record) {
+            Ok(Parsed::Tombstone) => return Ok(Err("it has no value: discard it".to_owned())),
+            Ok(parsed) => Messages::of(parsed),
+            Err(reject) => return Ok(Err(reject.message)),
+        };
+        let bytes_max = decoder.limits().value_bytes_max;
         let mut encoded = RowsByTable::new();
-        for model in models {
-            let table = self.plan.models[model].table;
-            let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table, EDITION));
-            match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
-                Ok(Encoded::Row(shape)) => {
-                    batch.rows.push(Row { end: batch.bytes.len() as u32, record: 0, shape })
+        loop {
+            let message = match messages.next(decoder) {
+                Ok(Some(message)) => message,
+                Ok(None) if encoded.is_empty() => {
+                    return Ok(Err(format!("no model of table {} takes it any more", letter.target)));
                 }
-                Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+                Ok(None) => return Ok(Ok(encoded)),
                 Err(reject) => return Ok(Err(reject.message)),
+            };
+            let all: Vec<usize> = decoder.models().collect();
+            if all.is_empty() && message.element().is_some() {
+                return Ok(Err(decoder.unroutable(message).message));
+            }
+            for model in all.into_iter().filter(|model| missed(self.plan.models[*model].table)) {
+                let table = self.plan.models[model].table;
+                let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table, EDITION));
+                match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
+                    Ok(Encoded::Row(shape)) => {
+                        let (end, element) = (batch.bytes.len() as u32, message.element());
+                        batch.rows.push(Row { end, record: 0, element, shape });
+                        if element.is_some() && batch.bytes.len() > bytes_max {
+                            return Ok(Err(format!("its rows would have more than {bytes_max} bytes")));
+                        }
+                    }
+                    Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
+                    Err(reject) => return Ok(Err(reject.message)),
+                }
             }
         }
-        Ok(Ok(encoded))
     }
 
     /// All in one transaction; if the server refuses a row, each in its own.
@@ -287,16 +304,16 @@ fn unsettled(failure: Failure) -> anyhow::Error {
     }
 }
 
-/// Makes every token of the message known to the cache.
-fn look_up(
-    lookups: &mut LookupCache,
-    decoder: &mut RecordDecoder,
-    message: Message<'_>,
-    letter: &Letter,
-) -> Result<()> {
-    let mut wanted = Vec::new();
-    let newest_ms = letter.record().timestamp_ms;
-    decoder.tokens(message, |lookup, token| wanted.push(Wanted { lookup, token: token.into(), newest_ms }));
+/// Makes every token of the letter known to the cache.
+fn look_up(lookups: &mut LookupCache, decoder: &mut RecordDecoder, letter: &Letter) -> Result<()> {
+    let (mut wanted, record) = (Vec::new(), letter.record());
+    let newest_ms = record.timestamp_ms;
+    // What cannot be read is refused when it is decoded.
+    let mut messages = decoder.parse(&record).map_or_else(|_| Messages::none(), Messages::of);
+    while let Ok(Some(message)) = messages.next(decoder) {
+        decoder
+            .tokens(message, |lookup, token| wanted.push(Wanted { lookup, token: token.into(), newest_ms }));
+    }
     let began = Instant::now();
     if !lookups.look_up(&wanted, || began.elapsed() < LOOKUP_PATIENCE) {
         bail!(

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use super::sample::{FIELDS_MAX, Field, Sample};
-use super::trial::Verdict;
 use crate::decode::reject::printable;
 use crate::model::plan::quoted;
 use crate::model::types::Type;
@@ -88,9 +87,10 @@ impl Proposal {
         head + &self.columns.iter().filter_map(ProposedColumn::setting).collect::<String>()
     }
 
-    pub(super) fn text(&self, verdict: &Verdict) -> String {
+    /// All that is printed; `verdict` is what came of the trial, a line each.
+    pub(super) fn text(&self, verdict: &[String]) -> String {
         let mut out = String::new();
-        let comments = self.head.iter().chain(&verdict.lines);
+        let comments = self.head.iter().chain(verdict);
         comments.for_each(|line| out += &format!("-- {}\n", printable(line)));
         out += &format!("CREATE TABLE {} (\n", quoted(&self.table));
         for (number, column) in self.columns.iter().enumerate() {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::proposal::Proposal;
 use super::sample::Place;
 use crate::decode::column::{Found, Lookups};
-use crate::decode::record::{Limits, Parsed, RecordDecoder};
+use crate::decode::record::{Limits, RecordDecoder};
 use crate::decode::reject::{Reason, Reject};
 use crate::model::RawModel;
 use crate::model::compile::compile;
@@ -27,11 +27,6 @@ pub(super) struct Trial {
     named: Vec<(Place, Reject)>,
     /// Beyond those that are named.
     more: BTreeMap<Reason, u64>,
-}
-
-/// In words, a line each.
-pub(super) struct Verdict {
-    pub(super) lines: Vec<String>,
 }
 
 /// The proposed model has no lookups.
@@ -80,11 +75,12 @@ impl Trial {
             value,
             headers: Headers::default(),
         };
-        let Parsed::Message(message) = self.decoder.parse(&record)? else { return Ok(()) };
+        let Some(message) = self.decoder.parse(&record)?.message() else { return Ok(()) };
         self.decoder.encode(0, message, &NoLookups, &mut Vec::new()).map(drop)
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    /// In words, a line each.
+    pub(super) fn verdict(&self) -> Vec<String> {
         let more: u64 = self.more.values().sum();
         let refused = self.named.len() as u64 + more;
         let mut lines = vec![match refused {
@@ -98,7 +94,7 @@ impl Trial {
                 self.more.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             lines.push(format!("  and {more} more: {}", reasons.join(", ")));
         }
-        Verdict { lines }
+        lines
     }
 }
 

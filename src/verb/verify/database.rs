@@ -28,6 +28,20 @@ pub(super) struct Counted {
     pub(super) stored: i64,
     /// What the ledger and the retried dead letters let expect.
     pub(super) expected: i64,
+    /// Its records may have many rows, so the ledger says how many there are at least.
+    pub(super) at_least: bool,
+}
+
+impl Counted {
+    /// Rows too few.
+    pub(super) fn lost(&self) -> i64 {
+        (self.expected - self.stored).max(0)
+    }
+
+    /// Rows too many.
+    pub(super) fn surplus(&self) -> i64 {
+        if self.at_least { 0 } else { (self.stored - self.expected).max(0) }
+    }
 }
 
 /// Rows of one partition in one table, or of no partition that the table should have.
@@ -95,7 +109,8 @@ pub(super) fn tables(
             Ok(places_sql) => traced.push(Traced { target: table.name.clone(), places_sql }),
             Err(why) => {
                 let (stored, expected) = count(transaction, &table.sql_name, &table.name)?;
-                counted.push(Counted { target: table.name.clone(), why, stored, expected });
+                let at_least = has_lists(plan, index);
+                counted.push(Counted { target: table.name.clone(), why, stored, expected, at_least });
             }
         }
     }
@@ -115,12 +130,28 @@ fn places_sql(plan: &Plan, table: usize, topics: &[String]) -> Result<String, &'
             return Err("several topics fill it and no column is { kafka = \"topic\" } in every model");
         }
     };
+    let (place, name) = (quoted(offset), &plan.tables[table].sql_name);
+    let partition = format!("{}::BIGINT", quoted(partition));
+    let rows = format!("{topic} AS topic, {partition} AS partition, {place} AS place");
+    if !has_lists(plan, table) {
+        return Ok(format!("SELECT {rows} FROM {name}"));
+    }
+    // Of a record with many rows, each place once, and again for as often as one of its elements is there again.
+    let element = column(Kafka::Element).map(|name| format!(", {}", quoted(name))).unwrap_or_default();
+    let copy = if element.is_empty() {
+        "1".to_owned()
+    } else {
+        format!("row_number() OVER (PARTITION BY {topic}, {partition}, {place}{element})")
+    };
     Ok(format!(
-        "SELECT {topic} AS topic, {}::BIGINT AS partition, {} AS place FROM {}",
-        quoted(partition),
-        quoted(offset),
-        plan.tables[table].sql_name
+        "SELECT topic, partition, place FROM (SELECT DISTINCT {rows}, {copy} AS copy FROM {name}) AS records"
     ))
+}
+
+/// True if a record may be many rows of the table.
+fn has_lists(plan: &Plan, table: usize) -> bool {
+    let is_list = |name: &str| plan.topics.iter().any(|t| t.name == name && t.envelope.records.is_some());
+    plan.models.iter().any(|model| model.table == table && is_list(&model.topic))
 }
 
 /// The column that every model of the table fills with this part of a record.

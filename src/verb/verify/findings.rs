@@ -26,13 +26,13 @@ impl Findings {
         for partition in &self.partitions {
             totals.iter_mut().zip(partition.totals()).for_each(|(sum, more)| *sum += more);
         }
-        totals[0] += self.counted.iter().map(|t| (t.expected - t.stored).max(0)).sum::<i64>();
+        totals[0] += self.counted.iter().map(Counted::lost).sum::<i64>();
         totals
     }
 
     /// Rows too many in tables that do not say which: duplicates or phantoms.
     pub(super) fn surplus(&self) -> i64 {
-        self.counted.iter().map(|t| (t.stored - t.expected).max(0)).sum()
+        self.counted.iter().map(Counted::surplus).sum()
     }
 
     pub(super) fn broken(&self) -> usize {

@@ -124,6 +124,8 @@ pub(super) struct Partition {
 pub(super) enum Served<'a> {
     No,
     Null,
+    /// A value without a message in it: an empty list, or an envelope around nothing.
+    Empty(&'a [u8]),
     Value(&'a [u8]),
 }
 
@@ -147,10 +149,10 @@ impl Letter {
         match (served, &self.value) {
             (Served::No, _) => true,
             (Served::Null, value) => value.is_none(),
-            (Served::Value(bytes), Some((length, hash))) => {
+            (Served::Value(bytes) | Served::Empty(bytes), Some((length, hash))) => {
                 bytes.len() as i64 == *length && openssl::sha::sha256(bytes)[..] == hash[..]
             }
-            (Served::Value(_), None) => false,
+            (Served::Value(_) | Served::Empty(_), None) => false,
         }
     }
 }
@@ -158,7 +160,7 @@ impl Letter {
 /// Everything that is known of one offset of a bucket that differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Kafka serves a record, and whether it has a value.
+    /// Kafka serves a record, and whether it has a message.
     pub(super) served: Option<bool>,
     /// Lanes with a dead letter that is the record's outcome.
     pub(super) letters: BTreeSet<usize>,
@@ -186,7 +188,8 @@ impl Partition {
         if served != Served::No {
             for lane in self.lanes.iter_mut().filter(|l| l.is_within(offset)) {
                 lane.served += 1;
-                lane.empty.note(offset, i64::from(served == Served::Null && letters.is_empty()));
+                let is_empty = matches!(served, Served::Null | Served::Empty(_));
+                lane.empty.note(offset, i64::from(is_empty && letters.is_empty()));
             }
         }
         let is_record = matches!(served, Served::Value(_));
@@ -301,7 +304,7 @@ impl Partition {
                 }
                 if lane.skipped > lane.empty.count {
                     let (skipped, empty) = (lane.skipped, lane.empty.count);
-                    broken(format!("{skipped} records count as skipped, and {empty} have no value"));
+                    broken(format!("{skipped} records count as skipped, and {empty} have no message"));
                 } else if alone && lane.skipped == 0 {
                     lane.empty.first.iter().for_each(|offset| lane.lost.note(*offset, 1));
                     lane.lost.count += lane.empty.count - lane.empty.first.len() as i64;

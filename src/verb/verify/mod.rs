@@ -1,8 +1,9 @@
 //! `rowmill verify`: Kafka once more, against what the database has of it.
 //!
 //! One snapshot of the database, then one pass over each partition's log, then a closer look where the two differ.
-//! [`database`] has the SQL, [`judge`] the decisions, [`findings`] what came of them, [`report`] the words.
+//! [`database`] has the SQL, [`blank`] knows what is no message, [`judge`] the decisions, [`findings`] what came of them, [`report`] the words.
 
+mod blank;
 mod database;
 mod findings;
 mod judge;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use postgres::Transaction;
 
+use self::blank::Blanks;
 use self::database::{Letters, Place, Places, Traced};
 use self::findings::Findings;
 use self::judge::{Partition, Seen, Served, Sum, WIDTH};
@@ -89,7 +91,8 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
     ask_kafka(config, &ids, &mut partitions, &mut findings)?;
     let rows: Vec<BTreeMap<i64, Sum>> = partitions.iter_mut().map(|p| take_rows(p, &mut sums)).collect();
     strays(&sums, &partitions, &mut findings);
-    compare(&config.kafka, transaction, &traced, &mut partitions, &rows)?;
+    let mut blanks = Blanks::of(plan, config.limits.message_max_bytes);
+    compare(&config.kafka, transaction, &traced, &mut blanks, &mut partitions, &rows)?;
     match database::stray_letters(transaction, &config.pipeline)? {
         0 => {}
         n => findings.broken.push(format!("{n} dead letters belong to no partition and table of the ledger")),
@@ -190,13 +193,14 @@ fn compare(
     kafka: &config::Kafka,
     transaction: &mut Transaction<'_>,
     traced: &[Traced],
+    blanks: &mut Blanks,
     partitions: &mut [Partition],
     rows: &[BTreeMap<i64, Sum>],
 ) -> Result<()> {
     let mut progress = Progress::new(partitions.iter().map(|p| p.next() - p.checked_from).sum());
     let mut differing: Vec<(usize, i64)> = Vec::new();
     for (index, partition) in partitions.iter_mut().enumerate() {
-        read_log(kafka, transaction, partition, &mut progress)?;
+        read_log(kafka, transaction, blanks, partition, &mut progress)?;
         if partition.is_traced() {
             differing.extend(partition.differing(&rows[index]).into_iter().map(|bucket| (index, bucket)));
         }
@@ -206,13 +210,14 @@ fn compare(
         return Ok(());
     }
     log::info!("verify: {} ranges of {WIDTH} offsets differ; looking for the records", differing.len());
-    look_closer(kafka, transaction, traced, partitions, &differing)
+    look_closer(kafka, transaction, traced, blanks, partitions, &differing)
 }
 
 /// One pass over a partition's log, with its dead letters beside it.
 fn read_log(
     kafka: &config::Kafka,
     transaction: &mut Transaction<'_>,
+    blanks: &mut Blanks,
     partition: &mut Partition,
     progress: &mut Progress,
 ) -> Result<()> {
@@ -229,7 +234,7 @@ fn read_log(
             }
             partition.see(at, Served::No, &found);
         }
-        partition.see(offset, value.map_or(Served::Null, Served::Value), &here);
+        partition.see(offset, blanks.served(&topic, value), &here);
         progress.at(done_before + offset - offsets.start);
         Ok(())
     })?;
@@ -245,6 +250,7 @@ fn look_closer(
     kafka: &config::Kafka,
     transaction: &mut Transaction<'_>,
     traced: &[Traced],
+    blanks: &mut Blanks,
     partitions: &mut [Partition],
     differing: &[(usize, i64)],
 ) -> Result<()> {
@@ -258,7 +264,7 @@ fn look_closer(
     }
     for (number, (index, bucket)) in differing.iter().enumerate() {
         let partition = &mut partitions[*index];
-        let mut seen = served(kafka, partition, *bucket)?;
+        let mut seen = served(kafka, blanks, partition, *bucket)?;
         letters(transaction, partition, *bucket, &mut seen)?;
         for (target, places) in &mut tables {
             while let Some((offset, count)) = places.next(transaction, number)? {
@@ -272,12 +278,18 @@ fn look_closer(
     Ok(())
 }
 
-fn served(kafka: &config::Kafka, partition: &Partition, bucket: i64) -> Result<BTreeMap<i64, Seen>> {
+fn served(
+    kafka: &config::Kafka,
+    blanks: &mut Blanks,
+    partition: &Partition,
+    bucket: i64,
+) -> Result<BTreeMap<i64, Seen>> {
     let mut seen: BTreeMap<i64, Seen> = BTreeMap::new();
     let from = partition.checked_from.max(bucket * WIDTH);
     let to = partition.next().min((bucket + 1) * WIDTH);
     reread::range(kafka, &partition.topic, partition.id, from..to, |offset, value| {
-        seen.entry(offset).or_default().served = Some(value.is_some());
+        let found = blanks.served(&partition.topic, value);
+        seen.entry(offset).or_default().served = Some(matches!(found, Served::Value(_)));
         Ok(())
     })?;
     Ok(seen)

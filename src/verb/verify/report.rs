@@ -27,9 +27,8 @@ pub(super) fn tell(findings: &Findings) {
         "gaps"
     );
     findings.partitions.iter().for_each(partition);
-    findings.counted.iter().filter(|t| t.stored != t.expected).for_each(|table| {
-        let (what, by) =
-            if table.stored < table.expected { ("LOST", -1) } else { ("DUPLICATED OR PHANTOM", 1) };
+    findings.counted.iter().filter(|t| t.lost() + t.surplus() > 0).for_each(|table| {
+        let (what, by) = if table.lost() > 0 { ("LOST", -1) } else { ("DUPLICATED OR PHANTOM", 1) };
         say!(
             "table {}: {what} {}: it has {} rows, the ledger and the retried dead letters make {}",
             table.target,
@@ -97,8 +96,9 @@ fn scope(findings: &Findings) {
         );
     }
     for table in &findings.counted {
+        let bound = if table.at_least { ", of which it needs one row a record at least," } else { "" };
         say!(
-            "  by number: count(*) of {} against the ledger, as {}; assumes that nobody else writes to it or deletes from it",
+            "  by number: count(*) of {} against the ledger{bound}, as {}; assumes that nobody else writes to it or deletes from it",
             table.target,
             table.why
         );
@@ -108,7 +108,10 @@ fn scope(findings: &Findings) {
         "  the ledger's counters against the number of records in Kafka, and its positions against rows and letters"
     );
     say!("not checked");
-    say!("  what stands in a row's other columns, and which of a topic's tables should have taken a record");
+    say!(
+        "  what stands in a row's other columns, which of a topic's tables should have taken a record, and how many rows a list of \
+         messages should be"
+    );
     say!(
         "  which of the records were right to become dead letters: `rowmill dead-letters list` shows why they did"
     );
