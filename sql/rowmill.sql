@@ -158,7 +158,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- REGISTER: inserts the ledger rows that a topic lacks. `partitions` is [{partition, log_start, start}]. A topic that
--- the ledger does not know begins at `start`; a later partition at its log start; a new table at its siblings' place.
+-- the pipeline does not know begins at `start`; a later partition at its log start; a new table at its siblings' place.
 CREATE OR REPLACE FUNCTION rowmill.register(
     the_pipeline TEXT, the_cluster TEXT, the_topic_id TEXT, the_routing BIGINT, the_topic TEXT,
     targets TEXT[], partitions JSONB
@@ -169,12 +169,13 @@ DECLARE
     inserted    INTEGER;
 BEGIN
     PERFORM pg_advisory_xact_lock(1919907693, hashtext(the_topic));
-    topic_known := EXISTS (SELECT FROM rowmill.ledger WHERE topic = the_topic);
+    topic_known := EXISTS (SELECT FROM rowmill.ledger WHERE topic = the_topic AND pipeline = the_pipeline);
     INSERT INTO rowmill.ledger (topic, partition, target, pipeline, cluster_id, topic_id, routing_hash, start_offset, next_offset)
     SELECT the_topic, place.partition, name, the_pipeline, the_cluster, the_topic_id, the_routing, place.start, place.start
     FROM (
         SELECT p.partition, coalesce(
-            (SELECT max(l.next_offset) FROM rowmill.ledger l WHERE l.topic = the_topic AND l.partition = p.partition),
+            (SELECT max(l.next_offset) FROM rowmill.ledger l
+             WHERE l.topic = the_topic AND l.partition = p.partition AND l.pipeline = the_pipeline),
             CASE WHEN topic_known THEN p.log_start ELSE p.start END) AS start
         FROM jsonb_to_recordset(partitions) AS p(partition INTEGER, log_start BIGINT, start BIGINT)
     ) AS place, unnest(targets) AS name
@@ -267,3 +268,24 @@ END
 $$;
 
 RESET search_path;
+
+-- EXTEND, for a backfill: outcomes of the records before `start_offset`, in the transaction that holds their rows. Moves it from
+-- old_start to new_start, or says that it is elsewhere. Whoever owns the partition goes on above.
+CREATE OR REPLACE FUNCTION rowmill.extend(
+    the_pipeline TEXT, the_topic TEXT, the_partition INTEGER, the_target TEXT, new_start BIGINT, old_start BIGINT,
+    more_rows BIGINT, more_dead BIGINT, more_skipped BIGINT, more_other BIGINT
+) RETURNS BOOLEAN
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE rowmill.ledger l
+    SET start_offset = new_start,
+        rows = l.rows + more_rows,
+        dead = l.dead + more_dead,
+        skipped = l.skipped + more_skipped,
+        other = l.other + more_other,
+        holes = l.holes + old_start - new_start - more_rows - more_dead - more_skipped - more_other
+    WHERE l.pipeline = the_pipeline AND l.topic = the_topic AND l.partition = the_partition AND l.target = the_target
+      AND l.start_offset = old_start AND new_start < old_start;
+    RETURN FOUND;
+END
+$$;

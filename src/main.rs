@@ -55,6 +55,17 @@ enum Verb {
     ///
     /// Prints PASS and ends with 0 only if nothing is lost, duplicated, phantom or contradictory.
     Verify(ConfigFile),
+    /// Fill a new table with what its topics held before it was there, while the pipeline goes on.
+    ///
+    /// A new table of a topic that is read already begins where the topic's other tables are. This goes from there down to the
+    /// begin of each log, and moves the ledger's start_offset with it, in the same transaction as the rows: it can be ended
+    /// and run again at any time. What lies below comes after what lies above, so a table that is being filled has no order.
+    Backfill {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        which: verb::backfill::Which,
+    },
     /// Write man pages and shell completions; for packages.
     #[command(hide = true)]
     Generate(verb::generate::Generate),
@@ -102,6 +113,9 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Status(file) => for_people(|| verb::status::run(&config::read(&file.config)?).map(|()| true)),
         Verb::DeadLetters { file, action } => {
             for_people(|| verb::dead_letters::run(&config::read(&file.config)?, &action))
+        }
+        Verb::Backfill { file, which } => {
+            for_people(|| verb::backfill::run(&config::read(&file.config)?, &which).map(|()| true))
         }
         Verb::Verify(file) => for_people(|| verb::verify::run(&config::read(&file.config)?)),
     }

@@ -1,4 +1,5 @@
-//! A range of one partition, read once more: for `rowmill verify`, which must not believe what the engine believed.
+//! A range of one partition, read once more: for `rowmill verify`, which must not believe what the engine believed, and for
+//! `rowmill backfill`.
 //!
 //! Each range gets a consumer of its own, read-committed and assigned by hand: one that has read nothing else can hold
 //! nothing stale, and no group's offset is asked for or moved.
@@ -9,11 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::ClientLog;
 use crate::config;
+use crate::promise::batch::{Headers, Record};
 
 /// Brokers that say nothing for so long are given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -21,7 +24,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// One look at the queue.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Shows the offset and value of every record that Kafka serves in `offsets`, in order. Holes are passed over.
+/// Shows every record that Kafka serves in `offsets`, in order. Holes are passed over.
 ///
 /// # Errors
 /// When the range cannot be read whole, or when `see` does not want to go on.
@@ -30,7 +33,7 @@ pub fn range(
     topic: &str,
     partition: i32,
     offsets: Range<i64>,
-    mut see: impl FnMut(i64, Option<&[u8]>) -> Result<()>,
+    mut see: impl FnMut(&Record<'_>) -> Result<()>,
 ) -> Result<()> {
     if offsets.is_empty() {
         return Ok(());
@@ -40,12 +43,15 @@ pub fn range(
     let consumer =
         assigned(kafka, topic, partition, offsets.start).with_context(|| format!("cannot {}", place()))?;
     let mut heard_at = Instant::now();
+    let mut headers = Vec::new();
     loop {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
                 heard_at = Instant::now();
                 if message.offset() < offsets.end {
-                    see(message.offset(), message.payload())?;
+                    headers.clear();
+                    append_headers(&message, &mut headers);
+                    see(&record(topic, &message, &headers))?;
                 }
                 if message.offset() + 1 >= offsets.end {
                     return Ok(());
@@ -64,6 +70,24 @@ pub fn range(
             Some(Err(error)) => bail!("cannot {}: {error}, for {} s", place(), SILENCE_MAX.as_secs()),
             None => bail!("cannot {}: the brokers said nothing for {} s", place(), SILENCE_MAX.as_secs()),
         }
+    }
+}
+
+fn record<'a>(topic: &'a str, message: &'a BorrowedMessage<'_>, headers: &'a [u8]) -> Record<'a> {
+    Record {
+        topic,
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key(),
+        value: message.payload(),
+        headers: Headers(headers),
+    }
+}
+
+fn append_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
+    for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
+        Headers::append(arena, header.key.as_bytes(), header.value);
     }
 }
 

@@ -121,6 +121,7 @@ impl Watch {
         let cluster_id =
             self.ask(|| asker.cluster_id()).context("the brokers do not tell their cluster id")?;
         let described = self.ask(|| asker.describe(&names))?;
+        self.contact.answered(Instant::now());
         let mut problem = None;
         let mut news = false;
         for topic in self.topics.iter() {
@@ -171,6 +172,8 @@ impl Watch {
             self.ownership.touch();
         }
         let partition_count = self.ask(|| asker.partitions(&topic.name))?.len() as i32;
+        // A look at many topics takes its time, and Kafka answers all along.
+        self.contact.answered(Instant::now());
         let mut new = Vec::new();
         for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
             match self.new_partition(asker, topic, partition) {

@@ -9,7 +9,7 @@ use crate::base::failure::Failure;
 use crate::base::fault::{Point, fault};
 use crate::client::binary::{HEADER, TRAILER, begin, field, finish, micros_of_millis, optional};
 use crate::client::pg;
-use crate::promise::batch::Record;
+use crate::promise::batch::{Record, TableBatch};
 
 /// The COPY that [`append`] writes tuples for.
 const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
@@ -48,6 +48,22 @@ pub struct About<'a> {
     pub target: &'a str,
     pub reason: &'a str,
     pub message: &'a str,
+}
+
+/// The letters of some batches of one table.
+pub fn of<'a>(
+    load: &'a [TableBatch],
+    pipeline: &'a str,
+    target: &'a str,
+) -> impl Iterator<Item = (About<'a>, Record<'a>)> {
+    load.iter().flat_map(|batch| batch.dead.iter().map(move |dead| (batch, dead))).map(
+        move |(batch, dead)| {
+            let segment = &batch.segments[dead.segment];
+            let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
+            let about = About { pipeline, target, reason: &dead.reason, message: &dead.message };
+            (about, raw.record(&segment.span.claim, dead.record as usize))
+        },
+    )
 }
 
 /// Writes letters within the transaction of the session; how many the server says it stored.

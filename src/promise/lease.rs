@@ -260,9 +260,28 @@ impl Lease {
                 topic.name,
                 new.len()
             );
+            self.say_beginnings(topic, &here);
             any = true;
         }
         Ok(any)
+    }
+
+    /// Where tables begin that the ledger had not, and why.
+    fn say_beginnings(&self, topic: &Topic, before: &[&Entry]) {
+        let had =
+            |target: &String| before.iter().any(|e| e.target == *target && e.pipeline == self.me.pipeline);
+        let is_known = topic.targets.iter().any(had);
+        for target in topic.targets.iter().filter(|target| !had(target)) {
+            if is_known {
+                log::info!(
+                    "table {target} begins where the other tables of topic {:?} are; `rowmill backfill --table {target}` fills \
+                     it with what was before",
+                    topic.name
+                );
+            } else {
+                log::info!("table {target} begins with topic {:?} where kafka.start says", topic.name);
+            }
+        }
     }
 
     fn claim(&self, client: &mut Client, partition: Partition) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::promise::decide::{Peer, Standing};
 use crate::promise::duties::{Entry, Seen};
 use crate::promise::offsets::Anchor;
 use crate::promise::reach::Reach;
-use crate::promise::span::Move;
+use crate::promise::span::{Counts, Move};
 use crate::promise::topics::NewPartition;
 
 /// The schema as `rowmill init` creates it, safe to apply again.
@@ -416,6 +416,61 @@ pub fn resolve(
     Ok(standings)
 }
 
+/// From where on a table has one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    pub topic: String,
+    pub partition: i32,
+    pub topic_id: String,
+    pub start: i64,
+}
+
+/// All partitions that a table has.
+pub fn stretches(client: &mut Client, pipeline: &str, target: &str) -> Result<Vec<Stretch>> {
+    let rows = client
+        .query_typed(
+            "SELECT topic, partition, topic_id, start_offset FROM rowmill.ledger
+             WHERE pipeline = $1 AND target = $2 ORDER BY topic, partition",
+            &[(&pipeline, Type::TEXT), (&target, Type::TEXT)],
+        )
+        .context("cannot read the ledger")?;
+    let stretch = |row: &postgres::Row| Stretch {
+        topic: row.get(0),
+        partition: row.get(1),
+        topic_id: row.get(2),
+        start: row.get(3),
+    };
+    Ok(rows.iter().map(stretch).collect())
+}
+
+/// EXTEND, within the transaction that holds the rows: the table has the partition from `stretch.start` on, and no longer from
+/// `old_start`. False where it had it from elsewhere. Every name in the statement has its schema.
+pub fn extend(
+    client: &mut postgres::Client,
+    pipeline: &str,
+    target: &str,
+    stretch: &Stretch,
+    old_start: i64,
+    counts: Counts,
+) -> Result<bool, postgres::Error> {
+    let row = client.query_typed_one(
+        "SELECT rowmill.extend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        &[
+            (&pipeline, Type::TEXT),
+            (&stretch.topic, Type::TEXT),
+            (&stretch.partition, Type::INT4),
+            (&target, Type::TEXT),
+            (&stretch.start, Type::INT8),
+            (&old_start, Type::INT8),
+            (&counts.rows, Type::INT8),
+            (&counts.dead, Type::INT8),
+            (&counts.skipped, Type::INT8),
+            (&counts.other, Type::INT8),
+        ],
+    )?;
+    Ok(row.get(0))
+}
+
 /// Adds what was attempted to an error of the ledger.
 pub fn context(error: anyhow::Error, attempted: &str) -> anyhow::Error {
     match error.downcast_ref::<postgres::Error>() {
@@ -428,7 +483,6 @@ pub fn context(error: anyhow::Error, attempted: &str) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::promise::offsets::Partition;
-    use crate::promise::span::Counts;
 
     #[test]
     fn names_with_quotes_stay_names() {

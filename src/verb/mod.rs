@@ -1,5 +1,6 @@
 //! What a person or a service manager asks for, a file or a folder each. They alone know all the rest.
 
+pub mod backfill;
 pub mod out;
 pub mod service;
 pub mod setup;

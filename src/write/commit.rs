@@ -15,7 +15,7 @@ use crate::base::retry::BackOff;
 use crate::figures::instruments::Wait;
 use crate::promise::batch::{Rows, TableBatch};
 use crate::promise::claim::Wake;
-use crate::promise::dead_letter::About;
+use crate::promise::dead_letter;
 use crate::promise::decide::{FollowUp, Resolved, after_failure};
 use crate::promise::guard::Objection;
 use crate::promise::ledger::{self, Target};
@@ -235,19 +235,7 @@ impl Writer {
     }
 
     fn letters(&self, session: &mut Session, load: &[TableBatch]) -> Result<(), Failure> {
-        let letters = load.iter().flat_map(|batch| batch.dead.iter().map(move |dead| (batch, dead))).map(
-            |(batch, dead)| {
-                let segment = &batch.segments[dead.segment];
-                let raw = segment.raw.as_ref().expect("a segment with dead letters keeps its records");
-                let about = About {
-                    pipeline: &self.sessions.me.pipeline,
-                    target: &self.name,
-                    reason: &dead.reason,
-                    message: &dead.message,
-                };
-                (about, raw.record(&segment.span.claim, dead.record as usize))
-            },
-        );
+        let letters = dead_letter::of(load, &self.sessions.me.pipeline, &self.name);
         let sent = load.iter().map(|batch| batch.dead.len()).sum();
         let stored = match planted(Bug::LettersOutside) {
             true => self.sessions.open()?.letters(letters)?,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{World, all_rows, record, rowmill, wait_for};
+use crate::world::{Class, World, all_rows, record, rowmill, wait_for};
 
 #[test]
 fn retention_past_the_position_stops_until_the_gap_is_accepted() {
@@ -253,6 +253,80 @@ fn a_missing_privilege_ends_the_process_and_check_names_it() {
     let path = world.file("check.toml", &world.model("in", "t", ""));
     let (text, fine) = rowmill(&world, &["check", "--config", &path]);
     assert!(fine && text.contains("`rowmill run` would work"), "{text}");
+}
+
+/// A new table is filled with what was before it while records flow, some of them bad, and through a SIGKILL; what Kafka has is
+/// then in it exactly once. Doing it again does nothing.
+#[test]
+fn a_new_table_is_filled_from_the_beginning_while_records_flow() {
+    let world = World::new("backfill");
+    world.create_topic("in", 3);
+    world.create_table("t", "");
+    world.create_table("u", ", CHECK (n <> 777)");
+    let value = |n: u64| if n % 500 == 7 { format!("broken {n}") } else { record(n) };
+    for partition in 0..3 {
+        world.produce("in", partition, (0..12_000).map(value));
+    }
+    let guard = "[guard]\ndead_letter_share = 1\n";
+    let engine = world.engine(&format!("{guard}{}", world.model("in", "t", "")), &[]);
+    world.wait_drained(&["in"], 60);
+    engine.stop();
+    let both = format!("{guard}{}{}", world.model("in", "t", ""), world.model("in", "u", ""));
+    let engine = world.engine(&both, &[]);
+    wait_for("the word", 20, || engine.log().contains("table public.u begins where the other tables"));
+    let load = world.load("in", 3, 1_000);
+    let path = world.file("backfill.toml", &both);
+    let backfill = || {
+        let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
+        command
+            .args(["backfill", "--config", &path, "--table", "u"])
+            .env("DATABASE_URL", &world.database_url);
+        command
+    };
+    let mut killed = backfill().spawn().expect("it starts");
+    wait_for("a part of it", 20, || {
+        world.count("SELECT count(*) FROM rowmill.ledger WHERE target = 'public.u' AND start_offset < 12000")
+            > 0
+    });
+    killed.kill().expect("killed");
+    killed.wait().expect("ended");
+    for _ in 0..2 {
+        let output = backfill().output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    load.stop();
+    world.wait_drained(&["in"], 30);
+    assert_eq!(world.count("SELECT max(start_offset) FROM rowmill.ledger"), 0);
+    // What no JSON is belongs to the topic's first table.
+    let is_broken = |v: Option<&[u8]>| v.is_some_and(|v| v.starts_with(b"broken"));
+    let is_refused = |v: Option<&[u8]>| v == Some(record(777).as_bytes());
+    world.check("t", &["in"], |v| if is_broken(v) { Class::Dead } else { Class::Row });
+    world.check("u", &["in"], |v| match () {
+        () if is_broken(v) => Class::Skipped,
+        () if is_refused(v) => Class::Dead,
+        () => Class::Row,
+    });
+    let (text, fine) = rowmill(&world, &["verify", "--config", &path]);
+    assert!(fine, "{text}");
+    assert!(engine.stop().0.success());
+}
+
+/// Another pipeline on a topic that the ledger knows begins where its own configuration says.
+#[test]
+fn a_second_pipeline_begins_where_it_says() {
+    let world = World::new("second");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    world.create_table("u", "");
+    world.produce("in", 0, (0..100).map(record));
+    let engine = world.engine(&world.model("in", "t", ""), &[]);
+    world.wait_drained(&["in"], 30);
+    let second = format!("pipeline = \"second\"\n{}", world.model("in", "u", ""));
+    let other = world.engine(&second, &[]);
+    wait_for("all from the beginning", 20, || world.count("SELECT count(*) FROM u") == 100);
+    assert!(other.log().contains("where kafka.start says"), "{}", other.log());
+    world.check("u", &["in"], all_rows);
+    assert!(engine.stop().0.success() && other.stop().0.success());
 }
 
 /// A new table on a topic that is already read begins where its siblings are; the change is adopted because they are level.

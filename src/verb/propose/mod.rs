@@ -85,7 +85,8 @@ fn read(
     mut see: impl FnMut(Place, Option<&[u8]>),
 ) -> Result<()> {
     for (partition, offsets) in ranges {
-        reread::range(kafka, topic, *partition, offsets.clone(), |offset, value| {
+        reread::range(kafka, topic, *partition, offsets.clone(), |record| {
+            let (offset, value) = (record.offset, record.value);
             see(Place { partition: *partition, offset }, value);
             Ok(())
         })?;

@@ -225,7 +225,8 @@ fn read_log(
     let (topic, id, offsets) =
         (partition.topic.clone(), partition.id, partition.checked_from..partition.next());
     let done_before = progress.done;
-    reread::range(kafka, &topic, id, offsets.clone(), |offset, value| {
+    reread::range(kafka, &topic, id, offsets.clone(), |record| {
+        let (offset, value) = (record.offset, record.value);
         let mut here = Vec::new();
         while let Some((at, found)) = letters.below(transaction, offset + 1)? {
             if at == offset {
@@ -287,7 +288,8 @@ fn served(
     let mut seen: BTreeMap<i64, Seen> = BTreeMap::new();
     let from = partition.checked_from.max(bucket * WIDTH);
     let to = partition.next().min((bucket + 1) * WIDTH);
-    reread::range(kafka, &partition.topic, partition.id, from..to, |offset, value| {
+    reread::range(kafka, &partition.topic, partition.id, from..to, |record| {
+        let (offset, value) = (record.offset, record.value);
         let found = blanks.served(&partition.topic, value);
         seen.entry(offset).or_default().served = Some(matches!(found, Served::Value(_)));
         Ok(())
