@@ -54,16 +54,25 @@ pub(super) struct Step {
 }
 
 pub(super) enum Fill {
-    Field { slot: usize, reading: Reading },
-    Lookup { slot: usize, lookup: usize, unknown: OnUnknown },
+    /// Boxed, so that a step is small: nearly every column reads as its type alone says.
+    Field {
+        slot: usize,
+        reading: Box<Reading>,
+    },
+    Lookup {
+        slot: usize,
+        lookup: usize,
+        unknown: OnUnknown,
+    },
     Clock,
-    Message { depth_max: usize },
+    Message {
+        depth_max: usize,
+    },
     Kafka(Kafka),
     Null,
 }
 
 /// What a step may read.
-#[derive(Clone, Copy)]
 pub(super) struct Input<'a, 'r> {
     /// What the slots cut.
     pub(super) text: &'a str,
@@ -88,9 +97,10 @@ impl Step {
             not_null: column.not_null,
             optional: column.optional,
             fill: match source {
-                Source::Field { path, notation } => {
-                    Fill::Field { slot: slot(path), reading: Reading::new(notation.clone(), depth_max) }
-                }
+                Source::Field { path, notation } => Fill::Field {
+                    slot: slot(path),
+                    reading: Box::new(Reading::new(notation.clone(), depth_max)),
+                },
                 Source::Lookup { path, lookup, unknown, .. } => {
                     Fill::Lookup { slot: slot(path), lookup: *lookup, unknown: *unknown }
                 }
@@ -104,7 +114,7 @@ impl Step {
 
     pub(super) fn write(
         &self,
-        input: Input<'_, '_>,
+        input: &Input<'_, '_>,
         lookups: &impl Lookups,
         scratch: &mut String,
         out: &mut Vec<u8>,
@@ -152,7 +162,7 @@ impl Step {
         Ok(Written::Value)
     }
 
-    fn kafka(&self, part: Kafka, input: Input<'_, '_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
+    fn kafka(&self, part: Kafka, input: &Input<'_, '_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
         let record = input.record;
         match part {
             Kafka::Element => {

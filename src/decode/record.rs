@@ -386,15 +386,16 @@ impl RecordDecoder {
         // What most rows take, once for all columns.
         out.reserve(2 * text.len());
         out.extend_from_slice(&(route.steps.len() as i16).to_be_bytes());
+        // Once for all columns as well: it is more than a register holds.
+        let input = Input {
+            text,
+            body: message.body,
+            element: message.element,
+            record: message.record,
+            slots: &self.slots,
+        };
         for (place, step) in route.steps.iter().enumerate() {
-            let input = Input {
-                text,
-                body: message.body,
-                element: message.element,
-                record: message.record,
-                slots: &self.slots,
-            };
-            match step.write(input, lookups, &mut self.scratch, out) {
+            match step.write(&input, lookups, &mut self.scratch, out) {
                 Ok(Written::Value) => {}
                 Ok(Written::LeftOut(optional)) => shape.leave_out(optional),
                 Ok(Written::NeedsLookup) => {
@@ -403,7 +404,7 @@ impl RecordDecoder {
                 }
                 Err(wrong) => {
                     out.truncate(start);
-                    return Err(self.describe(model, place, step, input, wrong));
+                    return Err(self.describe(model, place, step, &input, wrong));
                 }
             }
         }
@@ -458,7 +459,7 @@ impl RecordDecoder {
         model: usize,
         place: usize,
         step: &Step,
-        input: Input<'_, '_>,
+        input: &Input<'_, '_>,
         wrong: Wrong,
     ) -> Reject {
         let model = &self.plan.models[model];
