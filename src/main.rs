@@ -33,7 +33,16 @@ enum Verb {
     ///
     /// Reads the configuration, connects to every server, prints how each column is filled and which guarantee results.
     /// Ends with 0 only if `run` would work.
-    Check(ConfigFile),
+    ///
+    /// With --sample, so many of each topic's newest records are decoded as well: how many would be dead letters, and which
+    /// columns no record has a field for. Lookups are not asked, and nothing is written.
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Records of each topic to decode.
+        #[arg(long, value_name = "RECORDS", default_value_t = 0)]
+        sample: u32,
+    },
     /// Read a sample of a topic, and print a table and a model that would take it, with the evidence.
     ///
     /// Types, NOT NULL and names come from the newest records: how often each field was there, of which kind, how long. It
@@ -105,7 +114,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Run(file) => as_configured(&file, run::run),
         Verb::Init(init) => for_people(|| verb::init::run(&init).map(|()| true)),
-        Verb::Check(file) => for_people(|| verb::check::run(&file.config)),
+        Verb::Check { file, sample } => for_people(|| verb::check::run(&file.config, sample)),
         Verb::Propose(propose) => for_people(|| verb::propose::run(&propose).map(|()| true)),
         Verb::Generate(generate) => {
             for_people(|| verb::generate::run(Arguments::command(), &generate).map(|()| true))

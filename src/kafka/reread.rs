@@ -15,6 +15,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::ClientLog;
+use super::ask::Asker;
 use crate::config;
 use crate::promise::batch::{Headers, Record};
 
@@ -23,6 +24,20 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// One look at the queue.
 const POLL: Duration = Duration::from_millis(200);
+
+/// For some partitions of one topic: offsets.
+pub type Ranges = Vec<(i32, Range<i64>)>;
+
+/// The last offsets of each partition of a topic, `count` in all.
+pub fn newest(asker: &Asker, topic: &str, count: i64) -> Result<Ranges> {
+    let partitions = asker.partitions(topic)?;
+    let each = (count / partitions.len() as i64).max(1);
+    let range = |partition| {
+        let Range { start, end } = asker.ends(topic, partition)?;
+        Ok((partition, start.max(end - each)..end))
+    };
+    partitions.into_iter().map(range).collect()
+}
 
 /// Shows every record that Kafka serves in `offsets`, in order. Holes are passed over.
 ///

@@ -280,6 +280,11 @@ impl Shape {
         self.0 >> optional & 1 == 1
     }
 
+    /// What both leave out.
+    pub fn and(self, other: Shape) -> Shape {
+        Shape(self.0 & other.0)
+    }
+
     /// How many columns are left out.
     pub fn count(self) -> usize {
         self.0.count_ones() as usize

@@ -3,6 +3,28 @@
 use crate::metrics::free_port;
 use crate::world::{World, record, rowmill, rowmill_as};
 
+/// The newest records through the models, and nothing written: dead letters to be, and columns that take their default.
+#[test]
+fn a_sample_tells_what_would_become_of_it() {
+    let world = World::new("check_sample");
+    world.create_topic("in", 2);
+    world.create_table("t", ", received_at TIMESTAMPTZ NOT NULL DEFAULT now(), kind TEXT DEFAULT 'k'");
+    let value = |n: u64| match n % 10 {
+        0 => format!("broken {n}"),
+        1 => format!("{{\"n\":{n},\"kind\":\"x\"}}"),
+        _ => record(n),
+    };
+    world.produce("in", 0, (0..100).map(value));
+    world.produce("in", 1, (0..100).map(value));
+    let path = world.file("check.toml", &world.model("in", "t", ""));
+    let (text, fine) = rowmill(&world, &["check", "--sample", "200", "--config", &path]);
+    assert!(fine && text.contains("20 of 200 records would be dead letters"), "{text}");
+    assert!(text.contains("20 invalid_json, the first:"), "{text}");
+    assert!(text.contains("column \"received_at\" of table public.t: no record has its field"), "{text}");
+    assert!(!text.contains("column \"kind\" of table"), "{text}");
+    assert_eq!(world.count("SELECT count(*) FROM t") + world.count("SELECT count(*) FROM rowmill.ledger"), 0);
+}
+
 #[test]
 fn each_planted_mistake_is_named_with_its_remedy() {
     let world = World::new("check");

@@ -43,7 +43,9 @@ pub fn run(propose: &Propose) -> Result<()> {
         !table.is_empty() && table.len() <= 63 && !table.contains(char::is_control),
         "a table's name has 1 to 63 bytes and no control characters; say another one with --table"
     );
-    let ranges = newest(&kafka, &propose.topic, i64::from(propose.records))?;
+    let asker = Asker::new(&kafka, ANSWER)?;
+    let ranges = reread::newest(&asker, &propose.topic, i64::from(propose.records))
+        .with_context(|| format!("at {}", kafka.brokers))?;
     let mut sample = Sample::default();
     read(&kafka, &propose.topic, &ranges, |place, value| sample.see(place, value))?;
     if sample.objects == 0 {
@@ -62,26 +64,10 @@ pub fn run(propose: &Propose) -> Result<()> {
     Ok(())
 }
 
-type Ranges = Vec<(i32, std::ops::Range<i64>)>;
-
-/// The last offsets of each partition, `count` in all.
-fn newest(kafka: &config::Kafka, topic: &str, count: i64) -> Result<Ranges> {
-    let asker = Asker::new(kafka, ANSWER)?;
-    let partitions = asker.partitions(topic).with_context(|| format!("at {}", kafka.brokers))?;
-    let each = (count / partitions.len() as i64).max(1);
-    partitions
-        .into_iter()
-        .map(|partition| {
-            let std::ops::Range { start, end } = asker.ends(topic, partition)?;
-            Ok((partition, start.max(end - each)..end))
-        })
-        .collect()
-}
-
 fn read(
     kafka: &config::Kafka,
     topic: &str,
-    ranges: &Ranges,
+    ranges: &reread::Ranges,
     mut see: impl FnMut(Place, Option<&[u8]>),
 ) -> Result<()> {
     for (partition, offsets) in ranges {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+mod sample;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -48,7 +51,7 @@ impl Findings {
 }
 
 /// True if `run` would work.
-pub fn run(path: &Path) -> Result<bool> {
+pub fn run(path: &Path, sample: u32) -> Result<bool> {
     let mut findings = Findings::default();
     say!("configuration {}", path.display());
     let config = match config::read(path) {
@@ -61,7 +64,7 @@ pub fn run(path: &Path) -> Result<bool> {
     findings.good(format!("pipeline {:?}, {} models", config.pipeline, config.models.len()));
     let found = check_postgres(&config, &mut findings);
     check_redis(&config, &mut findings);
-    check_kafka(&config, found, &mut findings);
+    check_kafka(&config, found, sample, &mut findings);
     say!("memory");
     match setup::memory(&config) {
         Ok(fine) => findings.good(fine),
@@ -201,7 +204,7 @@ fn check_redis(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Findings) {
+fn check_kafka(config: &Config, found: Option<(Plan, Client)>, sample: u32, findings: &mut Findings) {
     say!("Kafka");
     let names: Vec<String> = {
         let mut names: Vec<String> = config.models.iter().map(|m| m.topic.clone()).collect();
@@ -238,6 +241,40 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, findings: &mut Fi
     let Some((plan, mut client)) = found else { return };
     if let Err(error) = check_ledger(config, &plan, &mut client, &asker, &described, &cluster, findings) {
         findings.bad(format!("{error:#}"));
+    }
+    if sample > 0 {
+        try_sample(config, plan, &asker, sample, findings);
+    }
+}
+
+/// The newest records of each topic, as the models would take them.
+fn try_sample(config: &Config, plan: Plan, asker: &Asker, records: u32, findings: &Findings) {
+    say!("sample");
+    let plan = Arc::new(plan);
+    for (index, topic) in plan.topics.iter().enumerate() {
+        let tried = match sample::try_out(config, &plan, index, asker, records) {
+            Ok(tried) => tried,
+            Err(error) => {
+                findings.doubtful(format!("topic {:?}: no sample: {error:#}", topic.name));
+                continue;
+            }
+        };
+        let refused: u64 = tried.refused.values().map(|(count, _)| count).sum();
+        let sentence =
+            format!("topic {:?}: {refused} of {} records would be dead letters", topic.name, tried.records);
+        if refused == 0 {
+            findings.good(sentence)
+        } else {
+            findings.doubtful(sentence)
+        }
+        for (reason, (count, message)) in &tried.refused {
+            say!("    {count} {reason}, the first: {message}");
+        }
+        for (table, column) in tried.by_default(&plan) {
+            say!(
+                "    column {column:?} of table {table}: no record has its field, so each row takes the column's default"
+            );
+        }
     }
 }
 
