@@ -292,8 +292,12 @@ impl Slot {
 }
 
 /// Reasons for which a process may end by itself, and what the journal calls them.
-const LEGAL_ENDS: [(&str, &str); 2] =
-    [("again: ending at once", "SIGTERM twice"), ("longer than any legal wait", "watchdog")];
+const LEGAL_ENDS: [(&str, &str); 3] = [
+    ("again: ending at once", "SIGTERM twice"),
+    ("longer than any legal wait", "watchdog"),
+    // While a column that a model names is away, who runs waits for it and who starts does not start.
+    ("the models do not fit the tables", "started without a column"),
+];
 
 /// In words; an error for an end that has no cause.
 fn how_it_ended(status: ExitStatus, words: &str) -> Result<String, String> {

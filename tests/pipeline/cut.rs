@@ -26,12 +26,13 @@ fn a_member_whose_kafka_falls_silent_is_replaced_and_comes_back_slowly() {
 
     proxy.set(Weather::Silent);
     watch_replacement(&world, &cut, port);
+    std::thread::sleep(Duration::from_secs(seconds("CUT_SECONDS", 0)));
     proxy.set(Weather::Fair);
 
     wait_for("readiness after the return", 20, || is_ready(port));
     // A network that comes and goes must not take partitions along: for a minute, of which this sees a part.
     let returned = Instant::now();
-    while returned.elapsed() < Duration::from_secs(20) {
+    while returned.elapsed() < Duration::from_secs(seconds("BACK_SECONDS", 20)) {
         assert_eq!(owned(&world, &cut), 0, "{:?} after its return", returned.elapsed());
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -93,6 +94,11 @@ fn where_all_are_cut_nobody_gives_anything_away() {
     world.wait_drained(&["in"], 30);
     assert_eq!(owners(&world), before);
     world.check("t", &["in"], all_rows);
+}
+
+/// For longer looks than a test set has time for: CUT_SECONDS=60 BACK_SECONDS=55.
+fn seconds(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 fn prepared(name: &str) -> World {
