@@ -147,21 +147,34 @@ impl Board {
     }
 }
 
-/// The signs of each part when it was last looked at, and since when it has had work and shown no other.
+/// The watchdog looks every second: where nobody looked for so long, the process itself stood still, and its threads with it.
+const STOOD_STILL: Duration = Duration::from_secs(3);
+
+/// What was seen at the last look.
 #[derive(Debug, Default)]
-struct Progress(BTreeMap<String, (u64, Option<Instant>)>);
+struct Progress {
+    looked: Option<Instant>,
+    /// The signs of each part, and since when it has had work and shown no other.
+    parts: BTreeMap<String, (u64, Option<Instant>)>,
+}
 
 impl Progress {
-    /// The name of a part that has had work for longer than `limit` and did not move.
+    /// The name of a part that has had work for longer than `limit` and did not move. Time in which the process stood still does
+    /// not count: a process that was frozen goes on, and is no hang.
     fn stuck(&mut self, works: Vec<Work>, now: Instant, limit: Duration) -> Option<String> {
+        let still = self.looked.map(|looked| now.duration_since(looked)).filter(|gap| *gap >= STOOD_STILL);
+        self.looked = Some(now);
+        for (_, since) in self.parts.values_mut() {
+            *since = since.map(|since| since + still.unwrap_or_default());
+        }
         let mut stuck = None;
         for work in works {
-            let known = self.0.get(&work.name).filter(|(signs, _)| *signs == work.signs);
+            let known = self.parts.get(&work.name).filter(|(signs, _)| *signs == work.signs);
             let since = work.waiting.then(|| known.and_then(|(_, since)| *since).unwrap_or(now));
             if since.is_some_and(|since| now.duration_since(since) > limit) {
                 stuck = Some(work.name.clone());
             }
-            self.0.insert(work.name, (work.signs, since));
+            self.parts.insert(work.name, (work.signs, since));
         }
         stuck
     }
@@ -175,20 +188,24 @@ mod tests {
     fn stuck_is_work_that_nobody_touches() {
         let (start, limit) = (Instant::now(), Duration::from_secs(10));
         let mut progress = Progress::default();
-        let mut look = |seconds: u64, waiting: bool, signs: u64| {
-            let works = vec![Work { name: "t".into(), waiting, signs }];
-            progress.stuck(works, start + Duration::from_secs(seconds), limit).is_some()
+        let mut look = |seconds: std::ops::RangeInclusive<u64>, waiting: bool, signs: u64| {
+            let mut one = |second: u64| {
+                let works = vec![Work { name: "t".into(), waiting, signs }];
+                progress.stuck(works, start + Duration::from_secs(second), limit).is_some()
+            };
+            seconds.map(&mut one).collect::<Vec<bool>>()
         };
-        assert!(!look(0, true, 1));
-        assert!(!look(10, true, 1));
-        assert!(look(11, true, 1));
+        assert_eq!(look(0..=10, true, 1), [false; 11]);
+        assert_eq!(look(11..=11, true, 1), [true]);
         // It moved.
-        assert!(!look(12, true, 2));
-        assert!(!look(22, true, 2));
+        assert_eq!(look(12..=22, true, 2), [false; 11]);
         // Nothing to do is no hang, however long; and the time begins anew with the next work.
-        assert!(!look(100, false, 2));
-        assert!(!look(101, true, 2));
-        assert!(!look(111, true, 2));
-        assert!(look(112, true, 2));
+        assert_eq!(look(23..=100, false, 2), [false; 78]);
+        assert_eq!(look(101..=111, true, 2), [false; 11]);
+        assert_eq!(look(112..=112, true, 2), [true]);
+        // Frozen for a minute with work in hand: the time before and after it counts.
+        assert_eq!(look(113..=118, true, 3), [false; 6]);
+        assert_eq!(look(178..=183, true, 3), [false, false, false, false, false, false]);
+        assert_eq!(look(184..=184, true, 3), [true]);
     }
 }
