@@ -51,9 +51,7 @@ impl Definitions {
         let mut client = self.server.connect("rowmill definitions").map_err(away)?;
         let mut renewed = tables.clone();
         for name in &names {
-            let read = read(&mut client, name)?;
-            say_changes(&tables[name], &read);
-            renewed.insert(name.clone(), read);
+            renewed.insert(name.clone(), read(&mut client, name)?);
         }
         if renewed == *tables {
             return Ok(());
@@ -63,6 +61,10 @@ impl Definitions {
         let remarks = setup::audit_table(&mut client, &new.tables[table]).map_err(away)?;
         if !remarks.refusals.is_empty() {
             return Err(Failure::new(Class::Table, remarks.refusals.join("; ")));
+        }
+        // Once, and not at each try while a definition is waited for. Several names may stand for the one table.
+        if let Some(name) = names.first() {
+            say_changes(&tables[name], &renewed[name]);
         }
         *tables = renewed;
         self.editions.publish(new);
