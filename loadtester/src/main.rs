@@ -1,10 +1,12 @@
 //! The verbs, and from their outcome the exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 
+use loadtester::base::printable::printable_lines;
 use loadtester::base::quantity::show_count;
 use loadtester::base::signals;
 use loadtester::judge::verdict::Exit;
@@ -12,11 +14,15 @@ use loadtester::plan::options::{Cli, CompareArgs, RunArgs, UsersAction, UsersArg
 use loadtester::plan::{self, Plan, scenario};
 use loadtester::server::users;
 use loadtester::tell::{self, export, tui};
-use loadtester::verb::{ceiling, compare, find_max, run};
+use loadtester::verb::{ceiling, compare, find_max, merge, run, scenario as scenario_verb};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
-        .format_target(false)
+        .format(|out, record| {
+            let (at, level) = (out.timestamp(), record.level());
+            let style = out.default_level_style(level);
+            writeln!(out, "[{at} {style}{level:<5}{style:#}] {}", printable_lines(&record.args().to_string()))
+        })
         .target(env_logger::Target::Pipe(Box::new(tui::Log)))
         .write_style(if tui::colors() {
             env_logger::WriteStyle::Always
@@ -27,7 +33,7 @@ fn main() -> ExitCode {
     let given = match scenario::arguments(std::env::args().collect()) {
         Ok(given) => given,
         Err(error) => {
-            eprintln!("loadtester: {error:#}");
+            eprintln!("loadtester: {}", printable_lines(&format!("{error:#}")));
             return ExitCode::from(2);
         }
     };
@@ -36,7 +42,7 @@ fn main() -> ExitCode {
     match act(cli) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
-            eprintln!("loadtester: {error:#}");
+            eprintln!("loadtester: {}", printable_lines(&format!("{error:#}")));
             ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
         }
     }
@@ -67,6 +73,8 @@ fn act(cli: Cli) -> Result<Exit> {
             export::export(&args, &mut std::io::stdout().lock()).map(|()| Exit::Passed)
         }
         Some(Verb::Users(args)) => users_verb(&args),
+        Some(Verb::Scenario(args)) => scenario_verb::scenario(&args),
+        Some(Verb::Merge(args)) => merge::merge(&args),
     }
 }
 
@@ -110,34 +118,38 @@ fn print_plan(plan: &Plan) {
         show_count(plan.shape.messages() as u64),
         plan.shape.peak()
     );
-    let shares: f64 = args.mix.0.iter().map(|(_, share)| share).sum();
-    for (model, share) in &args.mix.0 {
+    let shares: f64 = plan.mix.0.iter().map(|(_, share)| share).sum();
+    for ((model, share), topic) in plan.mix.0.iter().zip(&plan.topics) {
+        let place = model.http.as_ref().map_or(format!("topic {topic}"), |http| http.url.clone());
+        println!("  {:<14} about {} to {place}", model.topic, show_count((total * share / shares) as u64),);
+    }
+    if plan.has_users() {
         println!(
-            "  {:<14} about {} to topic {}{}",
-            model.table(),
-            show_count((total * share / shares) as u64),
-            args.topic_prefix,
-            model.table()
+            "  users    {} in Redis, such as {} -> {}",
+            show_count(args.user_flags.users as u64),
+            plan.users.token(0),
+            plan.users.id_of(0)
         );
     }
-    println!(
-        "  users    {} in Redis, such as {} -> {}",
-        show_count(args.user_flags.users as u64),
-        plan.users.token(0),
-        plan.users.id_of(0)
-    );
     println!("  seed     {}", args.user_flags.seed);
     let accounting_mb = total * 4.0 / 8.0 / 1e6;
     println!(
         "  memory   about {:.0} MB, of which {accounting_mb:.1} MB for the account of every message",
         40.0 + accounting_mb
     );
-    println!(
-        "  servers  Kafka {}, PostgreSQL {}, Redis {}",
-        plan.kafka.brokers,
-        plan.database.shown(),
-        users::without_password(&args.servers.redis)
-    );
+    let mut servers = Vec::new();
+    if plan.has_topics() {
+        servers.push(format!("Kafka {}", plan.kafka.brokers));
+    }
+    if plan.has_database() {
+        servers.push(format!("PostgreSQL {}", plan.database.shown()));
+    }
+    if plan.has_users() {
+        servers.push(format!("Redis {}", users::without_password(&args.servers.redis)));
+    }
+    let doors = plan.mix.0.iter().filter_map(|(model, _)| Some(model.http.as_ref()?.url.clone()));
+    servers.extend(doors);
+    println!("  servers  {}", servers.join(", "));
 }
 
 fn users_verb(args: &UsersArgs) -> Result<Exit> {

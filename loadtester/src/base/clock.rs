@@ -24,6 +24,12 @@ impl Clock {
         }
     }
 
+    /// A clock whose zero is when the wall clock shows `wall_us`.
+    pub fn starting_at(wall_us: i64) -> Self {
+        let (monotonic_ns, now_us) = both();
+        Self { start_ns: monotonic_ns + (wall_us - now_us) * 1000, start_wall_us: wall_us }
+    }
+
     /// Nanoseconds since the start; negative before it.
     pub fn now_ns(&self) -> i64 {
         monotonic_ns() - self.start_ns

@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod hash;
 pub mod quantity;
+pub mod printable;
 pub mod signals;
 pub mod thread;
 pub mod lock;
+pub mod descriptors;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 /// And the thread's number.
 pub const GENERATOR: &str = "lt-gen-";
+pub const READER: &str = "lt-read-";
 pub const PROBE: &str = "lt-probe";
 /// Begins with the probe's name, because its cost is the probe's.
 pub const SWEEP: &str = "lt-probe-sweep";

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::judge::verify::{Example, Sent};
-use crate::message::stream::{parse_seq, parse_source};
 use crate::server::kafka::{Kafka, Record, Reread};
 
 /// For all examples together: a few dozen ranges of some thousand records take a second or two.
@@ -38,7 +37,7 @@ pub fn locate(
     for range in &wanted {
         on_progress(found, wanted.len());
         let example = &mut examples[range.example];
-        example.offset = find(&reread, range, example, until)?;
+        example.offset = find(&reread, range, sent, example, until)?;
         found += usize::from(example.offset.is_some());
         if Instant::now() > until {
             break;
@@ -50,8 +49,7 @@ pub fn locate(
 
 fn wanted(sent: &Sent, examples: &[Example]) -> Vec<Wanted> {
     let range = |(at, example): (usize, &Example)| {
-        let stream = usize::from(parse_source(example.stream.as_bytes())?.1);
-        let (seq, offsets) = (example.seq?, sent.offsets.get(stream)?);
+        let (seq, offsets) = (example.seq?, sent.offsets.get(example.place?)?);
         let after = offsets.partition_point(|(noted, _)| *noted <= seq);
         let from = offsets.get(after.checked_sub(1)?)?.1;
         Some(Wanted { example: at, from, before: offsets.get(after).map(|(_, offset)| *offset) })
@@ -59,14 +57,20 @@ fn wanted(sent: &Sent, examples: &[Example]) -> Vec<Wanted> {
     examples.iter().enumerate().filter_map(range).collect()
 }
 
-fn find(reread: &Reread, range: &Wanted, example: &Example, until: Instant) -> Result<Option<i64>> {
+fn find(
+    reread: &Reread,
+    range: &Wanted,
+    sent: &Sent,
+    example: &Example,
+    until: Instant,
+) -> Result<Option<i64>> {
     let (topic, partition) = (&example.topic, example.partition);
     let mut offset = None;
     let mut left = RECORDS_MAX;
     reread
         .range(topic, partition, range.from, range.before, until, |record| {
             left -= 1;
-            if is(&record, &example.stream, example.seq) {
+            if is(&record, sent, example) {
                 offset = Some(record.offset);
             }
             offset.is_none() && left > 0
@@ -75,29 +79,30 @@ fn find(reread: &Reread, range: &Wanted, example: &Example, until: Instant) -> R
     Ok(offset)
 }
 
-/// The key is the source, so most records need no look inside.
-fn is(record: &Record<'_>, source: &str, seq: Option<u64>) -> bool {
-    if record.key != Some(source.as_bytes()) {
-        return false;
-    }
-    let Ok(json) = serde_json::from_slice::<serde_json::Value>(record.value.unwrap_or_default()) else {
-        return false;
-    };
-    let of = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
-    of("source") == source && parse_seq(of("path").as_bytes()) == seq
+fn is(record: &Record<'_>, sent: &Sent, example: &Example) -> bool {
+    let (Some(place), Some(seq)) = (example.place, example.seq) else { return false };
+    let Ok(json) = serde_json::from_slice(record.value.unwrap_or_default()) else { return false };
+    let model = sent.streams[place].model;
+    sent.known.of_json(model, &json, &sent.index).contains(&(place, seq))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::message::draw::People;
+    use crate::message::index::Index;
     use crate::message::keys::{KeySpread, Keys};
-    use crate::message::model::Model;
+    use crate::message::known::Known;
+    use crate::message::model::Scenario;
     use crate::message::stream::Stream;
 
     fn example(seq: Option<u64>) -> Example {
         Example {
             class: "lost",
             stream: "lt-00000007-000".to_owned(),
+            place: Some(0),
             seq,
             topic: "metric".to_owned(),
             partition: 2,
@@ -107,19 +112,31 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_message_lies_between_two_noted_offsets() {
-        let sent = Sent {
+    fn sent() -> Sent {
+        let models = Scenario::collectors().mix(Some(&"metric".parse().unwrap())).unwrap().models();
+        let streams = vec![Stream { id: 0, model: 0, partition: 2 }];
+        let names = Arc::new(Vec::new());
+        Sent {
             run: 7,
             seed: 1,
-            models: vec![Model::Metric],
             topics: vec!["metric".into()],
-            keys: Keys::new(3, KeySpread::Uniform),
-            user_ids: Vec::new(),
-            streams: vec![Stream { id: 0, model: 0, partition: 2 }],
+            people: Arc::new(People {
+                keys: Keys::new(3, KeySpread::Uniform),
+                tokens: names.clone(),
+                ids: names,
+            }),
+            known: Known::new(7, models.clone(), &streams, 1),
+            conditions: vec!["true".into()],
+            index: Index::default(),
+            models,
+            streams,
             accounts: Vec::new(),
             offsets: vec![vec![(1000, 2100), (2000, 4500)]],
-        };
+        }
+    }
+
+    #[test]
+    fn a_message_lies_between_two_noted_offsets() {
         let rows = [
             (Some(999), None),
             (Some(1000), Some((2100, Some(4500)))),
@@ -128,27 +145,22 @@ mod tests {
             (None, None),
         ];
         for (seq, expected) in rows {
-            let found = wanted(&sent, &[example(seq)]);
+            let found = wanted(&sent(), &[example(seq)]);
             let found = found.first().map(|w| (w.from, w.before));
             assert_eq!(found, expected, "{seq:?}");
         }
-        let elsewhere = Example { stream: String::new(), ..example(Some(1)) };
-        assert_eq!(wanted(&sent, &[elsewhere]), []);
+        let elsewhere = Example { place: None, ..example(Some(1)) };
+        assert_eq!(wanted(&sent(), &[elsewhere]), []);
     }
 
     #[test]
-    fn a_message_is_known_by_key_source_and_number() {
+    fn a_message_is_known_by_its_identity() {
         let value = br#"{"source":"lt-00000007-000","path":"/ams1/rack1/42"}"#;
-        let rows: [(&[u8], &[u8], u64, bool); 5] = [
-            (b"lt-00000007-000", value, 42, true),
-            (b"lt-00000007-000", value, 4, false),
-            (b"lt-00000007-001", value, 42, false),
-            (b"lt-00000007-000", b"{}", 42, false),
-            (b"lt-00000007-000", b"no json", 42, false),
-        ];
-        for (key, value, seq, expected) in rows {
-            let record = Record { key: Some(key), value: Some(value), offset: 1 };
-            assert_eq!(is(&record, "lt-00000007-000", Some(seq)), expected);
+        let rows: [(&[u8], u64, bool); 4] =
+            [(value, 42, true), (value, 4, false), (b"{}", 42, false), (b"no json", 42, false)];
+        for (value, seq, expected) in rows {
+            let record = Record { value: Some(value), offset: 1 };
+            assert_eq!(is(&record, &sent(), &example(Some(seq))), expected);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What a run has come to: everything that was measured and decided. The outputs of a finished run are made from this.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::judge::aggregate::OfAggregate;
 use crate::judge::verdict::{Exit, Facts, Reason};
 use crate::judge::verify::Example;
 use crate::measure::latency::Summary as Percentiles;
@@ -15,7 +17,7 @@ use crate::server::pg::ClockOffset;
 use crate::server::users::Found;
 
 /// Raised when a member changes its meaning.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
@@ -32,9 +34,25 @@ pub struct Measured {
 #[derive(Clone, Debug, Serialize)]
 pub struct OfModel {
     pub model: String,
-    pub table: &'static str,
+    pub table: String,
     pub verification: Tally,
     pub latencies: Vec<(&'static str, Percentiles)>,
+    /// Of the same, so that parts can be put together.
+    pub histograms: Vec<Measured>,
+}
+
+/// What one reader got.
+#[derive(Clone, Debug, Serialize)]
+pub struct OfReader {
+    pub reader: String,
+    pub asked: u64,
+    pub answers: BTreeMap<String, u64>,
+    /// Answers in which something did not hold that must.
+    pub wrong: u64,
+    /// The first of them, and of those that came to nothing.
+    pub examples: Vec<String>,
+    pub latencies: Vec<(&'static str, Percentiles)>,
+    pub histograms: Vec<Measured>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -76,6 +94,12 @@ pub struct Summary {
     pub results: Results,
     pub latencies: Vec<Measured>,
     pub models: Vec<OfModel>,
+    /// By status, or by what went wrong, how many requests came to that end.
+    pub answers: BTreeMap<String, u64>,
+    pub readers: Vec<OfReader>,
+    pub aggregates: Vec<OfAggregate>,
+    /// Which part of how many this is.
+    pub part: Option<(u32, u32)>,
     pub accounting_bytes: usize,
 }
 
@@ -91,6 +115,18 @@ pub struct Totals {
     pub steady_due: u64,
     pub steady_sent: u64,
     pub stored: u64,
+    /// Messages whose request was answered with no.
+    pub refused: u64,
+    /// Requests that were sent again.
+    pub retried: u64,
+    /// Connections of HTTP: opened, ended, and those that this machine had no room for.
+    pub connects: u64,
+    pub closes: u64,
+    pub no_room: u64,
+    /// What readers asked, and what of it was not answered, or wrongly.
+    pub asked: u64,
+    pub unanswered: u64,
+    pub wrong: u64,
 }
 
 /// How the drain went.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::base::quantity::show_us;
+use crate::base::quantity::{show_count, show_us};
 use crate::measure::tally::Tally;
 use crate::plan::words::Delivery;
 
@@ -30,6 +30,10 @@ pub struct Facts {
     /// Consumer or servers run on the generator's cores.
     pub shares_cores: bool,
     pub has_probe: bool,
+    /// Connections for which this machine had no port or no descriptor.
+    pub no_room: u64,
+    /// Answers that held values newer than anything that has been sent: another clock made them.
+    pub ahead: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -102,6 +106,25 @@ pub fn reasons(facts: &Facts) -> Vec<Reason> {
         );
         add(Severity::Invalid, text);
     }
+    if facts.no_room > 0 {
+        add(
+            Severity::Invalid,
+            format!(
+                "{} connections could not be opened for want of a port or a file descriptor of this machine: fewer \
+                 --connections, a server that keeps them open, or a higher `ulimit -n`",
+                show_count(facts.no_room)
+            ),
+        );
+    }
+    if facts.ahead > 0 {
+        add(
+            Severity::Invalid,
+            format!(
+                "{} answers held values newer than this machine's clock: `behind` says nothing here",
+                show_count(facts.ahead)
+            ),
+        );
+    }
     if facts.has_probe {
         probe_reasons(facts, &mut add);
     }
@@ -135,14 +158,29 @@ fn probe_reasons(facts: &Facts, add: &mut impl FnMut(Severity, String)) {
     }
 }
 
+/// What was wrong beside the rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside {
+    /// Answers to readers.
+    pub answers: u64,
+    /// Messages that aggregates have too few and too many of, and values that are not the truth.
+    pub missing: u64,
+    pub surplus: u64,
+    pub values: u64,
+}
+
 /// What the consumer did wrong; empty where it kept its promise.
-pub fn violations(tally: &Tally, delivery: Delivery) -> Vec<String> {
+pub fn violations(tally: &Tally, beside: &Beside, delivery: Delivery) -> Vec<String> {
     let duplicates_matter = delivery == Delivery::ExactlyOnce;
     let rows = [
         ("lost", tally.lost, true),
         ("duplicated", tally.duplicated, duplicates_matter),
         ("corrupted", tally.corrupted, true),
         ("reordered", tally.reordered, true),
+        ("missing in aggregates", beside.missing, true),
+        ("too many in aggregates", beside.surplus, duplicates_matter),
+        ("wrong in aggregates", beside.values, duplicates_matter || beside.surplus == 0),
+        ("wrong answers", beside.answers, true),
     ];
     let bad = rows.into_iter().filter(|(_, count, matters)| *matters && *count > 0);
     bad.map(|(class, count, _)| format!("{} {class}", crate::base::quantity::show_count(count))).collect()
@@ -213,7 +251,7 @@ mod tests {
     #[test]
     fn what_makes_a_run_invalid() {
         use Severity::{Invalid, Warning};
-        let rows: [(Facts, &[Severity]); 15] = [
+        let rows: [(Facts, &[Severity]); 17] = [
             (good(), &[]),
             (Facts { achieved_ratio: 0.991, ..good() }, &[]),
             (Facts { achieved_ratio: 0.98, ..good() }, &[Invalid]),
@@ -229,6 +267,8 @@ mod tests {
             (Facts { probe_longest_gap_us: 2e6, probe_reconnects: 1, ..good() }, &[Warning, Warning]),
             (Facts { probe_cpu_percent: 6.0, ..good() }, &[Warning]),
             (Facts { shares_cores: true, ..good() }, &[Warning]),
+            (Facts { no_room: 1, ..good() }, &[Invalid]),
+            (Facts { ahead: 1, ..good() }, &[Invalid]),
         ];
         for (facts, expected) in rows {
             let found: Vec<Severity> = reasons(&facts).iter().map(|r| r.severity).collect();
@@ -240,10 +280,13 @@ mod tests {
     fn duplicates_are_allowed_where_they_were_announced() {
         let tally =
             Tally { duplicated: 3, stored_indeterminate: 9, rejected: 2, foreign: 4, ..Default::default() };
-        assert_eq!(violations(&tally, Delivery::ExactlyOnce), ["3 duplicated"]);
-        assert!(violations(&tally, Delivery::AtLeastOnce).is_empty());
+        assert_eq!(violations(&tally, &Beside::default(), Delivery::ExactlyOnce), ["3 duplicated"]);
+        assert!(violations(&tally, &Beside::default(), Delivery::AtLeastOnce).is_empty());
         let tally = Tally { lost: 1, corrupted: 2, reordered: 3, ..Default::default() };
-        assert_eq!(violations(&tally, Delivery::AtLeastOnce), ["1 lost", "2 corrupted", "3 reordered"]);
+        assert_eq!(
+            violations(&tally, &Beside::default(), Delivery::AtLeastOnce),
+            ["1 lost", "2 corrupted", "3 reordered"]
+        );
     }
 
     #[test]

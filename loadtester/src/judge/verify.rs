@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use postgres::Client;
@@ -9,19 +10,23 @@ use serde::Serialize;
 
 use crate::measure::tally::Tally;
 use crate::message::account::{Bits, Outcome, StreamAccount};
-use crate::message::keys::Keys;
-use crate::message::model::Model;
-use crate::message::payload::{Draft, Field, Identity};
-use crate::message::stream::{self, Stream, parse_seq, parse_source, source_prefix};
+use crate::message::draw::{Draft, Identity, People};
+use crate::message::index::Index;
+use crate::message::known::{Found, Known, NO_NUMBER};
+use crate::message::model::{IDENTITY_MAX, Model};
+use crate::message::stream::{self, Stream};
 use crate::plan::words::Depth;
 use crate::server::copy_out::{self, Row};
-use crate::server::pg::{Leaf, as_the_role_finds};
+use crate::server::pg::{Forms, Leaf, as_the_role_finds};
 
 /// One example of something bad.
 #[derive(Clone, Debug, Serialize)]
 pub struct Example {
     pub class: &'static str,
     pub stream: String,
+    /// The stream's place among those of this part.
+    #[serde(skip)]
+    pub place: Option<usize>,
     pub seq: Option<u64>,
     pub topic: String,
     pub partition: i32,
@@ -66,11 +71,15 @@ pub const BAD_COLUMNS: [&str; 8] =
 pub struct Sent {
     pub run: u32,
     pub seed: u64,
-    pub models: Vec<Model>,
+    pub models: Vec<Arc<Model>>,
     pub topics: Vec<String>,
-    pub keys: Keys,
-    pub user_ids: Vec<String>,
-    /// By stream id.
+    pub people: Arc<People>,
+    pub known: Known,
+    /// Which rows of each model's table are of this run.
+    pub conditions: Vec<String>,
+    /// Of what rows do not tell themselves.
+    pub index: Index,
+    /// In the order of their ids.
     pub streams: Vec<Stream>,
     pub accounts: Vec<StreamAccount>,
     pub offsets: Vec<Vec<(u64, i64)>>,
@@ -134,13 +143,13 @@ const EXAMPLES: usize = 10;
 /// Reads all tables; every bad row that is not among the examples goes to `bad`, as CSV.
 pub fn verify<W: Write>(
     client: &mut Client,
-    leaves: &[Leaf],
+    (leaves, forms): &(Vec<Leaf>, Forms),
     sent: &Sent,
     depth: Depth,
     rejects_sql: Option<&str>,
     bad: &mut csv::Writer<W>,
 ) -> Result<Outcomes> {
-    let mut reader = Reader::new(sent, bad);
+    let mut reader = Reader::new(sent, forms, bad);
     if depth != Depth::None {
         for leaf in leaves {
             reader.read_table(client, leaf, depth)?;
@@ -153,11 +162,12 @@ pub fn verify<W: Write>(
 /// What the producers know, where no table was read.
 pub fn conclude_without_tables(sent: &Sent) -> Outcomes {
     let mut nowhere = csv::Writer::from_writer(std::io::sink());
-    Reader::new(sent, &mut nowhere).conclude(Depth::None)
+    Reader::new(sent, &Vec::new(), &mut nowhere).conclude(Depth::None)
 }
 
 struct Reader<'a, W: Write> {
     sent: &'a Sent,
+    forms: &'a Forms,
     draft: Draft,
     stored: Vec<Bits>,
     rejected: Vec<Bits>,
@@ -169,11 +179,12 @@ struct Reader<'a, W: Write> {
 }
 
 impl<'a, W: Write> Reader<'a, W> {
-    fn new(sent: &'a Sent, bad: &'a mut csv::Writer<W>) -> Self {
+    fn new(sent: &'a Sent, forms: &'a Forms, bad: &'a mut csv::Writer<W>) -> Self {
         let bits = vec![Bits::default(); sent.streams.len()];
         Self {
             sent,
-            draft: Draft::new(sent.seed, sent.run),
+            forms,
+            draft: Draft::new(sent.seed, sent.run, sent.people.clone()),
             stored: bits.clone(),
             rejected: bits,
             models: vec![Tally::default(); sent.models.len()],
@@ -185,8 +196,7 @@ impl<'a, W: Write> Reader<'a, W> {
     }
 
     fn read_table(&mut self, client: &mut Client, leaf: &Leaf, depth: Depth) -> Result<()> {
-        let model = self.sent.models[leaf.model];
-        let query = query(leaf, model, self.sent.run, depth);
+        let query = query(leaf, self.sent, self.forms, depth);
         let mut rows = client.copy_out(&query).with_context(|| format!("read {} back", leaf.name))?;
         copy_out::read(&mut rows, |row| {
             self.row(leaf.model, &row, depth);
@@ -197,26 +207,12 @@ impl<'a, W: Write> Reader<'a, W> {
     }
 
     fn row(&mut self, model: usize, row: &Row<'_>, depth: Depth) {
-        let stream = row.bytes(0).and_then(parse_source).map(|(_, stream)| usize::from(stream));
-        let Some(stream) = stream.filter(|s| self.sent.streams.get(*s).is_some_and(|s| s.model == model))
-        else {
-            return self.note(
-                "corrupted",
-                model,
-                None,
-                None,
-                "a source that this run does not have in this table",
-            );
-        };
-        let seq = row.bytes(1).and_then(parse_seq).filter(|seq| *seq < self.sent.accounts[stream].sent);
-        let Some(seq) = seq else {
-            return self.note(
-                "corrupted",
-                model,
-                Some(stream),
-                None,
-                "a path that does not end in a number that was sent",
-            );
+        let (stream, seq) = match self.find(model, row) {
+            Found::Message(stream, seq) if seq < self.sent.accounts[stream].sent => (stream, seq),
+            Found::Message(stream, _) => return self.note("corrupted", model, Some(stream), None, NO_NUMBER),
+            Found::Damaged(stream, what) => return self.note("corrupted", model, stream, None, what),
+            // The probe counts strangers as they come; what another part sent is that part's business.
+            Found::Elsewhere | Found::Foreign => return,
         };
         if self.stored[stream].get(seq) == 1 {
             return self.note("duplicated", model, Some(stream), Some(seq), "one more row");
@@ -236,58 +232,87 @@ impl<'a, W: Write> Reader<'a, W> {
         }
     }
 
-    /// The first column that is not what was sent.
-    fn difference(&mut self, model: usize, stream: usize, seq: u64, row: &Row<'_>) -> Option<&'static str> {
-        let model = self.sent.models[model];
-        let Some(due_us) = row.timestamp_us(3) else { return Some("time") };
-        let id = Identity { stream: self.sent.streams[stream].id, seq, due_us };
-        let user = self.draft.user(&self.sent.keys, id);
-        if row.bytes(2) != Some(self.sent.user_ids[user].as_bytes()) {
-            return Some("userid");
-        }
-        let fields = self.draft.fill(model, id).len();
-        let columns = model.columns();
-        // source and path are the row's first two columns; the others follow userid and time.
-        let place = |column: usize| if column < 2 { column } else { column + 2 };
-        (0..fields).find(|&column| !same(&self.draft, column, row, place(column))).map(|column| match columns
-            [column]
-        {
-            // The path holds a check of the time.
-            "path" => "path or time",
-            other => other,
-        })
+    fn find(&self, model: usize, row: &Row<'_>) -> Found {
+        let columns = self.sent.models[model].table.as_ref().map_or(0, |table| table.identity.len());
+        let mut keys = [None; IDENTITY_MAX];
+        (0..columns).for_each(|at| keys[at] = row.bytes(at));
+        self.sent.known.find(model, &keys[..columns], &self.sent.index)
     }
 
-    /// Dead letters of rowmill, where its table exists, or what the user's own statement returns: source and path.
-    fn read_rejects(&mut self, client: &mut Client, rejects_sql: Option<&str>) -> Result<()> {
-        let pairs = match rejects_sql {
-            Some(sql) => {
-                let rows = as_the_role_finds(client, |client| client.query(sql, &[]))?
-                    .context("run --rejects-sql, which must return source and path as text")?;
-                let pair =
-                    |row: &postgres::Row| Ok((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));
-                rows.iter()
-                    .map(pair)
-                    .collect::<Result<Vec<_>, postgres::Error>>()
-                    .context("read what --rejects-sql returns")?
-            }
-            None => dead_letters(client, self.sent.run)?,
+    /// What is wrong with the first column that is not what was sent.
+    fn difference(&mut self, model: usize, stream: usize, seq: u64, row: &Row<'_>) -> Option<&'a str> {
+        let sent = self.sent;
+        let table = sent.models[model].table.as_ref()?;
+        let stream = sent.streams[stream].id;
+        // The columns follow those of the identity.
+        let place = |column: usize| table.identity.len() + column;
+        let due_us = match table.due {
+            Some(column) => row.timestamp_us(place(column)),
+            None => sent.index.due_us(stream, seq),
         };
-        for (source, path) in pairs {
-            let stream = parse_source(source.as_bytes()).filter(|(run, _)| *run == self.sent.run);
-            let Some(stream) =
-                stream.map(|(_, stream)| usize::from(stream)).filter(|s| *s < self.rejected.len())
-            else {
-                continue;
-            };
-            if let Some(seq) = parse_seq(path.as_bytes()).filter(|seq| *seq < self.sent.accounts[stream].sent)
-            {
+        let Some(due_us) = due_us else {
+            return Some(table.due.map_or("identity", |column| &table.columns[column].label));
+        };
+        self.draft.fill(&sent.models[model].program, Identity { stream, seq, due_us });
+        let differs = |at: &usize| {
+            let value = self.draft.value(table.columns[*at].slot);
+            !self.forms[model][*at].same(&self.draft, value, row, place(*at))
+        };
+        (0..table.columns.len()).find(differs).map(|at| table.columns[at].label.as_str())
+    }
+
+    /// Dead letters of rowmill, where its table exists, or what the user's own statement returns: the columns of the identity.
+    fn read_rejects(&mut self, client: &mut Client, rejects_sql: Option<&str>) -> Result<()> {
+        let found = match rejects_sql {
+            Some(sql) => self.rejects_of_the_user(client, sql)?,
+            None => self.dead_letters(client)?,
+        };
+        for (stream, seq) in found {
+            if seq < self.sent.accounts[stream].sent {
                 self.models[self.sent.streams[stream].model].rejected +=
                     u64::from(self.rejected[stream].get(seq) == 0);
                 self.rejected[stream].set(seq, 1);
             }
         }
         Ok(())
+    }
+
+    fn rejects_of_the_user(&self, client: &mut Client, sql: &str) -> Result<Vec<(usize, u64)>> {
+        let rows = as_the_role_finds(client, |client| client.query(sql, &[]))?.context(
+            "run --rejects-sql, which must return the columns of an identity (source and path) as text",
+        )?;
+        let mut found = Vec::new();
+        for row in rows {
+            let columns = (0..row.len()).map(|at| row.try_get::<_, Option<String>>(at));
+            let columns = columns
+                .collect::<Result<Vec<_>, postgres::Error>>()
+                .context("read what --rejects-sql returns")?;
+            let columns: Vec<Option<&[u8]>> =
+                columns.iter().map(|text| text.as_ref().map(String::as_bytes)).collect();
+            found.extend(self.of_any_model(&columns));
+        }
+        Ok(found)
+    }
+
+    fn of_any_model(&self, columns: &[Option<&[u8]>]) -> Option<(usize, u64)> {
+        (0..self.sent.models.len()).find_map(|model| {
+            let wanted = self.sent.models[model].table.as_ref()?.identity.len();
+            match self.sent.known.find(model, columns.get(..wanted)?, &self.sent.index) {
+                Found::Message(stream, seq) => Some((stream, seq)),
+                _ => None,
+            }
+        })
+    }
+
+    fn dead_letters(&self, client: &mut Client) -> Result<Vec<(usize, u64)>> {
+        let mut found = Vec::new();
+        for (topic, value) in dead_letters(client, &self.sent.models, &self.sent.topics, self.sent.run)? {
+            let Ok(json) = serde_json::from_slice(&value) else { continue };
+            for model in (0..self.sent.models.len()).filter(|model| self.sent.topics[*model] == topic) {
+                found.extend(self.sent.known.of_json(model, &json, &self.sent.index));
+            }
+        }
+        Ok(found)
     }
 
     fn conclude(mut self, depth: Depth) -> Outcomes {
@@ -358,7 +383,8 @@ fn example(
     });
     Example {
         class,
-        stream: known.map_or(String::new(), |(s, _)| stream::source(sent.run, s.id)),
+        stream: known.map_or(String::new(), |(s, _)| stream::name(sent.run, s.id)),
+        place: stream,
         seq,
         topic: known.map_or(String::new(), |(s, _)| sent.topics[s.model].clone()),
         partition: known.map_or(-1, |(s, _)| s.partition),
@@ -368,32 +394,30 @@ fn example(
     }
 }
 
-/// source, path, userid, time, then the model's other columns; every type as the comparison wants it.
-fn query(leaf: &Leaf, model: Model, run: u32, depth: Depth) -> String {
-    let mut columns = vec!["source::text".to_owned(), "path::text".to_owned()];
+/// The columns of the identity, as text; then all that are compared, every type as the comparison wants it.
+fn query(leaf: &Leaf, sent: &Sent, forms: &Forms, depth: Depth) -> String {
+    let table = sent.models[leaf.model].table.as_ref().expect("a leaf is of a model's table");
+    let named = |at: usize| (forms[leaf.model][at], table.columns[at].name.as_str());
+    let mut columns: Vec<String> = table
+        .identity
+        .iter()
+        .map(|at| {
+            let (form, name) = named(*at);
+            form.key_sql(name)
+        })
+        .collect();
     if depth == Depth::Full {
-        columns.extend(["userid::text".to_owned(), "\"time\"::timestamptz".to_owned()]);
-        columns.extend(model.columns()[2..].iter().map(|name| match (*name, model) {
-            ("value", Model::Metric) | ("latency", _) => format!("\"{name}\"::float8"),
-            ("hop", _) => format!("\"{name}\"::int8"),
-            _ => format!("\"{name}\"::text"),
+        columns.extend((0..table.columns.len()).map(|at| {
+            let (form, name) = named(at);
+            form.sql(name)
         }));
     }
     format!(
-        "COPY (SELECT {} FROM ONLY {} WHERE source LIKE '{}%') TO STDOUT (FORMAT binary)",
+        "COPY (SELECT {} FROM ONLY {} WHERE {}) TO STDOUT (FORMAT binary)",
         columns.join(", "),
         leaf.name,
-        source_prefix(run)
+        sent.conditions[leaf.model]
     )
-}
-
-fn same(draft: &Draft, field: usize, row: &Row<'_>, column: usize) -> bool {
-    match draft.field(field) {
-        Field::Text(start, end) => row.bytes(column) == Some(draft.text(start, end)),
-        Field::Integer(n) => row.int8(column) == Some(n),
-        // Both sides are the double nearest to the same decimal.
-        Field::Hundredths(n) => row.float8(column) == Some(n as f64 / 100.0),
-    }
 }
 
 /// How many dead letters rowmill holds of each topic; none where it has no table here.
@@ -418,27 +442,42 @@ fn has_dead_letters(client: &mut Client) -> Result<bool> {
     Ok(row.get(0))
 }
 
-/// Source and path of the messages of a run among rowmill's dead letters.
-pub fn dead_letters(client: &mut Client, run: u32) -> Result<Vec<(String, String)>> {
+/// (topic, value) of rowmill's dead letters that may be of this run: where every model's rows begin in the same way, those that
+/// hold this; else all of the topics.
+pub fn dead_letters(
+    client: &mut Client,
+    models: &[Arc<Model>],
+    topics: &[String],
+    run: u32,
+) -> Result<Vec<(String, Vec<u8>)>> {
     if !has_dead_letters(client)? {
         return Ok(Vec::new());
     }
-    let prefix = source_prefix(run).into_bytes();
+    let needle = needle(models, run).map_or(Vec::new(), String::into_bytes);
     let rows = client
-        .query("SELECT value FROM rowmill.dead_letter WHERE position($1::bytea IN value) > 0", &[&prefix])
+        .query(
+            "SELECT topic, value FROM rowmill.dead_letter WHERE topic = ANY($2) AND position($1::bytea IN value) > 0",
+            &[&needle, &topics],
+        )
         .context("read rowmill's dead letters")?;
-    let pair = |row: &postgres::Row| {
-        let value: Vec<u8> = row.get(0);
-        let json: serde_json::Value = serde_json::from_slice(&value).ok()?;
-        Some((json["source"].as_str()?.to_owned(), json["path"].as_str()?.to_owned()))
-    };
-    Ok(rows.iter().filter_map(pair).collect())
+    let letter = |row: &postgres::Row| Some((row.get(0), row.get::<_, Option<Vec<u8>>>(1)?));
+    Ok(rows.iter().filter_map(letter).collect())
+}
+
+/// What every message of a run holds; `None` where the models have nothing of the kind in common.
+pub fn needle(models: &[Arc<Model>], run: u32) -> Option<String> {
+    let beginning = |model: &Arc<Model>| Some(model.table.as_ref()?.beginning(run)?.1);
+    let first = beginning(models.first()?)?;
+    models.iter().all(|model| beginning(model).as_ref() == Some(&first)).then_some(first)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::keys::KeySpread;
+    use crate::message::draw::Value;
+    use crate::message::keys::{KeySpread, Keys};
+    use crate::message::model::Scenario;
+    use crate::server::form::Form;
 
     /// Ten messages of one stream, all acknowledged but the last two.
     fn sent() -> Sent {
@@ -446,38 +485,47 @@ mod tests {
         account.sent = 10;
         (0..8).for_each(|seq| account.settle(seq, Outcome::Acked));
         account.settle(8, Outcome::Failed);
+        let models = Scenario::collectors().mix(Some(&"metric".parse().unwrap())).unwrap().models();
+        let streams = vec![Stream { id: 0, model: 0, partition: 2 }];
+        let names = |name: &str| Arc::new((0..3).map(|n| format!("{name}-{n}")).collect::<Vec<_>>());
         Sent {
             run: 7,
             seed: 1,
-            models: vec![Model::Metric],
             topics: vec!["metric".into()],
-            keys: Keys::new(3, KeySpread::Uniform),
-            user_ids: (0..3).map(|n| format!("user-{n}")).collect(),
-            streams: vec![Stream { id: 0, model: 0, partition: 2 }],
+            people: Arc::new(People {
+                keys: Keys::new(3, KeySpread::Uniform),
+                tokens: names("token"),
+                ids: names("user"),
+            }),
+            known: Known::new(7, models.clone(), &streams, 1),
+            conditions: vec!["true".into()],
+            index: Index::default(),
+            models,
+            streams,
             accounts: vec![account],
             offsets: vec![vec![(0, 100)]],
         }
     }
 
-    /// A row as the server would send it, for message `seq`.
+    /// As the metric table has its columns: path, source, time, userid, value.
+    fn forms() -> Forms {
+        vec![vec![Form::Text, Form::Text, Form::Time, Form::Text, Form::Float8]]
+    }
+
+    /// A row as the server would send it, for message `seq`: source and path, then the columns.
     fn row(sent: &Sent, seq: u64, change: impl Fn(&mut Vec<Vec<u8>>)) -> Vec<u8> {
-        let mut draft = Draft::new(sent.seed, sent.run);
-        let id = Identity { stream: 0, seq, due_us: 946_684_800_000_000 + seq as i64 };
-        let user = draft.user(&sent.keys, id);
-        let fields = draft.fill(Model::Metric, id).to_vec();
-        let text = |field: Field| match field {
-            Field::Text(start, end) => draft.text(start, end).to_vec(),
-            Field::Integer(n) => n.to_be_bytes().to_vec(),
-            Field::Hundredths(n) => (n as f64 / 100.0).to_be_bytes().to_vec(),
+        let mut draft = Draft::new(sent.seed, sent.run, sent.people.clone());
+        let model = &sent.models[0];
+        draft.fill(&model.program, Identity { stream: 0, seq, due_us: 946_684_800_000_000 + seq as i64 });
+        let table = model.table.as_ref().unwrap();
+        let column = |at: usize| match draft.value(table.columns[at].slot) {
+            Value::Text(span) => draft.text(span).to_vec(),
+            Value::Decimal(n, 2) => (n as f64 / 100.0).to_be_bytes().to_vec(),
+            Value::Time(us) => (us - 946_684_800_000_000).to_be_bytes().to_vec(),
+            other => panic!("{other:?}"),
         };
-        let time = (seq as i64).to_be_bytes().to_vec();
-        let mut columns = vec![
-            text(fields[0]),
-            text(fields[1]),
-            sent.user_ids[user].clone().into_bytes(),
-            time,
-            text(fields[2]),
-        ];
+        let identity = table.identity.iter().map(|at| column(*at));
+        let mut columns: Vec<Vec<u8>> = identity.chain((0..table.columns.len()).map(column)).collect();
         change(&mut columns);
         let mut out = b"PGCOPY\n\xff\r\n\0".to_vec();
         out.extend([0; 8]);
@@ -491,9 +539,9 @@ mod tests {
     }
 
     fn check(rows: &[Vec<u8>]) -> (Tally, Vec<Example>) {
-        let sent = sent();
+        let (sent, forms) = (sent(), forms());
         let mut bad = csv::Writer::from_writer(Vec::new());
-        let mut reader = Reader::new(&sent, &mut bad);
+        let mut reader = Reader::new(&sent, &forms, &mut bad);
         for bytes in rows {
             copy_out::read(&mut bytes.as_slice(), |row| {
                 reader.row(0, &row, Depth::Full);
@@ -536,7 +584,8 @@ mod tests {
         let sent = sent();
         let mut bad = csv::Writer::from_writer(Vec::new());
         let overtaken: Vec<(u16, u64)> = (0..EXAMPLES as u64 + 2).map(|seq| (0, seq % 10)).collect();
-        let mut outcomes = Reader::new(&sent, &mut bad).conclude(Depth::Full);
+        let forms = forms();
+        let mut outcomes = Reader::new(&sent, &forms, &mut bad).conclude(Depth::Full);
         outcomes.note_overtaken(&sent, &overtaken, &mut bad);
         outcomes.examples[0].offset = Some(1234);
         outcomes.write_examples(&mut bad);
@@ -554,7 +603,13 @@ mod tests {
     #[test]
     fn every_altered_column_is_found() {
         let s = sent();
-        let details = [(2, "column userid"), (3, "column path or time"), (4, "column value")];
+        let details = [
+            (2, "column path or time"),
+            (3, "column source"),
+            (4, "column path or time"),
+            (5, "column userid"),
+            (6, "column value"),
+        ];
         for (column, detail) in details {
             let altered = row(&s, 3, |columns| columns[column][1] ^= 1);
             let (tally, examples) = check(&[altered]);
@@ -567,5 +622,7 @@ mod tests {
         }
         let (tally, _) = check(&[row(&s, 3, |columns| columns[0] = b"lt-00000007-009".to_vec())]);
         assert_eq!((tally.corrupted, tally.stored), (1, 0));
+        let (tally, _) = check(&[row(&s, 3, |columns| columns[0] = b"lt-00000008-000".to_vec())]);
+        assert_eq!((tally.corrupted, tally.stored), (0, 0), "another run's");
     }
 }

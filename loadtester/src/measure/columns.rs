@@ -1,7 +1,7 @@
 //! The names of everything that is measured over time: one list per file, from which CSV headers, StatsD names and
 //! OpenMetrics names all come, so that they cannot drift apart.
 
-use crate::measure::latency::Latency;
+use crate::measure::latency::{LATENCIES, Latency};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -112,6 +112,18 @@ const MESSAGES: [Entry; 28] = [
     ("pg_waiting_backends", "pg.waiting_backends", "pg_waiting_backends", Gauge, Count),
 ];
 
+/// Columns are only ever appended, so these stand behind the latencies.
+const HTTP: [Entry; 8] = [
+    ("refused_total", "messages.refused", "messages_refused_total", Counter, Count),
+    ("retried_total", "requests.retried", "requests_retried_total", Counter, Count),
+    ("connects_total", "connections.opened", "connections_opened_total", Counter, Count),
+    ("closes_total", "connections.ended", "connections_ended_total", Counter, Count),
+    ("no_room_total", "connections.no_room", "connections_without_room_total", Counter, Count),
+    ("asked_total", "readers.asked", "reader_requests_total", Counter, Count),
+    ("unanswered_total", "readers.unanswered", "reader_requests_unanswered_total", Counter, Count),
+    ("wrong_total", "readers.wrong", "reader_answers_wrong_total", Counter, Count),
+];
+
 const PARTS: [(&str, &str); 11] = [
     ("min", "0"),
     ("mean", ""),
@@ -127,21 +139,30 @@ const PARTS: [(&str, &str); 11] = [
 ];
 
 fn intervals() -> Vec<Column> {
-    let mut columns: Vec<Column> = MESSAGES
-        .iter()
-        .map(|(csv, statsd, openmetrics, kind, unit)| Column {
-            csv: (*csv).to_owned(),
-            statsd: (!statsd.is_empty()).then(|| (*statsd).to_owned()),
-            openmetrics: format!("loadtester_{openmetrics}"),
-            quantile: None,
-            kind: *kind,
-            unit: *unit,
-        })
-        .collect();
-    for latency in crate::measure::latency::LATENCIES {
-        columns.extend(PARTS.iter().map(|(part, quantile)| latency_column(latency, part, quantile)));
-    }
+    let mut columns: Vec<Column> = MESSAGES.iter().map(column).collect();
+    let latencies = |of: &[Latency]| -> Vec<Column> {
+        let parts =
+            |latency: &Latency| PARTS.map(|(part, quantile)| latency_column(*latency, part, quantile));
+        of.iter().flat_map(parts).collect()
+    };
+    columns.extend(latencies(&LATENCIES[..LATENCIES_OF_KAFKA]));
+    columns.extend(HTTP.iter().map(column));
+    columns.extend(latencies(&LATENCIES[LATENCIES_OF_KAFKA..]));
     columns
+}
+
+/// The first of them had their columns before there was anything else.
+const LATENCIES_OF_KAFKA: usize = 7;
+
+fn column((csv, statsd, openmetrics, kind, unit): &Entry) -> Column {
+    Column {
+        csv: (*csv).to_owned(),
+        statsd: (!statsd.is_empty()).then(|| (*statsd).to_owned()),
+        openmetrics: format!("loadtester_{openmetrics}"),
+        quantile: None,
+        kind: *kind,
+        unit: *unit,
+    }
 }
 
 fn latency_column(latency: Latency, part: &str, quantile: &'static str) -> Column {

@@ -22,9 +22,16 @@ pub enum Latency {
     Visible,
     /// The read before it, which did not: the row became visible between the two.
     VisibleLower,
+    /// A server's no.
+    Refused,
+    /// The answer to a reader.
+    Answer,
+    /// By how much the newest value that a reader got was older than the newest that had been acknowledged when it asked; this
+    /// one does not count from a moment.
+    Behind,
 }
 
-pub const LATENCIES: [Latency; 7] = [
+pub const LATENCIES: [Latency; 10] = [
     Latency::ScheduleLag,
     Latency::Ack,
     Latency::AckService,
@@ -32,6 +39,9 @@ pub const LATENCIES: [Latency; 7] = [
     Latency::Commit,
     Latency::Visible,
     Latency::VisibleLower,
+    Latency::Refused,
+    Latency::Answer,
+    Latency::Behind,
 ];
 
 impl Latency {
@@ -44,6 +54,9 @@ impl Latency {
             Latency::Commit => "commit",
             Latency::Visible => "visible",
             Latency::VisibleLower => "visible_lower",
+            Latency::Refused => "refused",
+            Latency::Answer => "answer",
+            Latency::Behind => "behind",
         }
     }
 }
@@ -191,7 +204,7 @@ impl Set {
     }
 
     pub fn clear(&mut self) {
-        // What was not used is not touched: most threads record two or three of the seven.
+        // What was not used is not touched: most threads record two or three of them.
         let used = |recorder: &&mut Recorder| !recorder.is_empty() || recorder.negative > 0;
         self.models.iter_mut().flatten().filter(used).for_each(Recorder::clear);
     }

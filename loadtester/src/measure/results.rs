@@ -10,7 +10,7 @@ use crate::measure::tally::Tally;
 pub type Results = BTreeMap<String, f64>;
 
 /// Results besides the latencies and the classes of the verification.
-const OTHER_RESULTS: [&str; 26] = [
+const OTHER_RESULTS: [&str; 39] = [
     "achieved_ratio",
     "achieved_rate",
     "steady_seconds",
@@ -37,6 +37,19 @@ const OTHER_RESULTS: [&str; 26] = [
     "probe_server_cpu_percent",
     "probe_found_late",
     "row_negative",
+    "refused",
+    "refused_ratio",
+    "unacknowledged_ratio",
+    "retried",
+    "connects",
+    "no_room",
+    "asked",
+    "unanswered",
+    "unanswered_ratio",
+    "wrong",
+    "aggregate_missing",
+    "aggregate_surplus",
+    "aggregate_wrong",
 ];
 const CONSUMER_RESULTS: [&str; 2] = ["consumer_cpu_percent", "consumer_rss_bytes_max"];
 

@@ -1,9 +1,10 @@
 //! What became of the messages, as counts. The classes have one list, from which every output takes its names.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The numbers of the account: of one model, or of all together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Tally {
     pub sent: u64,
     pub acked: u64,

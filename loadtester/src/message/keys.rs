@@ -17,6 +17,8 @@ pub enum KeySpread {
     },
     /// Users come to life one after another; the newest are the busiest.
     Latest,
+    /// The first has this share of all messages, the second the same share of the rest, and so on.
+    Geometric(f64),
 }
 
 /// The spread over a known number of users.
@@ -59,12 +61,20 @@ impl Keys {
                 let newest = (seq / LATEST_STEP) as usize % self.users;
                 (newest + self.users - self.ranked(at)) % self.users
             }
+            KeySpread::Geometric(share) => geometric(at, share, self.users),
         }
     }
 
     fn ranked(&self, at: f64) -> usize {
         self.up_to.partition_point(|share| *share <= at).min(self.users - 1)
     }
+}
+
+/// What would fall behind the last user is spread over all of them in the same proportions.
+fn geometric(at: f64, share: f64, users: usize) -> usize {
+    let rest = 1.0 - share;
+    let within = at * (1.0 - rest.powi(users.min(i32::MAX as usize) as i32));
+    (((1.0 - within).ln() / rest.ln()) as usize).min(users - 1)
 }
 
 fn cumulated(users: usize, exponent: f64) -> Vec<f64> {
@@ -92,6 +102,10 @@ impl std::str::FromStr for KeySpread {
         if let Some(exponent) = arguments(text, "zipf").and_then(positive) {
             return Ok(Self::Zipf(exponent));
         }
+        let part = |share: &f64| *share > 0.0 && *share < 1.0;
+        if let Some(share) = arguments(text, "geometric").and_then(quantity::share).filter(part) {
+            return Ok(Self::Geometric(share));
+        }
         if let Some((share, users)) = arguments(text, "hot").and_then(|a| a.split_once(',')) {
             let share = quantity::share(share.trim()).filter(|share| *share > 0.0 && *share < 1.0);
             let users = users.trim().parse().ok().filter(|n| *n > 0);
@@ -99,7 +113,7 @@ impl std::str::FromStr for KeySpread {
                 return Ok(Self::Hot { share, users });
             }
         }
-        Err(format!("\"{text}\" is none of uniform, zipf(1.1), hot(90%,10), latest"))
+        Err(format!("\"{text}\" is none of uniform, zipf(1.1), hot(90%,10), geometric(1%), latest"))
     }
 }
 
@@ -118,9 +132,18 @@ mod tests {
 
     #[test]
     fn spreads_as_written() {
-        for text in
-            ["", "zipf()", "zipf(0)", "zipf(x)", "hot", "hot(90,10)", "hot(100%,1)", "hot(90%,0)", "normal"]
-        {
+        for text in [
+            "",
+            "zipf()",
+            "zipf(0)",
+            "zipf(x)",
+            "hot",
+            "hot(90,10)",
+            "hot(100%,1)",
+            "hot(90%,0)",
+            "geometric(0%)",
+            "normal",
+        ] {
             assert!(text.parse::<KeySpread>().is_err(), "{text}");
         }
         let rows = [
@@ -128,6 +151,7 @@ mod tests {
             ("zipf(1.1)", KeySpread::Zipf(1.1)),
             ("hot(90%, 10)", KeySpread::Hot { share: 0.9, users: 10 }),
             ("latest", KeySpread::Latest),
+            ("geometric(1%)", KeySpread::Geometric(0.01)),
         ];
         for (text, expected) in rows {
             assert_eq!(text.parse(), Ok(expected));
@@ -159,6 +183,18 @@ mod tests {
         let hot: f64 = counts[..10].iter().sum();
         assert!((hot / 1e6 - 0.9).abs() < 0.002, "{hot}");
         assert!(counts[10..].iter().all(|c| *c > 0.0));
+    }
+
+    #[test]
+    fn each_has_its_share_of_the_rest() {
+        let counts = counts(&Keys::new(10_000, KeySpread::Geometric(0.01)), 1_000_000);
+        let mut rest = 1e6;
+        for count in &counts[..20] {
+            assert!((count / rest - 0.01).abs() < 0.0005, "{count} of {rest}");
+            rest -= count;
+        }
+        let few = Keys::new(3, KeySpread::Geometric(0.5));
+        assert_eq!([0.0, 0.58, 0.86, 0.999_999].map(|at| few.pick(at, 0)), [0, 1, 2, 2]);
     }
 
     #[test]

@@ -8,12 +8,19 @@ pub mod scenario;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::base::clock;
 use crate::measure::results;
+use crate::message::ask::Reader;
+use crate::message::draw::People;
+use crate::message::fold::Aggregate;
+use crate::message::keys::Keys;
+use crate::message::known::named_slots;
+use crate::message::model::{COLLECTORS, Door, Mix, Model, Scenario, Shares};
 use crate::message::payload::Extra;
 use crate::plan::options::{RunArgs, Servers, UserFlags};
 use crate::plan::shape::Shape;
@@ -28,6 +35,11 @@ pub struct Plan {
     pub run: u32,
     /// Without the warm-up.
     pub shape: Shape,
+    pub mix: Arc<Mix>,
+    pub readers: Vec<Arc<Reader>>,
+    pub aggregates: Vec<Arc<Aggregate>>,
+    /// The scenario's models are its own, not those that ship.
+    pub own_models: bool,
     pub extra: Extra,
     pub kafka: Kafka,
     pub database: Database,
@@ -53,6 +65,12 @@ impl Plan {
                 bail!("{flag} must be 1ms to 60s");
             }
         }
+        if args.connections == 0 || args.connections > 60_000 {
+            bail!("--connections must be 1 to 60,000: one address has no more ports to another");
+        }
+        if args.answer_within.is_zero() {
+            bail!("--answer-within must be above zero");
+        }
         for threshold in &args.threshold {
             results::check_result_name(&threshold.metric)
                 .map_err(|problem| anyhow::anyhow!("--threshold {threshold}: {problem}"))?;
@@ -61,6 +79,12 @@ impl Plan {
             bail!(
                 "--abort-on {unknown}: there is no \"{}\"; the names are the columns of intervals.csv without _total and _us: backlog, failed, visible_p99, ...",
                 unknown.metric
+            );
+        }
+        let (scenario, mix, own_models) = scenario_of(&args)?;
+        if args.part.is_some() && !scenario.aggregates.is_empty() {
+            bail!(
+                "aggregates can only be judged where all messages are known: run this scenario without --part"
             );
         }
         let users = users(&args.user_flags)?;
@@ -72,14 +96,68 @@ impl Plan {
             );
         }
         Ok(Self {
-            run: ((clock::wall_us() as u64 / 1000) ^ (u64::from(std::process::id()) << 20)) as u32,
+            run: args.run_id.unwrap_or_else(|| {
+                ((clock::wall_us() as u64 / 1000) ^ (u64::from(std::process::id()) << 20)) as u32
+            }),
             shape,
-            extra: extra(&args)?,
+            extra: extra(&args, &mix)?,
             kafka: kafka(&args.servers)?,
             database: Database { url: args.servers.database.clone() },
             users,
-            topics: args.mix.models().iter().map(|m| format!("{}{}", args.topic_prefix, m.table())).collect(),
+            topics: mix.models().iter().map(|m| format!("{}{}", args.topic_prefix, m.topic)).collect(),
+            mix: Arc::new(mix),
+            readers: scenario.readers,
+            aggregates: scenario.aggregates,
+            own_models,
             args,
+        })
+    }
+
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.mix.models()
+    }
+
+    /// Whether messages speak of users.
+    pub fn has_users(&self) -> bool {
+        self.mix.0.iter().any(|(model, _)| model.has_users())
+    }
+
+    /// Whether messages go to Kafka.
+    pub fn has_topics(&self) -> bool {
+        self.mix.0.iter().any(|(model, _)| model.http.is_none())
+    }
+
+    pub fn is_to_kafka_only(&self) -> bool {
+        self.mix.0.iter().all(|(model, _)| model.http.is_none())
+    }
+
+    /// Whether rows are judged.
+    pub fn has_tables(&self) -> bool {
+        self.mix.0.iter().any(|(model, _)| model.table.is_some())
+    }
+
+    /// Whether PostgreSQL is asked anything.
+    pub fn has_database(&self) -> bool {
+        self.has_tables() || !self.aggregates.is_empty()
+    }
+
+    /// Generator threads over all parts, and the number of this part's first.
+    pub fn threads(&self) -> (usize, usize) {
+        let (part, parts) = self.args.part.unwrap_or((1, 1));
+        (self.args.threads * parts as usize, self.args.threads * (part as usize - 1))
+    }
+
+    /// Which share of the load is this part's.
+    pub fn share(&self) -> f64 {
+        1.0 / f64::from(self.args.part.map_or(1, |(_, parts)| parts))
+    }
+
+    pub fn people(&self) -> Arc<People> {
+        let ids = (0..self.users.count).map(|n| self.users.id_of(n)).collect();
+        Arc::new(People {
+            keys: Keys::new(self.users.count, self.args.keys),
+            tokens: Arc::new(self.users.tokens()),
+            ids: Arc::new(ids),
         })
     }
 
@@ -87,6 +165,35 @@ impl Plan {
     pub fn full_shape(&self) -> Shape {
         self.shape.with_warmup(self.args.warmup.as_secs_f64())
     }
+}
+
+/// What `--mix` says where neither it nor a scenario says anything.
+const MIX: &str = "metric=1,state=1";
+
+/// The scenario, which of its models are sent, and whether it is the user's own.
+fn scenario_of(args: &RunArgs) -> Result<(Scenario, Mix, bool)> {
+    let format = args.batch_format.map(|format| format.to_string());
+    let door = Door { url: args.to.clone(), batch: args.batch, format };
+    let own = args.scenario.as_deref().map(|path| scenario::models(path, &door)).transpose()?.flatten();
+    match own {
+        Some(scenario) => {
+            let mix = scenario.mix(args.mix.as_ref())?;
+            Ok((scenario, mix, true))
+        }
+        None => {
+            let (scenario, mix) = collectors(args.mix.as_ref(), &door)?;
+            Ok((scenario, mix, false))
+        }
+    }
+}
+
+/// The models that ship, in these shares.
+pub fn collectors(shares: Option<&Shares>, door: &Door) -> Result<(Scenario, Mix)> {
+    let default = MIX.parse().expect("it is a mix");
+    let raw = toml::from_str(COLLECTORS).context("read the scenario that ships")?;
+    let scenario = Scenario::compile(&raw, door)?;
+    let mix = scenario.mix(Some(shares.unwrap_or(&default)))?;
+    Ok((scenario, mix))
 }
 
 pub fn users(flags: &UserFlags) -> Result<Users> {
@@ -119,7 +226,7 @@ fn shape(args: &RunArgs) -> Result<Shape> {
     Ok(shape)
 }
 
-fn extra(args: &RunArgs) -> Result<Extra> {
+fn extra(args: &RunArgs, mix: &Mix) -> Result<Extra> {
     let mut members = Vec::new();
     if let Some(path) = &args.payload_file {
         let text = std::fs::read_to_string(path)
@@ -128,11 +235,10 @@ fn extra(args: &RunArgs) -> Result<Extra> {
             let place = || format!("read sample message {} of {}", number + 1, path.display());
             let mut object: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(line).with_context(place)?;
-            for ours in [
-                "token", "time", "source", "path", "type", "value", "category", "level", "message", "trace",
-                "hop", "host", "latency", "ping",
-            ] {
-                object.remove(ours);
+            for (model, _) in &mix.0 {
+                for (ours, _) in named_slots(&model.message) {
+                    object.remove(&ours);
+                }
             }
             if !object.is_empty() {
                 let json = serde_json::to_vec(&object).with_context(place)?;
@@ -192,7 +298,7 @@ mod tests {
         let rows = [
             "--rate fast",
             "--threads x",
-            "--mix disk=1",
+            "--mix metric=x",
             "--shape 5s@1 --shape-file x",
             "--keys zipf(",
             "--verify some",
@@ -207,6 +313,7 @@ mod tests {
         }
         for line in [
             "--threads 0",
+            "--mix disk=1",
             "--users 0",
             "--rate 0",
             "--rate 1M --duration 10h",

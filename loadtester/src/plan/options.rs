@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::base::quantity::{self, Rate};
 use crate::measure::condition::{FailOn, Threshold};
 use crate::message::keys::KeySpread;
-use crate::message::model::Mix;
+use crate::message::model::Shares;
 use crate::plan::shape::Arrivals;
-use crate::plan::words::{CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags};
+use crate::plan::words::{
+    BatchFormat, CsvTime, Delivery, Depth, ExportFormat, HostFormat, RowTimestamp, StatsdTags,
+};
 
 /// Plays many data collectors against Kafka, a consumer and PostgreSQL, and judges the whole path from outside.
 ///
@@ -45,6 +47,10 @@ pub enum Verb {
     Export(ExportArgs),
     /// Create or remove the simulated users.
     Users(UsersArgs),
+    /// Look at a scenario file without sending anything.
+    Scenario(ScenarioArgs),
+    /// Put the results of the parts of one run together.
+    Merge(MergeArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -150,9 +156,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "CORES", value_parser = cores, help_heading = "Load")]
     pub pin: Option<Cores>,
 
-    /// The models and their shares: metric=60,state=20,log=10,trace=5,ping=5.
-    #[arg(long, value_name = "MIX", default_value = "metric=1,state=1", help_heading = "Messages")]
-    pub mix: Mix,
+    /// The models and their shares: metric=60,state=20,log=10,trace=5,ping=5 [default: metric=1,state=1, or all models of
+    /// the scenario as it has them].
+    #[arg(long, value_name = "MIX", help_heading = "Messages")]
+    pub mix: Option<Shares>,
     /// Which users the messages belong to: uniform, zipf(S), hot(P%,N) or latest.
     #[arg(long, value_name = "SPREAD", default_value = "uniform", help_heading = "Messages")]
     pub keys: KeySpread,
@@ -177,6 +184,35 @@ pub struct RunArgs {
     #[arg(long, value_name = "MS", default_value_t = 1.0, help_heading = "Messages")]
     pub linger_ms: f64,
 
+    /// Send over HTTP instead of to Kafka: http://host:port/path. ${model} stands for the model's name, other places for what
+    /// a message draws.
+    #[arg(long, value_name = "URL", help_heading = "HTTP")]
+    pub to: Option<String>,
+    /// Connections over all threads, to each server.
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "HTTP")]
+    pub connections: usize,
+    /// Messages in one request [default: 1, or as the scenario has it].
+    #[arg(long, value_name = "N", help_heading = "HTTP")]
+    pub batch: Option<usize>,
+    /// How a request holds several messages [default: array, or as the scenario has it].
+    #[arg(long, value_name = "FORMAT", help_heading = "HTTP")]
+    pub batch_format: Option<BatchFormat>,
+    /// A file with the token that every request carries as its bearer.
+    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    pub bearer_file: Option<PathBuf>,
+    /// The authority that signed the server's certificate (PEM), besides those of the system.
+    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    pub http_ca: Option<PathBuf>,
+    /// A request without an answer for so long is given up, and its connection closed.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::duration, help_heading = "HTTP")]
+    pub answer_within: Duration,
+    /// Send a request that was certainly not stored again, so many times, after the time that the server names.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "HTTP")]
+    pub retries: u32,
+    /// Also send again what may have been stored: the same message once more, which a consumer must recognize.
+    #[arg(long, help_heading = "HTTP", requires = "retries")]
+    pub retry_unknown: bool,
+
     #[command(flatten)]
     pub servers: Servers,
 
@@ -189,6 +225,10 @@ pub struct RunArgs {
     /// Fail unless this holds: visible_p99<500ms, lost<1, stored_rate>19000. May be given several times.
     #[arg(long, value_name = "CONDITION", help_heading = "Judging")]
     pub threshold: Vec<Threshold>,
+    /// Over HTTP: more than this share of the messages refused or not acknowledged, or of the readers' requests not answered,
+    /// fails the run, although nothing is lost.
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share, help_heading = "Judging")]
+    pub refused_max: f64,
     /// Stop early when this becomes true: backlog>100000, failed>0. May be given several times.
     #[arg(long, value_name = "CONDITION", help_heading = "Judging")]
     pub abort_on: Vec<Threshold>,
@@ -252,9 +292,21 @@ pub struct RunArgs {
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Read flags from a TOML file, by their long names; what stands on the command line wins.
+    /// A TOML file with flags by their long names (what stands on the command line wins), and with the models that are sent,
+    /// where it has its own.
     #[arg(long, value_name = "FILE", help_heading = "Other")]
     pub scenario: Option<PathBuf>,
+    /// This is one of several load testers that make the load together: 1/3, 2/3 and 3/3, with the same flags, --run-id
+    /// and --start-at. `loadtester merge` puts their results together.
+    #[arg(long, value_name = "I/N", value_parser = part, requires_all = ["run_id", "start_at"], help_heading = "Parts")]
+    pub part: Option<(u32, u32)>,
+    /// The run's number, eight hexadecimal digits; every run needs another [default: made from the time].
+    #[arg(long, value_name = "HEX", value_parser = run_id, help_heading = "Parts")]
+    pub run_id: Option<u32>,
+    /// When the first message is due, such as 2030-01-31T12:00:00Z; all parts say the same [default: as soon as all is set up].
+    #[arg(long, value_name = "TIME", help_heading = "Parts")]
+    pub start_at: Option<jiff::Timestamp>,
+
     /// Print what would be done, and do nothing.
     #[arg(long, help_heading = "Other")]
     pub dry_run: bool,
@@ -272,8 +324,11 @@ pub struct CeilingArgs {
     #[command(flatten)]
     pub servers: Servers,
     /// The models whose tables are copied in form.
-    #[arg(long, value_name = "MIX", default_value = "metric=1,state=1")]
-    pub mix: Mix,
+    #[arg(long, value_name = "MIX")]
+    pub mix: Option<Shares>,
+    /// The scenario whose models these are.
+    #[arg(long, value_name = "FILE")]
+    pub scenario: Option<PathBuf>,
     /// How long each measurement takes.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = quantity::duration)]
     pub duration: Duration,
@@ -314,6 +369,30 @@ pub struct ExportArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct ScenarioArgs {
+    #[command(subcommand)]
+    pub action: ScenarioAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ScenarioAction {
+    /// Print ten messages of each model, and what is wrong.
+    Check { file: PathBuf },
+    /// Print the scenario that is sent where there is no other.
+    Show,
+}
+
+#[derive(Args, Debug)]
+pub struct MergeArgs {
+    /// The directories of all parts.
+    #[arg(required = true, num_args = 2..)]
+    pub parts: Vec<PathBuf>,
+    /// Where to write the results.
+    #[arg(long, value_name = "DIR", default_value = "merged")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
 pub struct UsersArgs {
     #[arg(value_name = "create|check|cleanup")]
     pub action: UsersAction,
@@ -333,6 +412,18 @@ pub enum UsersAction {
     Cleanup,
 }
 
+fn part(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    let fits = parsed.filter(|(i, n)| (1..=*n).contains(i) && *n <= 256);
+    fits.ok_or_else(|| format!("\"{text}\" is no part; write 1/3 for the first of three"))
+}
+
+fn run_id(text: &str) -> Result<u32, String> {
+    let fits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parsed = u32::from_str_radix(text, 16).ok().filter(|_| fits);
+    parsed.ok_or_else(|| format!("\"{text}\" is no run; write eight hexadecimal digits"))
+}
+
 fn property(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("\"{text}\" is not name=value"))?;
     Ok((name.trim().to_owned(), value.to_owned()))
@@ -341,6 +432,11 @@ fn property(text: &str) -> Result<(String, String), String> {
 fn percent(text: &str) -> Result<f64, String> {
     let share = quantity::share(text).filter(|share| *share > 0.0 && *share < 1.0);
     share.ok_or_else(|| format!("\"{text}\" is not a share such as 5%"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = quantity::share(text).filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("\"{text}\" is not a share such as 1%"))
 }
 
 fn cores(text: &str) -> Result<Cores, String> {

@@ -94,6 +94,20 @@ impl Shape {
         Self::new(std::iter::once(warmup).chain(self.segments.iter().copied()).collect())
     }
 
+    /// The same shape with a share of its rate.
+    pub fn scaled(&self, share: f64) -> Self {
+        let scaled = |segment: &Segment| Segment {
+            seconds: segment.seconds,
+            curve: match segment.curve {
+                Curve::Linear { from, to } => Curve::Linear { from: from * share, to: to * share },
+                Curve::Sine { mean, amplitude, period } => {
+                    Curve::Sine { mean: mean * share, amplitude: amplitude * share, period }
+                }
+            },
+        };
+        Self::new(self.segments.iter().map(scaled).collect())
+    }
+
     pub fn seconds(&self) -> f64 {
         self.before[self.segments.len()].0
     }

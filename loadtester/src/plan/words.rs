@@ -53,6 +53,24 @@ pub enum CsvTime {
     Rfc3339,
 }
 
+/// How a request's body holds several messages.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum BatchFormat {
+    /// A JSON array.
+    Array,
+    /// A message a line (NDJSON).
+    Lines,
+}
+
+impl std::fmt::Display for BatchFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BatchFormat::Array => "array",
+            BatchFormat::Lines => "lines",
+        })
+    }
+}
+
 /// How StatsD names carry tags.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum StatsdTags {

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::Result;
-
 use crate::base::clock::{Clock, SECOND_NS};
-use crate::base::hash::{mix, unit};
 use crate::measure::latency::{Latency, Recording, Set};
+use crate::measure::newest::Newest;
 use crate::message::account::{Outcome, StreamAccount};
-use crate::message::keys::Keys;
-use crate::message::model::{Mix, Model};
-use crate::message::payload::{Identity, Writer};
-use crate::message::stream::{self, Stream};
-use crate::send::schedule::Schedule;
+use crate::message::draw::Identity;
+use crate::message::model::Mix;
+use crate::message::payload::{Writer, Written};
+use crate::message::stream::Stream;
+use crate::send::courier::{Answers, Courier, Delivery};
+use crate::send::course::{Arrival, Course};
 use crate::server::kafka::{Handed, Producer, Report};
 
 /// What the other threads see of a generator. One thread writes, so nothing is contended.
@@ -31,6 +30,14 @@ pub struct Counters {
     pub indeterminate: AtomicU64,
     /// Messages that found the producer's queue full.
     pub queue_full: AtomicU64,
+    /// Messages whose request a server of HTTP answered with no.
+    pub refused: AtomicU64,
+    /// Requests that were sent again.
+    pub retried: AtomicU64,
+    /// Connections that were opened, that ended, and that this machine had no room for.
+    pub connects: AtomicU64,
+    pub closes: AtomicU64,
+    pub no_room: AtomicU64,
     /// Due after the warm-up.
     pub steady_due: AtomicU64,
     /// Of these, handed over before the schedule's end.
@@ -42,43 +49,38 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed) + n, Relaxed);
 }
 
-/// Where messages go.
-pub enum Sink {
-    Kafka(Box<Producer>),
-    /// Acknowledges at once: shows what the generator itself can do.
-    Null,
+/// Where messages go: each model's either to Kafka or over HTTP. Without both they are acknowledged at once, which shows what
+/// the generator itself can do.
+#[derive(Default)]
+pub struct Outlets {
+    pub kafka: Option<Box<Producer>>,
+    pub http: Option<Courier>,
 }
 
 /// What all generator threads share.
 pub struct Shared {
     pub clock: Clock,
-    pub mix: Mix,
-    pub keys: Keys,
-    pub tokens: Arc<Vec<String>>,
-    pub seed: u64,
+    pub mix: Arc<Mix>,
     pub warmup_ns: i64,
     pub end_ns: i64,
     pub in_flight: usize,
+    /// By model, what readers are told of; empty where there are none.
+    pub newest: Vec<Arc<Newest>>,
     /// The user wants an end: send nothing more, wait for the reports.
     pub stop: Arc<AtomicBool>,
 }
 
 pub struct Generator {
     shared: Arc<Shared>,
-    thread: usize,
-    schedule: Schedule,
-    sink: Sink,
+    course: Course,
+    outlets: Outlets,
     desk: Desk,
-    /// For each model of the mix, the places of its streams.
-    by_model: Vec<Vec<usize>>,
-    sources: Vec<String>,
     writer: Writer,
-    arrival: u64,
     woke_ns: i64,
     refused: Option<String>,
 }
 
-/// Where a thread keeps its books: apart from the sink, because reports are noted while the sink is being asked for them.
+/// Where a thread keeps its books: apart from the outlets, because reports are noted while these are being asked for them.
 struct Desk {
     shared: Arc<Shared>,
     streams: Vec<Stream>,
@@ -98,6 +100,8 @@ pub struct Finished {
     pub set: Box<Set>,
     /// Why the producer refused messages, if it did.
     pub refused: Option<String>,
+    /// What servers of HTTP answered.
+    pub answers: Answers,
 }
 
 /// Messages that wait for their report. The report brings back the place's number.
@@ -112,6 +116,7 @@ struct InFlight {
     seq: u64,
     due_ns: i64,
     sent_ns: i64,
+    fresh: Option<u64>,
 }
 
 /// At least this between two wake-ups of a thread: what falls due in between is sent together, at most so late, and counted
@@ -120,23 +125,21 @@ struct InFlight {
 const WAKE_NS: i64 = 500_000;
 /// After this many messages in a row without a pause, a thread that is behind looks at its reports anyway.
 const REPORTS_EVERY: u64 = 64;
+/// The same over HTTP, where an answer also makes room for the next request.
+const ANSWERS_EVERY: u64 = 16;
 const OFFSET_EVERY: u64 = 1000;
 
 impl Generator {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a thread, each made elsewhere")]
     pub fn new(
         shared: Arc<Shared>,
-        thread: usize,
-        schedule: Schedule,
-        sink: Sink,
+        course: Course,
+        outlets: Outlets,
         streams: Vec<Stream>,
-        run: u32,
         writer: Writer,
         recording: Recording,
         counters: Arc<Counters>,
     ) -> Self {
         let places = shared.in_flight;
-        let of_model = |model| (0..streams.len()).filter(|s| streams[*s].model == model).collect();
         let desk = Desk {
             shared: shared.clone(),
             accounts: vec![StreamAccount::default(); streams.len()],
@@ -144,32 +147,19 @@ impl Generator {
             flight: Flight { places: vec![InFlight::default(); places], free: (0..places as u32).collect() },
             recording,
             counters,
-            streams: streams.clone(),
+            streams,
         };
-        Self {
-            by_model: (0..shared.mix.0.len()).map(of_model).collect(),
-            sources: streams.iter().map(|s| stream::source(run, s.id)).collect(),
-            shared,
-            thread,
-            schedule,
-            sink,
-            desk,
-            writer,
-            arrival: 0,
-            woke_ns: 0,
-            refused: None,
-        }
+        Self { shared, course, outlets, desk, writer, woke_ns: 0, refused: None }
     }
 
     pub fn run(mut self) -> Finished {
-        let mut message = Vec::with_capacity(2048);
-        while let Some(due) = self.schedule.next() {
-            let due_ns = (due * SECOND_NS as f64) as i64;
-            self.wait_until(due_ns);
+        let mut written = Written::default();
+        while let Some(arrival) = self.course.next() {
+            self.wait_until(arrival.due_ns);
             if self.shared.stop.load(Relaxed) {
                 break;
             }
-            self.send(due_ns, &mut message);
+            self.send(arrival, &mut written);
         }
         self.settle();
         Finished {
@@ -178,12 +168,14 @@ impl Generator {
             offsets: self.desk.offsets,
             set: self.desk.recording.set,
             refused: self.refused,
+            answers: self.outlets.http.map_or(Answers::new(), |courier| courier.answers),
         }
     }
 
     /// Returns at `due_ns`, or at once where that has passed; takes reports on the way.
     fn wait_until(&mut self, due_ns: i64) {
-        if self.arrival.is_multiple_of(REPORTS_EVERY) {
+        let every = if self.outlets.http.is_some() { ANSWERS_EVERY } else { REPORTS_EVERY };
+        if self.course.arrivals().is_multiple_of(every) {
             self.reports(0);
         }
         loop {
@@ -193,29 +185,32 @@ impl Generator {
             if gap_ns <= 0 || self.shared.stop.load(Relaxed) {
                 return;
             }
-            if gap_ns > 3_000_000 {
+            let wake_ns = due_ns.max(self.woke_ns + WAKE_NS);
+            if self.outlets.http.is_some() {
+                // Answers are taken as they come: when one is read is when it counts as arrived.
+                self.reports((wake_ns - now_ns).min(SECOND_NS / 10));
+                self.woke_ns = self.shared.clock.now_ns();
+            } else if gap_ns > 3_000_000 {
                 // Waiting for reports wakes up with them; it only knows whole milliseconds, so it ends early.
-                self.reports((gap_ns / 1_000_000 - 1).min(100) as i32);
+                self.reports((gap_ns - 1_000_000).min(SECOND_NS / 10));
             } else {
                 self.reports(0);
-                self.shared.clock.sleep_until(due_ns.max(self.woke_ns + WAKE_NS));
+                self.shared.clock.sleep_until(wake_ns);
                 self.woke_ns = self.shared.clock.now_ns();
             }
         }
     }
 
-    fn send(&mut self, due_ns: i64, message: &mut Vec<u8>) {
-        let at = self.pick_stream();
-        let (model, seq) = (self.desk.streams[at].model, self.desk.accounts[at].sent);
+    fn send(&mut self, arrival: Arrival, written: &mut Written) {
+        let Arrival { stream: at, model, seq, due_ns } = arrival;
         let id =
             Identity { stream: self.desk.streams[at].id, seq, due_us: self.shared.clock.wall_us(due_ns) };
-        let user = self.writer.draft.user(&self.shared.keys, id);
-        self.writer.write(message, self.shared.mix.0[model].0, id, self.shared.tokens[user].as_bytes());
-        let outcome = self.hand_over(at, seq, due_ns, message);
+        self.writer.write(written, &self.shared.mix.0[model].0, id);
+        let outcome = self.hand_over(&arrival, written);
         let now_ns = self.shared.clock.now_ns();
-        self.desk.accounts[at].sent += 1;
+        self.desk.accounts[at].sent = seq + 1;
         add(&self.desk.counters.sent, 1);
-        add(&self.desk.counters.bytes, message.len() as u64);
+        add(&self.desk.counters.bytes, written.message.len() as u64);
         if due_ns >= self.shared.warmup_ns {
             self.desk.recording.set.of(model, Latency::ScheduleLag).record((now_ns - due_ns) / 1000);
             add(&self.desk.counters.steady_due, 1);
@@ -223,32 +218,27 @@ impl Generator {
         }
         match outcome {
             None => {}
-            Some(outcome) => {
-                self.desk.note(InFlight { stream: at as u32, seq, due_ns, sent_ns: now_ns }, outcome, -1)
-            }
+            Some(outcome) => self.desk.note(
+                InFlight { stream: at as u32, seq, due_ns, sent_ns: now_ns, fresh: written.fresh },
+                outcome,
+                None,
+            ),
         }
     }
 
-    /// The model is drawn; the streams of a model take turns.
-    fn pick_stream(&mut self) -> usize {
-        let drawn = unit(mix(self.shared.seed ^ mix((self.thread as u64) << 48 | self.arrival)));
-        self.arrival += 1;
-        let streams = &self.by_model[self.shared.mix.pick(drawn)];
-        streams[self.arrival as usize % streams.len()]
-    }
-
     /// Hands the message over, waiting for room as long as it takes. `Some` where the outcome is known at once.
-    fn hand_over(&mut self, at: usize, seq: u64, due_ns: i64, message: &[u8]) -> Option<Outcome> {
+    fn hand_over(&mut self, arrival: &Arrival, written: &Written) -> Option<Outcome> {
+        let Arrival { stream: at, seq, due_ns, .. } = *arrival;
         let mut waited = false;
         loop {
-            let Sink::Kafka(producer) = &self.sink else { return Some(Outcome::Acked) };
+            if self.outlets.kafka.is_none() && self.outlets.http.is_none() {
+                return Some(Outcome::Acked);
+            }
             if let Some(place) = self.desk.flight.free.pop() {
                 let sent_ns = self.shared.clock.now_ns();
                 self.desk.flight.places[place as usize] =
-                    InFlight { stream: at as u32, seq, due_ns, sent_ns };
-                let stream = &self.desk.streams[at];
-                let key = self.sources[at].as_bytes();
-                match producer.send(stream.model, stream.partition, key, message, place as usize) {
+                    InFlight { stream: at as u32, seq, due_ns, sent_ns, fresh: written.fresh };
+                match self.outlets.send(&self.desk.streams[at], written, place as usize) {
                     Handed::Over => return None,
                     Handed::Full => self.desk.flight.free.push(place),
                     Handed::Refused(reason) => {
@@ -262,7 +252,7 @@ impl Generator {
                 add(&self.desk.counters.queue_full, 1);
                 waited = true;
             }
-            self.reports(1);
+            self.reports(1_000_000);
             self.desk.recording.hand_over_if_due(self.shared.clock.now_ns());
             if self.shared.stop.load(Relaxed) {
                 return Some(Outcome::Failed);
@@ -270,11 +260,28 @@ impl Generator {
         }
     }
 
-    fn reports(&mut self, wait_ms: i32) {
-        match &self.sink {
-            Sink::Kafka(producer) => producer.reports(wait_ms, |report| self.desk.report(report)),
-            Sink::Null if wait_ms > 0 => std::thread::sleep(Duration::from_millis(wait_ms as u64)),
-            Sink::Null => {}
+    /// Takes what Kafka and servers have said, waiting up to so long for the first of it.
+    fn reports(&mut self, wait_ns: i64) {
+        let desk = &mut self.desk;
+        let wait_ms = (wait_ns / 1_000_000) as i32;
+        match &mut self.outlets {
+            Outlets { kafka: Some(producer), http: None } => {
+                producer.reports(wait_ms, |report| desk.report(report));
+            }
+            Outlets { kafka, http: Some(courier) } => {
+                if let Some(producer) = kafka {
+                    producer.reports(0, |report| desk.report(report));
+                }
+                // With both, Kafka's reports are looked at every millisecond.
+                let most_ns = if kafka.is_some() { wait_ns.min(1_000_000) } else { wait_ns };
+                courier
+                    .reports(Duration::from_nanos(most_ns.max(0) as u64), |delivery| desk.deliver(delivery));
+                desk.count(courier);
+            }
+            Outlets { kafka: None, http: None } if wait_ms > 0 => {
+                std::thread::sleep(Duration::from_millis(wait_ms as u64));
+            }
+            Outlets { kafka: None, http: None } => {}
         }
     }
 
@@ -283,8 +290,11 @@ impl Generator {
     fn settle(&mut self) {
         let open = |flight: &Flight| flight.places.len() - flight.free.len();
         let limit_ns = self.shared.clock.now_ns() + 70 * SECOND_NS;
+        if let Some(courier) = &mut self.outlets.http {
+            courier.close_batches();
+        }
         while open(&self.desk.flight) > 0 && self.shared.clock.now_ns() < limit_ns {
-            self.reports(20);
+            self.reports(20_000_000);
             self.desk.recording.hand_over_if_due(self.shared.clock.now_ns());
         }
         add(&self.desk.counters.indeterminate, open(&self.desk.flight) as u64);
@@ -295,10 +305,33 @@ impl Desk {
     fn report(&mut self, report: Report) {
         let message = self.flight.places[report.number];
         self.flight.free.push(report.number as u32);
-        self.note(message, report.outcome, report.offset);
+        self.note(message, report.outcome, Some(report.offset));
     }
 
-    fn note(&mut self, message: InFlight, outcome: Outcome, offset: i64) {
+    fn deliver(&mut self, delivery: Delivery) {
+        let message = self.flight.places[delivery.number];
+        self.flight.free.push(delivery.number as u32);
+        self.note(message, delivery.outcome, None);
+        if delivery.refused {
+            add(&self.counters.refused, 1);
+            if message.due_ns >= self.shared.warmup_ns {
+                // Apart from those that were taken: a no is quickly said.
+                let late_us = (self.shared.clock.now_ns() - message.due_ns) / 1000;
+                let model = self.streams[message.stream as usize].model;
+                self.recording.set.of(model, Latency::Refused).record(late_us);
+            }
+        }
+    }
+
+    fn count(&self, courier: &Courier) {
+        let traffic = courier.traffic();
+        self.counters.retried.store(courier.retried, Relaxed);
+        self.counters.connects.store(traffic.connects, Relaxed);
+        self.counters.closes.store(traffic.closes, Relaxed);
+        self.counters.no_room.store(traffic.no_room, Relaxed);
+    }
+
+    fn note(&mut self, message: InFlight, outcome: Outcome, offset: Option<i64>) {
         let at = message.stream as usize;
         self.accounts[at].settle(message.seq, outcome);
         match outcome {
@@ -309,8 +342,13 @@ impl Desk {
         if outcome != Outcome::Acked {
             return;
         }
-        if offset >= 0 && message.seq.is_multiple_of(OFFSET_EVERY) {
+        if let Some(offset) = offset.filter(|offset| *offset >= 0)
+            && message.seq.is_multiple_of(OFFSET_EVERY)
+        {
             self.offsets[at].push((message.seq, offset));
+        }
+        if let Some(newest) = self.shared.newest.get(self.streams[at].model) {
+            newest.note(message.fresh, self.shared.clock.wall_us(message.due_ns));
         }
         if message.due_ns >= self.shared.warmup_ns {
             let now_ns = self.shared.clock.now_ns();
@@ -321,16 +359,19 @@ impl Desk {
     }
 }
 
-/// The producer of one thread, or none.
-pub fn sink(
-    kafka: Option<&crate::server::kafka::Kafka>,
-    models: &[Model],
-    topics: &[String],
-    in_flight: usize,
-    linger_ms: f64,
-) -> Result<Sink> {
-    let Some(kafka) = kafka else { return Ok(Sink::Null) };
-    debug_assert_eq!(models.len(), topics.len());
-    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    Ok(Sink::Kafka(Box::new(Producer::new(kafka, &names, in_flight, linger_ms)?)))
+impl Outlets {
+    fn send(&mut self, stream: &Stream, written: &Written, number: usize) -> Handed {
+        if let Some(courier) = self.http.as_mut().filter(|courier| courier.carries(stream.model)) {
+            return match courier.send(stream.model, written, number) {
+                Ok(()) => Handed::Over,
+                Err(reason) => Handed::Refused(reason),
+            };
+        }
+        match &self.kafka {
+            Some(producer) => {
+                producer.send(stream.model, stream.partition, &written.key, &written.message, number)
+            }
+            None => Handed::Refused("there is nobody to send this model's messages to".to_owned()),
+        }
+    }
 }

@@ -260,7 +260,6 @@ unsafe fn each_report(event: *mut sys::rd_kafka_event_t, on_report: &mut impl Fn
 
 /// A message as it lies in Kafka; it lives until the next is read.
 pub struct Record<'a> {
-    pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub offset: i64,
 }
@@ -307,8 +306,8 @@ impl Reread {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None => {}
                 Some(Ok(message)) => {
-                    let (key, value, offset) = (message.key(), message.payload(), message.offset());
-                    if before.is_some_and(|end| offset >= end) || !on_record(Record { key, value, offset }) {
+                    let (value, offset) = (message.payload(), message.offset());
+                    if before.is_some_and(|end| offset >= end) || !on_record(Record { value, offset }) {
                         return Ok(());
                     }
                 }

@@ -3,4 +3,6 @@
 pub mod kafka;
 pub mod pg;
 pub mod copy_out;
+pub mod form;
+pub mod http;
 pub mod users;

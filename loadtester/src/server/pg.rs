@@ -1,16 +1,21 @@
 //! PostgreSQL connections and what is asked of the server outside the probe: tables, versions, counters, clock offset.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use percent_encoding::percent_decode_str;
+use postgres::config::Host;
 use postgres::types::Type;
 use postgres::{Client, Config, NoTls};
 
 use crate::base::clock::wall_us;
-use crate::message::model::Model;
+use crate::message::draw::{Clock, Kind};
+use crate::message::model::{Column, Model};
+use crate::server::form::Form;
 use crate::server::users::without_password;
 
 /// From here on a name without a schema is the server's own: whoever may create a function in a schema of the tester's
@@ -53,6 +58,8 @@ impl Database {
     fn open(&self, name: &str) -> Result<Client> {
         let (url, tls, ca) = split_url(&self.url)?;
         let mut config: Config = url.parse().context("read the database's address")?;
+        // As the engine has it: another machine is not spoken to in plaintext unless that is asked for.
+        let tls = tls.unwrap_or(if is_local(&config) && ca.is_none() { Tls::None } else { Tls::Full });
         config.application_name(&format!("loadtester {name}")).connect_timeout(Duration::from_secs(5));
         config.tcp_user_timeout(Duration::from_secs(30)).keepalives_idle(Duration::from_secs(30));
         if tls == Tls::None {
@@ -76,6 +83,16 @@ impl Database {
     }
 }
 
+fn is_local(config: &Config) -> bool {
+    let is_loopback =
+        |name: &str| name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+        && config.get_hosts().iter().all(|host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => is_loopback(name),
+        })
+}
+
 fn with_fixed_path(mut client: Client) -> Result<Client> {
     client.batch_execute(FIXED_PATH).context("fix the search_path")?;
     Ok(client)
@@ -89,34 +106,39 @@ pub fn as_the_role_finds<T>(client: &mut Client, ask: impl FnOnce(&mut Client) -
     Ok(answer)
 }
 
-/// The model's table as the role's own search_path finds it.
-fn table_of(client: &mut Client, model: Model) -> Result<Option<u32>> {
+/// The model's table as the role's own search_path finds it; `None` where it is not there, or there is none to look for.
+fn table_of(client: &mut Client, model: &Model) -> Result<Option<u32>> {
+    let Some(table) = &model.table else { return Ok(None) };
     // Everything has its schema here, types included.
     let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
-    let rows = as_the_role_finds(client, |client| client.query_typed(sql, &[(&model.table(), Type::TEXT)]))?;
-    Ok(rows.with_context(|| format!("look for the table {}", model.table()))?[0].get(0))
+    let rows = as_the_role_finds(client, |client| client.query_typed(sql, &[(&table.name, Type::TEXT)]))?;
+    Ok(rows.with_context(|| format!("look for the table {}", table.name))?[0].get(0))
 }
 
 /// A table's name with its schema, as SQL has it.
-pub fn qualified_name(client: &mut Client, model: Model) -> Result<String> {
+pub fn qualified_name(client: &mut Client, model: &Model) -> Result<String> {
     let oid = table_of(client, model)?;
     let row = client.query_one(
         "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1",
         &[&oid],
     );
-    Ok(row.with_context(|| format!("look at the table {}", model.table()))?.get(0))
+    Ok(row.with_context(|| format!("look at the table {}", model.table_name()))?.get(0))
 }
 
-/// The URL without the TLS parameters that the driver does not know, and what they ask for.
-fn split_url(url: &str) -> Result<(String, Tls, Option<PathBuf>)> {
-    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), Tls::None, None)) };
-    let (mut tls, mut ca, mut rest) = (Tls::None, None, Vec::new());
+/// The URL without the TLS parameters that the driver does not know, and what they ask for; `None` where they say nothing.
+fn split_url(url: &str) -> Result<(String, Option<Tls>, Option<PathBuf>)> {
+    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), None, None)) };
+    let (mut tls, mut ca, mut rest) = (None, None, Vec::new());
     for part in query.split('&') {
         match part.split_once('=') {
-            Some(("sslmode", "disable" | "allow" | "prefer")) => tls = Tls::None,
-            Some(("sslmode", "require")) => tls = Tls::Unchecked,
-            Some(("sslmode", "verify-ca")) => tls = Tls::Authority,
-            Some(("sslmode", "verify-full")) => tls = Tls::Full,
+            Some(("sslmode", "disable")) => tls = Some(Tls::None),
+            Some(("sslmode", "require")) => tls = Some(Tls::Unchecked),
+            Some(("sslmode", "verify-ca")) => tls = Some(Tls::Authority),
+            Some(("sslmode", "verify-full")) => tls = Some(Tls::Full),
+            Some(("sslmode", weak @ ("allow" | "prefer"))) => bail!(
+                "sslmode={weak} falls back to plaintext, and hands the password over, when somebody in between says no to TLS; use \
+                 verify-full, or disable where that is meant"
+            ),
             Some(("sslmode", other)) => {
                 bail!("sslmode \"{other}\" is none of disable, require, verify-ca, verify-full")
             }
@@ -140,15 +162,19 @@ pub struct Leaf {
     pub oid: u32,
 }
 
-/// Checks that the tables are there with the columns that are needed, and lists the plain tables below them.
-pub fn leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
-    models.iter().try_for_each(|model| check_table(client, *model))?;
-    list_leaves(client, models)
+/// How the columns of each model's table are read, in the order of its columns.
+pub type Forms = Vec<Vec<Form>>;
+
+/// Checks that the tables are there with the columns that are needed, says how these are read, and lists the plain tables
+/// below them.
+pub fn leaves(client: &mut Client, models: &[Arc<Model>]) -> Result<(Vec<Leaf>, Forms)> {
+    let forms = models.iter().map(|model| check_table(client, model)).collect::<Result<_>>()?;
+    Ok((list_leaves(client, models)?, forms))
 }
 
-pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
-    let tables: Vec<&str> = models.iter().map(|model| model.table()).collect();
-    let oids = models.iter().map(|model| table_of(client, *model)).collect::<Result<Vec<_>>>()?;
+pub fn list_leaves(client: &mut Client, models: &[Arc<Model>]) -> Result<Vec<Leaf>> {
+    let tables: Vec<&str> = models.iter().map(|model| model.table_name()).collect();
+    let oids = models.iter().map(|model| table_of(client, model)).collect::<Result<Vec<_>>>()?;
     let rows = client
         .query(
             "WITH RECURSIVE tree AS (
@@ -173,11 +199,13 @@ pub fn list_leaves(client: &mut Client, models: &[Model]) -> Result<Vec<Leaf>> {
     Ok(rows.iter().map(leaf).collect())
 }
 
-/// All rows of a run, wherever in the tables they are.
-pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> {
-    let prefix = crate::message::stream::source_prefix(run);
+/// All rows that fulfill their model's condition, wherever in the tables they are.
+pub fn count_rows(client: &mut Client, leaves: &[Leaf], conditions: &[String]) -> Result<u64> {
+    if leaves.is_empty() {
+        return Ok(0);
+    }
     let count =
-        |leaf: &Leaf| format!("(SELECT count(*) FROM ONLY {} WHERE source LIKE '{prefix}%')", leaf.name);
+        |leaf: &Leaf| format!("(SELECT count(*) FROM ONLY {} WHERE {})", leaf.name, conditions[leaf.model]);
     let counts: Vec<String> = leaves.iter().map(count).collect();
     let row = client
         .query_one(&format!("SELECT {}", counts.join(" + ")), &[])
@@ -185,31 +213,51 @@ pub fn count_run(client: &mut Client, leaves: &[Leaf], run: u32) -> Result<u64> 
     Ok(row.get::<_, i64>(0) as u64)
 }
 
-fn check_table(client: &mut Client, model: Model) -> Result<()> {
+/// (column, type) of the model's table.
+pub fn column_types(client: &mut Client, model: &Model) -> Result<Vec<(String, String)>> {
     let oid = table_of(client, model)?;
     let rows = client
         .query(
-            "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+            // A domain is read as what it is made of.
+            "SELECT attname::text, coalesce(b.typname, t.typname)::text
+             FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
             &[&oid],
         )
-        .with_context(|| format!("look at the table {}", model.table()))?;
-    if rows.is_empty() {
+        .with_context(|| format!("look at the table {}", model.table_name()))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn check_table(client: &mut Client, model: &Model) -> Result<Vec<Form>> {
+    let Some(table) = &model.table else { return Ok(Vec::new()) };
+    let found = column_types(client, model)?;
+    if found.is_empty() {
         bail!(
-            "the database has no table \"{}\" for the messages of model {model}; create it, or take the model out of --mix:\n  {}",
-            model.table(),
-            model.create_table()
+            "the database has no table \"{}\" for the messages of model {model}; create it, or take the model out of --mix{}",
+            table.name,
+            table.create.as_ref().map_or(String::new(), |statement| format!(":\n  {statement}"))
         );
     }
-    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let mut needed = model.columns().to_vec();
-    needed.extend(["userid", "time", "timestamp"]);
-    match needed.iter().find(|name| !found.iter().any(|f| f == *name)) {
-        Some(missing) => bail!(
-            "the table \"{}\" has no column \"{missing}\", which the {model} messages fill",
-            model.table()
-        ),
-        None => Ok(()),
-    }
+    let form = |name: &str| match found.iter().find(|(column, _)| column == name) {
+        Some((_, kind)) => Ok(Form::of_type(kind)),
+        None => {
+            bail!("the table \"{}\" has no column \"{name}\", which the {model} messages fill", table.name)
+        }
+    };
+    table.received.iter().try_for_each(|name| form(name).map(|_| ()))?;
+    let fitting = |column: &Column| {
+        let form = form(&column.name)?;
+        let drawn = &model.program.steps[column.slot].kind;
+        if matches!(drawn, Kind::Due(Clock::Rfc3339, _)) && !form.is_time() {
+            bail!(
+                "the column \"{}\" of \"{}\" holds no times; say how the due time stands there: {{ due = \"us\" }}, or a text",
+                column.name,
+                table.name
+            );
+        }
+        Ok(form)
+    };
+    table.columns.iter().map(fitting).collect()
 }
 
 pub fn version(client: &mut Client) -> Result<i32> {
@@ -307,20 +355,33 @@ mod tests {
     #[test]
     fn tls_parameters_are_taken_out_of_the_url() {
         let rows = [
-            ("postgres://h/d", "postgres://h/d", Tls::None, None),
-            ("postgres://h/d?sslmode=disable", "postgres://h/d", Tls::None, None),
-            ("postgres://h/d?a=b&sslmode=require", "postgres://h/d?a=b", Tls::Unchecked, None),
+            ("postgres://h/d", "postgres://h/d", None, None),
+            ("postgres://h/d?sslmode=disable", "postgres://h/d", Some(Tls::None), None),
+            ("postgres://h/d?a=b&sslmode=require", "postgres://h/d?a=b", Some(Tls::Unchecked), None),
             (
                 "postgres://h/d?sslmode=verify-full&sslrootcert=%2Fa%20b.crt",
                 "postgres://h/d",
-                Tls::Full,
+                Some(Tls::Full),
                 Some("/a b.crt"),
             ),
-            ("postgres://h/d?sslmode=verify-ca", "postgres://h/d", Tls::Authority, None),
+            ("postgres://h/d?sslmode=verify-ca", "postgres://h/d", Some(Tls::Authority), None),
         ];
         for (url, rest, tls, ca) in rows {
             assert_eq!(split_url(url).unwrap(), (rest.to_owned(), tls, ca.map(PathBuf::from)), "{url}");
         }
-        assert!(split_url("postgres://h/d?sslmode=maybe").is_err());
+        for mode in ["maybe", "prefer", "allow"] {
+            assert!(split_url(&format!("postgres://h/d?sslmode={mode}")).is_err(), "{mode}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_spoken_to_in_plaintext_unless_it_is_asked_for() {
+        let local = |url: &str| is_local(&url.parse().unwrap());
+        assert!(
+            local("postgres://127.0.0.1/d")
+                && local("postgres://localhost/d")
+                && local("postgres://%2Frun/d")
+        );
+        assert!(!local("postgres://db.example/d") && !local("postgres://localhost/d?hostaddr=10.0.0.1"));
     }
 }

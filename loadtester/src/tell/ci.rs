@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::base::printable::printable;
 use crate::base::quantity::{show_count, show_us};
 use crate::judge::summary::Summary;
 use crate::tell::terminal;
@@ -53,10 +54,24 @@ fn junit(summary: &Summary) -> String {
     out
 }
 
+/// One line of Markdown that shows the text and does nothing: no element, no link, no picture.
+fn inert(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in printable(text).chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '[' | ']' | '!' | '`' | '*' | '|' | '\\' => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
 fn markdown(summary: &Summary) -> String {
     let mut out = format!("## Load test: {}\n\n", summary.exit.headline());
     for line in terminal::reasons(summary) {
-        out.push_str(&format!("- {line}\n"));
+        out.push_str(&format!("- {}\n", inert(&line)));
     }
     out.push_str("\n| latency | p50 | p99 | p99.9 | max |\n| --- | ---: | ---: | ---: | ---: |\n");
     for latency in summary.latencies.iter().filter(|l| l.summary.count > 0 && l.name != "visible_lower") {
@@ -71,14 +86,20 @@ fn markdown(summary: &Summary) -> String {
     out
 }
 
+/// XML knows no other control characters than line breaks and tabs, not even escaped.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn text_for_xml() {
-        assert_eq!(super::escaped("a<b & \"c\""), "a&lt;b &amp; &quot;c&quot;");
+        assert_eq!(super::escaped("a<b & \"c\"\u{1b}"), "a&lt;b &amp; &quot;c&quot;\\u{1b}");
+    }
+
+    #[test]
+    fn text_for_markdown() {
+        assert_eq!(super::inert("<img> [a](b)\n# `x`"), "&lt;img> \\[a\\](b)\\\\n# \\`x\\`");
     }
 }

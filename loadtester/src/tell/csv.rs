@@ -27,7 +27,7 @@ impl CsvTime {
             CsvTime::UnixNs => (time_us * 1000).to_string(),
             CsvTime::Rfc3339 => {
                 let mut out = Vec::new();
-                crate::message::payload::Rfc3339::default().write(&mut out, time_us);
+                crate::message::text::Rfc3339::default().write(&mut out, time_us);
                 String::from_utf8(out).expect("digits and signs")
             }
         }

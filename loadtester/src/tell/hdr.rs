@@ -41,13 +41,24 @@ impl Log {
             if recorder.is_empty() {
                 continue;
             }
-            let max_ms = recorder.histogram.max() as f64 / 1000.0;
-            let histogram = encode(&mut self.serializer, &recorder.histogram)?;
-            self.text(&format!(
-                "Tag={},{begin_s:.3},{length_s:.3},{max_ms:.3},{histogram}\n",
-                latency.name()
-            ))?;
+            self.write_one(latency.name(), begin_s, length_s, &recorder.histogram)?;
         }
+        self.flush()
+    }
+
+    pub fn write_one<C: Counter>(
+        &mut self,
+        name: &str,
+        begin_s: f64,
+        length_s: f64,
+        histogram: &Histogram<C>,
+    ) -> Result<()> {
+        let max_ms = histogram.max() as f64 / 1000.0;
+        let histogram = encode(&mut self.serializer, histogram)?;
+        self.text(&format!("Tag={name},{begin_s:.3},{length_s:.3},{max_ms:.3},{histogram}\n"))
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
         self.writer.flush().with_context(|| format!("write {}", self.path.display()))
     }
 
@@ -63,7 +74,7 @@ pub fn encode<C: Counter>(serializer: &mut V2DeflateSerializer, histogram: &Hist
     Ok(openssl::base64::encode_block(&bytes))
 }
 
-pub fn decode(text: &str) -> Result<Histogram<u64>> {
+pub fn decode<C: Counter>(text: &str) -> Result<Histogram<C>> {
     let bytes = openssl::base64::decode_block(text).context("decode a histogram")?;
     Deserializer::new()
         .deserialize(&mut bytes.as_slice())

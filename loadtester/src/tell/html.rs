@@ -47,8 +47,9 @@ fn save(path: &Path, page: &str) -> Result<()> {
 }
 
 fn page(title: &str, data: &Value, script: &str) -> String {
-    // "</" would end the script element.
-    let data = data.to_string().replace("</", "<\\/");
+    // JSON has a "<" in its strings only. "</" would end the script element, and "<!--" and "<script" would keep it from ending.
+    let data = data.to_string().replace('<', "\\u003c");
+    let title = title.replace('&', "&amp;").replace('<', "&lt;");
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
@@ -253,7 +254,7 @@ fn spectra(run: &Value) -> Result<Value> {
             continue;
         };
         if latency["count"].as_u64() != Some(0)
-            && ["visible", "row", "ack", "schedule_lag", "commit"].contains(&name)
+            && ["visible", "row", "ack", "schedule_lag", "commit", "answer"].contains(&name)
         {
             spectra.insert(name.to_owned(), json!(hdr::spectrum(&hdr::decode(text)?)));
         }
@@ -388,8 +389,12 @@ mod tests {
 
     #[test]
     fn a_page_has_no_outside_part_and_cannot_be_broken_out_of() {
-        let page = page("t", &json!({ "x": "</script><script>alert(1)" }), SCRIPT);
-        assert!(!page.contains("</script><script>alert"));
+        let hostile = json!({ "x": "</script><script>alert(1)", "y": "<!--<script>" });
+        let page = page("</title><script>alert(1)", &hostile, SCRIPT);
+        assert!(page.contains("<title>&lt;/title>&lt;script>alert(1)</title>"));
+        let (_, rest) = page.split_once("id=\"data\">").unwrap();
+        let (data, _) = rest.split_once('<').unwrap();
+        assert_eq!(serde_json::from_str::<Value>(data).unwrap(), hostile, "the first < ends the element");
         let inside = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!inside.contains("http://") && !inside.contains("https://"));
     }

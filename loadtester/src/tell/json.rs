@@ -48,9 +48,10 @@ pub fn read(run: &Path) -> Result<Value> {
         .with_context(|| format!("read {}; give the directory of a finished run", path.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
     let schema = value["schema"].as_u64().unwrap_or(0);
+    // What is read of the first schema means the same in the second.
     anyhow::ensure!(
-        schema == u64::from(SCHEMA),
-        "{} has schema {schema}; this program reads schema {SCHEMA}",
+        (1..=u64::from(SCHEMA)).contains(&schema),
+        "{} has schema {schema}; this program reads schemas up to {SCHEMA}",
         path.display()
     );
     Ok(value)

@@ -19,7 +19,7 @@ function head() {
   const v = run.verification, sure = run.verified !== "none" && !run.config.null;
   const all = sure && v.lost + v.duplicated + v.corrupted + v.reordered === 0 && v.acked > 0;
   let lead = `${count(results.achieved_rate)} messages a second for ${one(results.steady_seconds)} seconds. `;
-  if (all) lead += `All ${count(v.acked)} acknowledged messages arrived exactly once, in order and unaltered. `;
+  if (all) lead += `All ${count(v.acked)} acknowledged messages arrived exactly once, ${run.totals.connects ? "" : "in order "}and unaltered. `;
   if (results.visible_p99) lead += `99 of 100 could be read in the database within ${span(results.visible_p99)} of the moment they were due; half of them within ${span(results.visible_p50)}.`;
   const notes = [];
   if (run.error) notes.push(["bad", run.error]);
@@ -139,7 +139,7 @@ function spectrum() {
 const table = (heads, rows, left = [], wrap = left) => el("div", { class: "scroll" }, el("table", {}, el("tr", {}, ...heads.map((h, i) => el("th", left.includes(i) ? { class: "left" } : {}, h))),
   ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: (left.includes(i) ? "left " : "") + (wrap.includes(i) ? "wrap " : "") + (c && c.mark ? c.mark : "") }, c && c.mark ? c.text : String(c)))))));
 function latencies() {
-  const meaning = { schedule_lag: "handed to the producer", ack: "acknowledged by Kafka", ack_service: "the same, from the hand-over", row: `the row's timestamp (${run.row_timestamp})`, commit: "commit time of the row", visible: "first look that saw the row", visible_lower: "the look before it" };
+  const meaning = { schedule_lag: "handed to the producer", ack: "acknowledged by Kafka", ack_service: "the same, from the hand-over", row: `the row's timestamp (${run.row_timestamp})`, commit: "commit time of the row", visible: "first look that saw the row", visible_lower: "the look before it", refused: "a server said no", answer: "a reader had its answer", behind: "how much older a reader's newest value was than what had been acknowledged" };
   const rows = run.latencies.filter(l => l.count).map(l => [`${l.name}: ${meaning[l.name]}`, ...["p50", "p90", "p95", "p99", "p999", "p9999", "max"].map(p => span(l[p])), count(l.count)]);
   if (!rows.length) return null;
   const offset = run.clock_during ?? run.clock_before, notes = [`Every latency but ack_service counts from the moment a message was due, not from when it was sent. The database's clock was ${span(Math.abs(offset.offset_us))} ${offset.offset_us < 0 ? "behind" : "ahead"} ${run.clock_during ? "during the run" : "at the start"} (± ${span(offset.within_us)}); only row and commit depend on it.`];
@@ -156,6 +156,27 @@ function verification() {
   const how = { full: "Every row was read back and every column compared with what the seed says.", count: "Every row was counted; columns were not compared.", none: "The tables were not read back." };
   return el("section", {}, el("h2", {}, "What became of the messages"), el("p", {}, run.config.null ? "Messages went nowhere: this run measured the generator alone." : how[run.verified]), byModel(), el("details", {}, el("summary", {}, "every class, and what it means"), table(["class", "messages", "meaning"], rows, [2])),
     examples.length ? el("details", { open: "" }, el("summary", {}, "examples (all of them are in verify_bad.csv)"), table(["class", "source", "message", "partition", "offset", "detail"], examples, [1, 3, 5], [])) : null);
+}
+function http() {
+  if (!run.totals.connects) return null;
+  const rows = Object.entries(run.answers).map(([name, n]) => [name, count(n)]);
+  return el("section", {}, el("h2", {}, "What the servers answered"), el("p", {}, `${count(run.totals.acked)} messages were acknowledged, ${count(run.totals.refused)} refused; ${count(run.totals.retried)} requests were sent again, ${count(run.totals.connects)} connections opened.`), table(["requests by status, or by what went wrong", "requests"], rows, [0]));
+}
+function readers() {
+  if (!run.readers.length) return null;
+  const part = (r, name) => r.latencies.find(l => l[0] === name)[1];
+  const rows = run.readers.map(r => { const a = part(r, "answer"), b = part(r, "behind"); return [r.reader, count(r.asked), ...["p50", "p99", "max"].map(p => span(a[p])), ...["p50", "p99", "max"].map(p => b.count ? span(b[p]) : "–"), { mark: r.wrong ? "bad" : "good", text: count(r.wrong) }, Object.entries(r.answers).map(([name, n]) => `${name}: ${count(n)}`).join(", ")]; });
+  const examples = run.readers.flatMap(r => r.examples);
+  return el("section", {}, el("h2", {}, "What the readers got"), el("p", {}, "Answers count from when a question was due. Behind: how much older the newest value in an answer was than the newest message that had been acknowledged when it was asked."),
+    table(["reader", "asked", "answer p50", "p99", "max", "behind p50", "p99", "max", "wrong", "answers"], rows, [9]), examples.length ? el("details", {}, el("summary", {}, "examples"), table([""], examples.map(e => [e]), [0])) : null);
+}
+function aggregates() {
+  if (!run.aggregates.length) return null;
+  const bad = n => ({ mark: n ? "bad" : "good", text: count(n) });
+  const rows = run.aggregates.map(a => [a.aggregate, a.table, count(a.keys), bad(a.missing), bad(a.surplus), bad(a.wrong), count(a.foreign)]);
+  const examples = run.aggregates.flatMap(a => a.examples);
+  return el("section", {}, el("h2", {}, "What was added up"), el("p", {}, "The truth of each key follows from the messages that were acknowledged."),
+    table(["aggregate", "table", "keys", "messages missing", "too many", "values wrong", "keys of others"], rows, [1]), examples.length ? el("details", { open: "" }, el("summary", {}, "examples"), table([""], examples.map(e => [e]), [0])) : null);
 }
 function byModel() {
   const bad = ["lost", "duplicated", "corrupted", "reordered"], columns = ["sent", "acked", "stored", "dead_letters", ...bad, "foreign"];
@@ -177,7 +198,7 @@ document.querySelector("main").append(...[head(), tiles(),
   chart("Rate", "Messages a second: what was due, what Kafka acknowledged, and what appeared in the tables. Shaded: warm-up and drain.", x, [{ name: "offered", values: s.offered_rate, color: 5 }, { name: "acknowledged", values: s.acked_rate, color: 1 }, { name: "stored", values: s.stored_rate, color: 0 }]),
   chart("Backlog", "Messages that Kafka has and the tables do not have yet. It must not grow.", x, [{ name: "backlog", values: s.backlog, color: 0 }]),
   chart("Latency over time", "Until a row could be read (visible), from the moment its message was due.", x, [{ name: "p50", values: s.visible_p50_us, color: 0 }, { name: "p99", values: s.visible_p99_us, color: 1 }, { name: "max", values: s.visible_max_us, color: 4 }, { name: "Kafka's acknowledgement, p99", values: s.ack_p99_us, color: 5 }], { log: true, format: span }),
-  heat(), spectrum(), latencies(), verification(),
+  heat(), spectrum(), latencies(), http(), readers(), verification(), aggregates(),
   chart("CPU", "In percent of one core for the consumer, of the whole machine for the host.", x, [{ name: "consumer", values: s.process_cpu_percent, color: 0 }, { name: "host", values: s.host_cpu_percent, color: 5 }], { format: v => `${short(v)} %` }),
   chart("Memory", "The consumer's resident memory.", x, [{ name: "resident", values: s.process_resident_memory_bytes, color: 0 }], { format: v => `${short(v / 1e6)} MB` }),
   chart("Writing", "Bytes a second: to the machine's disks, to PostgreSQL's log, by the consumer.", x, [{ name: "disks", values: s.disk_written, color: 5 }, { name: "PostgreSQL's log (WAL)", values: s.wal_written, color: 1 }, { name: "consumer", values: s.process_written, color: 0 }], { format: v => `${short(v / 1e6)} MB` }),

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use crate::base::printable::{printable, printable_lines};
 use crate::base::quantity::{show_count, show_us};
 use crate::judge::summary::Summary;
 use crate::judge::verdict::Severity;
@@ -42,7 +43,22 @@ pub fn line(line: &Line<'_>) {
         let cpu = cpu.map_or("-".to_owned(), |c| format!("{c:.0} %"));
         text.push_str(&format!(" | consumer {cpu} {:.0} MB", resident.unwrap_or(0.0) / 1e6));
     }
+    if get("asked_total") > 0.0 {
+        text.push_str(&format!(
+            " | readers p99 {} behind {}{}",
+            latency("answer_p99_us"),
+            latency("behind_p99_us"),
+            if get("wrong_total") + get("unanswered_total") > 0.0 {
+                format!(", {:.0} wrong, {:.0} unanswered", get("wrong_total"), get("unanswered_total"))
+            } else {
+                String::new()
+            }
+        ));
+    }
     let trouble = get("failed_total") + get("duplicated_total") + get("reordered_total");
+    if get("refused_total") > 0.0 {
+        text.push_str(&format!(" | refused {:.0}", get("refused_total")));
+    }
     if trouble > 0.0 {
         text.push_str(&format!(
             " | failed {:.0} duplicated {:.0} reordered {:.0}",
@@ -76,10 +92,13 @@ fn colored(text: &str, good: bool) -> String {
 pub fn summary(summary: &Summary) {
     println!("\n{}", colored(summary.exit.headline(), summary.exit.code() == 0));
     for line in reasons(summary) {
-        println!("  {line}");
+        println!("  {}", printable_lines(&line));
     }
     let result = |name: &str| summary.results.get(name).copied();
     let get = |name: &str| result(name).unwrap_or(0.0);
+    if summary.totals.connects > 0 {
+        http(summary);
+    }
     println!(
         "\nrate      offered {:.0}/s, sent {:.0}/s ({:.2} % in time), acked {:.0}/s, stored {:.0}/s",
         get("offered_rate"),
@@ -131,8 +150,8 @@ pub fn summary(summary: &Summary) {
     println!();
     verification(summary);
     for example in summary.examples.iter().take(3) {
-        println!(
-            "  {}: {} {} in {} partition {}, {} ({})",
+        let line = format!(
+            "{}: {} {} in {} partition {}, {} ({})",
             example.class,
             example.stream,
             example.seq.map_or(String::new(), |s| format!("message {s}")),
@@ -141,8 +160,10 @@ pub fn summary(summary: &Summary) {
             example.place(),
             example.detail
         );
+        println!("  {}", printable(&line));
     }
     println!();
+    readers(summary);
     if let Some(cpu) = result("consumer_cpu_percent") {
         println!("consumer  {:.0} % of a core, {:.0} MB at most", cpu, get("consumer_rss_bytes_max") / 1e6);
     }
@@ -167,6 +188,63 @@ pub fn summary(summary: &Summary) {
         println!("report    {}", report.display());
     } else {
         println!("files     {} (there is no report)", summary.directory.display());
+    }
+}
+
+/// What was taken comes first: a server that says no is fast at it.
+fn http(summary: &Summary) {
+    let get = |name: &str| summary.results.get(name).copied().unwrap_or(0.0);
+    println!(
+        "\ngoodput   {:.0} messages/s acknowledged; {} refused ({:.2} %), {} requests sent again, {} connections opened",
+        get("acked_rate"),
+        show_count(summary.totals.refused),
+        get("refused_ratio") * 100.0,
+        show_count(summary.totals.retried),
+        show_count(summary.totals.connects)
+    );
+    println!("answers   {}", counted(&summary.answers));
+}
+
+fn counted(answers: &std::collections::BTreeMap<String, u64>) -> String {
+    let each: Vec<String> =
+        answers.iter().map(|(name, count)| format!("{name} {}", show_count(*count))).collect();
+    each.join(", ")
+}
+
+fn readers(summary: &Summary) {
+    for reader in &summary.readers {
+        let part =
+            |name: &str| reader.latencies.iter().find(|(latency, _)| *latency == name).map(|(_, p)| *p);
+        let behind = part("behind").filter(|behind| behind.count > 0);
+        println!(
+            "reader    {}: {} asked, answers p50 {} p99 {} max {}{}; {} wrong; {}",
+            reader.reader,
+            show_count(reader.asked),
+            part("answer").map_or("-".to_owned(), |p| show_us(p.p50 as f64)),
+            part("answer").map_or("-".to_owned(), |p| show_us(p.p99 as f64)),
+            part("answer").map_or("-".to_owned(), |p| show_us(p.max as f64)),
+            behind.map_or(String::new(), |p| format!(
+                ", behind by p50 {} p99 {} max {}",
+                show_us(p.p50 as f64),
+                show_us(p.p99 as f64),
+                show_us(p.max as f64)
+            )),
+            show_count(reader.wrong),
+            counted(&reader.answers)
+        );
+        reader.examples.iter().take(3).for_each(|example| println!("  {}", printable(example)));
+    }
+    for sums in &summary.aggregates {
+        println!(
+            "aggregate {}: {} keys, {} messages missing, {} too many, {} values wrong, {} keys of others",
+            sums.aggregate,
+            show_count(sums.keys),
+            show_count(sums.missing),
+            show_count(sums.surplus),
+            show_count(sums.wrong),
+            show_count(sums.foreign)
+        );
+        sums.examples.iter().take(3).for_each(|example| println!("  {}", printable(example)));
     }
 }
 

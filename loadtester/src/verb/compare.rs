@@ -11,7 +11,7 @@ use crate::plan::options::CompareArgs;
 use crate::tell::{csv, hdr, json};
 
 /// (result, per-second column, smallest difference that matters)
-const COMPARED: [(&str, &str, f64); 12] = [
+const COMPARED: [(&str, &str, f64); 17] = [
     ("stored_rate", "stored_rate", 1.0),
     ("achieved_rate", "sent_rate", 1.0),
     ("visible_p50", "visible_p50_us", 500.0),
@@ -21,6 +21,11 @@ const COMPARED: [(&str, &str, f64); 12] = [
     ("row_p50", "row_p50_us", 500.0),
     ("row_p99", "row_p99_us", 1000.0),
     ("ack_p99", "ack_p99_us", 1000.0),
+    ("acked_rate", "acked_rate", 1.0),
+    ("answer_p50", "answer_p50_us", 500.0),
+    ("answer_p99", "answer_p99_us", 1000.0),
+    ("behind_p99", "behind_p99_us", 1000.0),
+    ("refused_ratio", "", 0.001),
     ("backlog_max", "backlog", 100.0),
     ("consumer_cpu_percent", "", 2.0),
     ("consumer_rss_bytes_max", "", 2e6),
@@ -159,7 +164,7 @@ fn error(values: &[f64]) -> Option<f64> {
 fn distance(a: &Value, b: &Value) -> Option<f64> {
     let histogram = |run: &Value| {
         let found = run["latencies"].as_array()?.iter().find(|l| l["name"] == "visible")?;
-        hdr::decode(found["histogram"].as_str()?).ok().filter(|h| !h.is_empty())
+        hdr::decode::<u64>(found["histogram"].as_str()?).ok().filter(|h| !h.is_empty())
     };
     let (a, b) = (histogram(a)?, histogram(b)?);
     let values = a.iter_recorded().chain(b.iter_recorded()).map(|v| v.value_iterated_to());

@@ -4,3 +4,5 @@ pub mod run;
 pub mod find_max;
 pub mod compare;
 pub mod ceiling;
+pub mod scenario;
+pub mod merge;

@@ -28,29 +28,44 @@ use postgres::{Client, SimpleQueryMessage};
 use crate::base::clock::{Clock, SECOND_NS};
 use crate::measure::latency::{Latency, Recording, Set};
 use crate::message::account::Bits;
-use crate::message::stream::{parse_seq, parse_source};
+use crate::message::index::Index;
+use crate::message::known::{Found, Known};
+use crate::message::model::{IDENTITY_MAX, Model, quoted};
+use crate::send::replay::Replay;
 use crate::server::copy_out::{self, Row};
-use crate::server::pg::{Database, Leaf};
+use crate::server::pg::{Database, Forms, Leaf};
 use crate::watch::counters::Counters;
 use crate::watch::session::connect;
 use crate::watch::sweep::{Job, Sweeper};
 
 pub struct Settings {
-    pub run: u32,
     pub clock: Clock,
     pub interval_ns: i64,
     pub warmup_ns: i64,
     pub end_ns: i64,
-    /// The model of each stream.
-    pub streams: Vec<usize>,
-    pub models: Vec<crate::message::model::Model>,
+    pub known: Known,
+    pub forms: Forms,
+    /// Where rows do not tell themselves which message they are, or when it was due.
+    pub replay: Option<Replay>,
     /// The server keeps commit times.
     pub commit_times: bool,
+}
+
+/// What is asked of a model's rows: the columns of its identity, filled up to as many as the longest has, the due time, the
+/// row's own time.
+struct Asked {
+    keys: String,
+    due: String,
+    received: String,
 }
 
 pub struct Probe {
     database: Database,
     settings: Settings,
+    asked: Vec<Asked>,
+    /// Columns of the longest identity.
+    keys: usize,
+    index: Index,
     client: Client,
     tables: Vec<Table>,
     seen: Vec<Stream>,
@@ -135,10 +150,15 @@ impl Probe {
         counters: Arc<Counters>,
     ) -> Result<Self> {
         let client = connect(database, &counters.backend)?;
-        let seen = settings.streams.iter().map(|_| Stream::default()).collect();
+        let seen = settings.known.streams.iter().map(|_| Stream::default()).collect();
+        let of_table = |at: usize| settings.known.models[at].table.as_ref().map_or(0, |t| t.identity.len());
+        let keys = (0..settings.known.models.len()).map(of_table).max().unwrap_or(0).max(1);
         let sweeper = Sweeper::start(database, &counters)?;
         let mut probe = Self {
             database: database.clone(),
+            asked: asked(&settings, keys),
+            keys,
+            index: Index::default(),
             settings,
             client,
             tables: Vec::new(),
@@ -170,8 +190,9 @@ impl Probe {
         let mut table = Table::new(leaf, end, first);
         let mut read = table.begin_read(self.settings.clock.now_ns());
         read.first = first;
-        let query =
-            format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(0, &read, self.settings.commit_times));
+        let asked = &self.asked[table.leaf.model];
+        let query = table.query(0, &read, asked, self.keys, self.settings.commit_times);
+        let query = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
         let mut stream = self.client.copy_out(&query).with_context(|| format!("read {}", table.leaf.name))?;
         copy_out::read(&mut stream, |row| table.take(&mut read, &row).map(|_| ()))?;
         table.finish_read(&read)?;
@@ -290,25 +311,37 @@ impl Probe {
 
     /// One statement for all tables: most of what a read costs is the round trip and the planning.
     fn read_all(&mut self, began_ns: i64) -> Result<()> {
-        let Self { settings, client, tables, seen, counters, recording, .. } = self;
+        if let Some(replay) = &mut self.settings.replay {
+            // A second ahead: what falls due before the server takes its snapshot may be in it.
+            replay.fill(&mut self.index, self.settings.clock.now_ns() + SECOND_NS);
+        }
+        let Self { settings, asked, keys, index, client, tables, seen, counters, recording, .. } = self;
+        if tables.is_empty() {
+            return Ok(());
+        }
         let mut reads: Vec<Read> = tables.iter_mut().map(|table| table.begin_read(began_ns)).collect();
         let parts = tables.iter().zip(&reads).enumerate();
-        let parts: Vec<String> =
-            parts.map(|(n, (table, read))| table.query(n, read, settings.commit_times)).collect();
+        let parts: Vec<String> = parts
+            .map(|(n, (table, read))| {
+                table.query(n, read, &asked[table.leaf.model], *keys, settings.commit_times)
+            })
+            .collect();
         let query = format!("COPY ({}) TO STDOUT (FORMAT binary)", parts.join(" UNION ALL "));
         let mut answered_ns = None;
         let mut stream = client.copy_out(&query).context("read the tables")?;
         copy_out::read(&mut stream, |row| {
             // The snapshot is older than its first answer: what is in it was visible by then.
             let answered_ns = *answered_ns.get_or_insert_with(|| settings.clock.now_ns());
-            let index = row.int8(0).and_then(|n| usize::try_from(n).ok()).filter(|n| *n < tables.len());
-            let index = index.context("the server sent a row of no table")?;
-            let (table, read) = (&mut tables[index], &mut reads[index]);
+            let number = row.int8(0).and_then(|n| usize::try_from(n).ok()).filter(|n| *n < tables.len());
+            let number = number.context("the server sent a row of no table")?;
+            let (table, read) = (&mut tables[number], &mut reads[number]);
             if !table.take(read, &row)? {
                 return Ok(());
             }
             let (lower_ns, found_late) = (read.lower_ns, read.again);
-            let mut sight = Sight { settings, seen, counters, recording, answered_ns, lower_ns, found_late };
+            let keys = *keys;
+            let mut sight =
+                Sight { settings, index, keys, seen, counters, recording, answered_ns, lower_ns, found_late };
             sight.row(table.leaf.model, &row);
             Ok(())
         })
@@ -332,7 +365,7 @@ impl Probe {
             return Ok(());
         }
         self.next_listing_ns = now_ns + SECOND_NS;
-        for leaf in crate::server::pg::list_leaves(&mut self.client, &self.settings.models)? {
+        for leaf in crate::server::pg::list_leaves(&mut self.client, &self.settings.known.models)? {
             if !self.tables.iter().any(|t| t.leaf.oid == leaf.oid) {
                 // It was not there a second ago: all its rows are new.
                 self.tables.push(Table::new(leaf, 0, 0));
@@ -340,6 +373,29 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// Of each model.
+fn asked(settings: &Settings, width: usize) -> Vec<Asked> {
+    let nothing = || "NULL::timestamptz".to_owned();
+    let of_model = |(at, model): (usize, &Arc<Model>)| {
+        let Some(table) = &model.table else {
+            return Asked { keys: String::new(), due: nothing(), received: nothing() };
+        };
+        let form = |column: usize| settings.forms[at][column];
+        let mut keys: Vec<String> =
+            table.identity.iter().map(|column| form(*column).key_sql(&table.columns[*column].name)).collect();
+        keys.resize(width, "NULL::text".to_owned());
+        Asked {
+            keys: keys.join(", "),
+            due: table.due.map_or_else(nothing, |column| form(column).sql(&table.columns[column].name)),
+            received: table
+                .received
+                .as_ref()
+                .map_or_else(nothing, |name| format!("{}::timestamptz", quoted(name))),
+        }
+    };
+    settings.known.models.iter().enumerate().map(of_model).collect()
 }
 
 /// One read of one table.
@@ -397,16 +453,16 @@ impl Table {
     }
 
     /// The first row tells of the snapshot. Every row begins with the table's number.
-    fn query(&self, number: usize, read: &Read, commit_times: bool) -> String {
+    fn query(&self, number: usize, read: &Read, asked: &Asked, keys: usize, commit_times: bool) -> String {
         let (name, first) = (&self.leaf.name, read.first);
         let recent =
             read.oldest.map_or(String::new(), |xid| format!(" AND age(xmin) <= age('{}'::xid)", xid as u32));
         let commit = if commit_times { "pg_xact_commit_timestamp(xmin)" } else { "NULL::timestamptz" };
+        let (no_keys, Asked { keys, due, received }) = (", NULL::text".repeat(keys - 1), asked);
         format!(
-            "SELECT {number}::int8, NULL::tid, pg_current_snapshot()::text, NULL::text, \
-             NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, source::text, \
-             path::text, \"time\"::timestamptz, \"timestamp\"::timestamptz, {commit} FROM ONLY {name} \
-             WHERE ctid >= '({first},0)'{recent}"
+            "SELECT {number}::int8, NULL::tid, pg_current_snapshot()::text{no_keys}, \
+             NULL::timestamptz, NULL::timestamptz, NULL::timestamptz UNION ALL SELECT {number}::int8, ctid, {keys}, \
+             {due}, {received}, {commit} FROM ONLY {name} WHERE ctid >= '({first},0)'{recent}"
         )
     }
 
@@ -475,6 +531,8 @@ fn transactions(snapshot: &str) -> Result<(u64, u64)> {
 /// What a new row means.
 struct Sight<'a> {
     settings: &'a Settings,
+    index: &'a Index,
+    keys: usize,
     seen: &'a mut [Stream],
     counters: &'a Counters,
     recording: &'a mut Recording,
@@ -485,39 +543,45 @@ struct Sight<'a> {
 
 impl Sight<'_> {
     fn row(&mut self, model: usize, row: &Row<'_>) {
-        let Some(stream) = self.stream_of(model, row) else {
-            self.counters.foreign.add(model);
-            return;
+        let (number, seq) = match self.find(model, row) {
+            // A number beyond any run's would make the set of seen ones as large.
+            Found::Message(stream, seq) if seq < 1 << 36 => (stream, seq),
+            Found::Foreign => return self.counters.foreign.add(model),
+            // What is damaged is left to the verification, which calls it corrupted.
+            Found::Message(..) | Found::Damaged(..) | Found::Elsewhere => return,
         };
-        // A number beyond any run's would make the set of seen ones as large. What has no number at all is left to the
-        // verification, which calls it corrupted.
-        let Some(seq) = row.bytes(3).and_then(parse_seq).filter(|seq| *seq < 1 << 36) else { return };
-        let number = stream;
         let stream = &mut self.seen[number];
         if stream.seqs.get(seq) == 1 {
             self.counters.duplicated.fetch_add(1, Relaxed);
             return;
         }
         stream.seqs.set(seq, 1);
-        // What the probe itself overlooked for a second says nothing about the order of commits.
-        if seq < stream.next && !self.found_late {
+        // What the probe itself overlooked for a second says nothing about the order of commits; and of messages that took
+        // several connections nobody has promised an order.
+        let ordered = self.settings.known.models[model].http.is_none();
+        if seq < stream.next && !self.found_late && ordered {
             self.counters.reordered.add(model);
             self.counters.note_overtaken(number as u16, seq);
         }
         stream.next_now = stream.next_now.max(seq + 1);
         self.counters.stored.add(model);
-        self.latencies(model, row);
+        self.latencies(model, number, seq, row);
     }
 
-    /// The stream of a row of this run.
-    fn stream_of(&self, model: usize, row: &Row<'_>) -> Option<usize> {
-        let (run, stream) = parse_source(row.bytes(2)?)?;
-        let stream = usize::from(stream);
-        (run == self.settings.run && self.settings.streams.get(stream) == Some(&model)).then_some(stream)
+    fn find(&self, model: usize, row: &Row<'_>) -> Found {
+        let columns = self.settings.known.models[model].table.as_ref().map_or(0, |t| t.identity.len());
+        let mut keys = [None; IDENTITY_MAX];
+        (0..columns).for_each(|at| keys[at] = row.bytes(2 + at));
+        self.settings.known.find(model, &keys[..columns], self.index)
     }
 
-    fn latencies(&mut self, model: usize, row: &Row<'_>) {
-        let Some(time_us) = row.timestamp_us(4) else { return };
+    fn latencies(&mut self, model: usize, stream: usize, seq: u64, row: &Row<'_>) {
+        let due = 2 + self.keys;
+        let known = &self.settings.known;
+        let told = row.timestamp_us(due);
+        let Some(time_us) = told.or_else(|| self.index.due_us(known.first + stream as u16, seq)) else {
+            return;
+        };
         let due_us = self.settings.clock.since_start_us(time_us);
         if due_us < self.settings.warmup_ns / 1000 {
             return;
@@ -525,11 +589,11 @@ impl Sight<'_> {
         let set = &mut self.recording.set;
         set.of(model, Latency::Visible).record(self.answered_ns / 1000 - due_us);
         set.of(model, Latency::VisibleLower).record((self.lower_ns / 1000 - due_us).max(0));
-        if let Some(timestamp_us) = row.timestamp_us(5) {
+        if let Some(timestamp_us) = row.timestamp_us(due + 1) {
             set.of(model, Latency::Row).record(timestamp_us - time_us);
             self.counters.row_is_event_time.fetch_add(u64::from(timestamp_us == time_us), Relaxed);
         }
-        if let Some(commit_us) = row.timestamp_us(6) {
+        if let Some(commit_us) = row.timestamp_us(due + 2) {
             set.of(model, Latency::Commit).record(commit_us - time_us);
         }
     }

@@ -6,26 +6,36 @@ use anyhow::{Context, Result};
 
 use crate::judge::locate;
 use crate::judge::verify::{self, Outcomes, Sent};
-use crate::message::keys::Keys;
+use crate::message::index::Index;
 use crate::plan::Plan;
 use crate::plan::words::Depth;
 use crate::send::generate::Finished;
+use crate::send::replay::{Replay, Score};
 use crate::server::pg::{self, ClockOffset};
 use crate::server::users;
 use crate::tell::terminal;
 use crate::verb::run::reporter::Reporter;
+use crate::verb::run::settled::conditions;
 use crate::verb::run::setup::Setup;
+use crate::verb::run::start::Cast;
 use crate::watch::counters::Counters;
 
 /// All threads' accounts together, by stream id.
-pub fn sent(plan: &Plan, finished: Vec<Finished>) -> Sent {
+pub fn sent(plan: &Plan, score: &Score, cast: &Cast, finished: Vec<Finished>) -> Sent {
+    let models = plan.models();
+    let mut index = Index::default();
+    if Replay::is_needed(&models) {
+        Replay::new(score.clone(), 0, &cast.all).fill(&mut index, score.clock.now_ns());
+    }
     let mut sent = Sent {
         run: plan.run,
-        seed: plan.args.user_flags.seed,
-        models: plan.args.mix.models(),
+        seed: score.seed,
         topics: plan.topics.clone(),
-        keys: Keys::new(plan.args.user_flags.users, plan.args.keys),
-        user_ids: (0..plan.users.count).map(|n| plan.users.id_of(n)).collect(),
+        people: score.people.clone(),
+        known: cast.known(plan),
+        conditions: conditions(plan, score.clock.wall_us(0)),
+        index,
+        models,
         streams: Vec::new(),
         accounts: Vec::new(),
         offsets: Vec::new(),
@@ -35,7 +45,10 @@ pub fn sent(plan: &Plan, finished: Vec<Finished>) -> Sent {
         sent.accounts.extend(thread.accounts);
         sent.offsets.extend(thread.offsets);
     }
-    debug_assert!(sent.streams.iter().enumerate().all(|(at, stream)| usize::from(stream.id) == at));
+    debug_assert!(
+        sent.streams.iter().zip(sent.known.first..).all(|(stream, id)| stream.id == id),
+        "accounts stand in the order of their streams"
+    );
     sent
 }
 
@@ -87,8 +100,8 @@ pub fn read_back(
 ) -> Result<Account> {
     let mut client = plan.database.connect("verify")?;
     let clock_after = pg::clock_offset(&mut client)?;
-    let leaves = pg::leaves(&mut client, &plan.args.mix.models())?;
-    debug_assert!(leaves.len() >= setup.leaves.len());
+    let tables = pg::leaves(&mut client, &plan.models())?;
+    debug_assert!(tables.0.len() >= setup.tables.0.len());
     if !reporter.is_quiet() {
         eprintln!("reading the tables back ...");
     }
@@ -97,7 +110,7 @@ pub fn read_back(
     let mut bad = csv::Writer::from_writer(file);
     bad.write_record(verify::BAD_COLUMNS).with_context(|| format!("write {}", path.display()))?;
     let (depth, rejects_sql) = (plan.args.verify, plan.args.rejects_sql.as_deref());
-    let mut outcomes = verify::verify(&mut client, &leaves, sent, depth, rejects_sql, &mut bad)?;
+    let mut outcomes = verify::verify(&mut client, &tables, sent, depth, rejects_sql, &mut bad)?;
     outcomes.note_overtaken(sent, &reporter.readings.counts.probe.overtaken(), &mut bad);
     name_offsets(plan, sent, reporter, &mut outcomes);
     outcomes.write_examples(&mut bad);
@@ -105,8 +118,12 @@ pub fn read_back(
     for ((model, now), before) in outcomes.models.iter_mut().zip(dead_letters).zip(&setup.dead_letters) {
         model.dead_letters = now.saturating_sub(*before);
     }
-    let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
-    let users_present = Some(plan.users.count_present(&mut redis)?);
+    let users_present = if plan.has_users() {
+        let mut redis = users::connect(&plan.args.servers.redis, plan.args.servers.redis_ca.as_deref())?;
+        Some(plan.users.count_present(&mut redis)?)
+    } else {
+        None
+    };
     Ok(Account { outcomes, clock_after, users_present })
 }
 

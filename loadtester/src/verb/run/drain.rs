@@ -8,11 +8,10 @@ use anyhow::Result;
 use crate::base::clock::SECOND_NS;
 use crate::base::signals;
 use crate::judge::summary::Drained;
-use crate::judge::verify;
 use crate::measure::phase::Phase;
 use crate::plan::Plan;
-use crate::server::pg;
 use crate::verb::run::reporter::{GLANCE, Reporter};
+use crate::verb::run::settled::settled;
 
 /// So long without a new row, and the drain counts what there is; and again so much later.
 const QUIET_NS: i64 = 2 * SECOND_NS;
@@ -20,9 +19,9 @@ const QUIET_NS: i64 = 2 * SECOND_NS;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until every acknowledged message has its row or dead letter, or the user's patience ends. Then, by model, how many
-/// rows appeared after that.
-pub fn drain(plan: &Plan, reporter: &mut Reporter) -> (Drained, Vec<u64>) {
-    let drained = wait(plan, reporter);
+/// rows appeared after that. `before`: what was there before the run and looks like a part of it.
+pub fn drain(plan: &Plan, before: u64, reporter: &mut Reporter) -> (Drained, Vec<u64>) {
+    let drained = wait(plan, before, reporter);
     let clock = reporter.readings.clock;
     let stored = reporter.readings.counts.probe.stored.each();
     let until_ns = clock.now_ns() + SECOND_LOOK.as_nanos() as i64;
@@ -35,7 +34,7 @@ pub fn drain(plan: &Plan, reporter: &mut Reporter) -> (Drained, Vec<u64>) {
     (drained, late.collect())
 }
 
-fn wait(plan: &Plan, reporter: &mut Reporter) -> Drained {
+fn wait(plan: &Plan, before: u64, reporter: &mut Reporter) -> Drained {
     let clock = reporter.readings.clock;
     let began_ns = clock.now_ns();
     let patience_ns = plan.args.drain_timeout.as_nanos() as i64;
@@ -54,7 +53,7 @@ fn wait(plan: &Plan, reporter: &mut Reporter) -> Drained {
         }
         // Dead letters never become rows, and a row in a hole of a table is not seen by the probe.
         if now_ns - moved_ns > QUIET_NS && now_ns >= next_count_ns {
-            if all_settled(plan, reporter) {
+            if all_settled(plan, before, reporter) {
                 break true;
             }
             next_count_ns = clock.now_ns() + QUIET_NS;
@@ -68,13 +67,12 @@ fn wait(plan: &Plan, reporter: &mut Reporter) -> Drained {
 }
 
 /// Counts what the tables and dead letters hold of this run. Where they do not answer, the drain goes on.
-fn all_settled(plan: &Plan, reporter: &Reporter) -> bool {
+fn all_settled(plan: &Plan, before: u64, reporter: &Reporter) -> bool {
     let duplicated = reporter.readings.counts.probe.duplicated.load(Relaxed);
     let count = || -> Result<u64> {
         let mut client = plan.database.connect("drain")?;
-        let rejected = verify::dead_letters(&mut client, plan.run)?.len() as u64;
-        let leaves = pg::list_leaves(&mut client, &plan.args.mix.models())?;
-        Ok(pg::count_run(&mut client, &leaves, plan.run)?.saturating_sub(duplicated) + rejected)
+        let now = settled(plan, &mut client, reporter.readings.clock.wall_us(0))?;
+        Ok(now.saturating_sub(before).saturating_sub(duplicated))
     };
     count().is_ok_and(|settled| settled >= reporter.readings.counts.totals().acked)
 }

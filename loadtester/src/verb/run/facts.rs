@@ -32,6 +32,8 @@ pub fn facts(readings: &Readings, until_s: f64) -> Facts {
         clock_step_us: readings.steps.largest_us() as f64,
         shares_cores: readings.consumer.is_seen() && readings.args.pin.is_none(),
         has_probe: readings.counts.has_looked(),
+        no_room: totals.no_room,
+        ahead: readings.counts.ahead(),
     }
 }
 

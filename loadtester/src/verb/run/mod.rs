@@ -1,5 +1,7 @@
 //! One run from beginning to end: set up, send, drain, verify, judge, report.
 
+pub mod settled;
+pub mod sums;
 pub mod setup;
 pub mod counts;
 pub mod readings;
@@ -20,9 +22,12 @@ use anyhow::{Context, Result};
 use crate::judge::summary::{Drained, Summary};
 use crate::judge::verdict;
 use crate::measure::latency::{Latency, Set};
+use crate::measure::phase::Phase;
 use crate::plan::Plan;
 use crate::plan::words::{HostFormat, RowTimestamp};
+use crate::send::courier::Answers;
 use crate::send::generate::Finished;
+use crate::send::reader;
 use crate::server::users;
 use crate::tell::{ci, html, json, sadf};
 use crate::verb::run::account::{Account, read_back, sent};
@@ -35,11 +40,13 @@ use crate::verb::run::summarize::{Ended, summarize};
 /// Does the run and writes its results into `directory`.
 pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
     let setup = if plan.args.null { None } else { Some(set_up(plan)?) };
-    let Started { generators, probe, mut reporter, stop } = start(plan, directory, setup.as_ref())?;
+    let Started { generators, readers, probe, mut reporter, score, cast, stop } =
+        start(plan, directory, setup.as_ref())?;
     let finished = wait_for_generators(generators, &mut reporter, &stop);
     reporter.readings.end_sending();
+    let readers = wait_for_readers(readers, &mut reporter);
     let (drained, late) = match probe {
-        Some(_) => drain(plan, &mut reporter),
+        Some(_) => drain(plan, setup.as_ref().map_or(0, |setup| setup.there_before), &mut reporter),
         None => (Drained { complete: true, ..Drained::default() }, Vec::new()),
     };
 
@@ -49,11 +56,22 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
         Ok(set) => left_behind.extend(set),
         Err(problem) => trouble.note(Some(format!("{problem:#}"))),
     }
+    left_behind.extend(readers.iter().map(|reader| reader.set.clone()));
     trouble.note(refused(&finished));
+    let answers = answers(&finished);
+    let sent = sent(plan, &score, &cast, finished);
+    let before = setup.as_ref().map_or(&[][..], |setup| &setup.aggregates);
+    let aggregates = match setup.is_some() {
+        true => sums::settle(plan, &score, &cast, &sent, before, &mut reporter),
+        false => Ok(Vec::new()),
+    };
+    let aggregates = aggregates.unwrap_or_else(|problem| {
+        trouble.note(Some(format!("{problem:#}")));
+        Vec::new()
+    });
     reporter.finish(&left_behind);
 
-    let sent = sent(plan, finished);
-    let mut account = match &setup {
+    let mut account = match setup.as_ref().filter(|_| plan.has_tables()) {
         None => Account::of_the_producers(&sent),
         Some(setup) => read_back(plan, setup, &sent, directory, &reporter).unwrap_or_else(|problem| {
             trouble.note(Some(format!("{problem:#}")));
@@ -61,17 +79,28 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Summary> {
         }),
     };
     trouble.note(account.not_written());
-    if setup.is_some() {
+    if setup.is_some() && plan.has_tables() {
         account.add_what_the_probe_saw(&reporter.readings.counts.probe, &late, plan.args.verify);
         reporter.tell(&account.outcomes.tally());
+    }
+    if setup.is_some() {
         clean_up(plan)?;
     }
     trouble.note(event_time(plan, &reporter));
     trouble.note(reporter.readings.consumer.ended_by_itself());
     reporter.readings.consumer.end();
 
-    let ended =
-        Ended { setup: setup.as_ref(), sent: &sent, account, drained, reporter: &reporter, error: trouble.0 };
+    let ended = Ended {
+        setup: setup.as_ref(),
+        sent: &sent,
+        account,
+        answers,
+        readers,
+        aggregates,
+        drained,
+        reporter: &reporter,
+        error: trouble.0,
+    };
     let mut summary = summarize(plan, directory, ended);
     // What was measured is still worth printing.
     if let Err(problem) = write(plan, directory, &summary) {
@@ -108,9 +137,30 @@ fn wait_for_generators(
     generators.into_iter().map(|g| g.join().expect("a generator does not panic")).collect()
 }
 
+/// Readers end when the last message is due, and when they have their answers.
+fn wait_for_readers(
+    readers: Vec<JoinHandle<reader::Finished>>,
+    reporter: &mut Reporter,
+) -> Vec<reader::Finished> {
+    while !readers.iter().all(JoinHandle::is_finished) {
+        std::thread::sleep(GLANCE);
+        reporter.tick_if_due(Some(Phase::Drain));
+    }
+    readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).collect()
+}
+
+/// Of all threads.
+fn answers(finished: &[Finished]) -> Answers {
+    let mut all = Answers::new();
+    for (name, count) in finished.iter().flat_map(|thread| &thread.answers) {
+        *all.entry(name.clone()).or_default() += count;
+    }
+    all
+}
+
 /// What set-up has created, where the user wants it gone.
 fn clean_up(plan: &Plan) -> Result<()> {
-    if plan.args.cleanup {
+    if plan.args.cleanup && plan.has_users() {
         let servers = &plan.args.servers;
         plan.users.remove(&mut users::connect(&servers.redis, servers.redis_ca.as_deref())?)?;
     }

@@ -133,7 +133,7 @@ impl Readings {
         ]
     }
 
-    fn sums(&self, totals: &Totals) -> [(&'static str, f64); 15] {
+    fn sums(&self, totals: &Totals) -> [(&'static str, f64); 23] {
         let probe = &self.counts.probe;
         let of_probe = |counter: &AtomicU64| counter.load(Relaxed) as f64;
         [
@@ -152,6 +152,14 @@ impl Readings {
             ("probe_rows_total", of_probe(&probe.rows)),
             ("probe_found_late_total", of_probe(&probe.found_late)),
             ("probe_busy_seconds_total", of_probe(&probe.busy_ns) / 1e9),
+            ("refused_total", totals.refused as f64),
+            ("retried_total", totals.retried as f64),
+            ("connects_total", totals.connects as f64),
+            ("closes_total", totals.closes as f64),
+            ("no_room_total", totals.no_room as f64),
+            ("asked_total", totals.asked as f64),
+            ("unanswered_total", totals.unanswered as f64),
+            ("wrong_total", totals.wrong as f64),
         ]
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::judge::summary::Drained;
+use crate::judge::aggregate::OfAggregate;
+use crate::judge::summary::{Drained, Totals};
 use crate::judge::verdict::Facts;
 use crate::measure::latency::{LATENCIES, Latency};
 use crate::measure::results::{Results, check_result_name};
@@ -12,7 +13,13 @@ use crate::verb::run::readings::Readings;
 use crate::watch::cost::Span;
 use crate::watch::observe;
 
-pub fn results(readings: &Readings, tally: &Tally, drained: &Drained, facts: &Facts) -> Results {
+pub fn results(
+    readings: &Readings,
+    tally: &Tally,
+    aggregates: &[OfAggregate],
+    drained: &Drained,
+    facts: &Facts,
+) -> Results {
     let mut results = Results::new();
     let mut add = |name: &str, value: f64| {
         debug_assert_eq!(check_result_name(name), Ok(()));
@@ -29,6 +36,11 @@ pub fn results(readings: &Readings, tally: &Tally, drained: &Drained, facts: &Fa
     add("drain_seconds", drained.seconds);
     add("queue_full", totals.queue_full as f64);
     add("sent_bytes", totals.bytes as f64);
+    http(&totals, &mut add);
+    let sum = |of: fn(&OfAggregate) -> u64| aggregates.iter().map(of).sum::<u64>() as f64;
+    add("aggregate_missing", sum(|a| a.missing));
+    add("aggregate_surplus", sum(|a| a.surplus));
+    add("aggregate_wrong", sum(|a| a.wrong));
     backlog(readings, &mut add);
     rates(readings, &mut add);
     add("generator_rss_bytes", observe::own_use().1);
@@ -61,6 +73,22 @@ fn latencies(readings: &Readings, add: &mut impl FnMut(&str, f64)) {
         add("visible_resolution", of(Latency::Visible).summary().mean - lower.summary().mean);
     }
     add("row_negative", of(Latency::Row).negative as f64);
+}
+
+fn http(totals: &Totals, add: &mut impl FnMut(&str, f64)) {
+    let ratio = |part: u64, all: u64| if all == 0 { 0.0 } else { part as f64 / all as f64 };
+    add("refused", totals.refused as f64);
+    add("refused_ratio", ratio(totals.refused, totals.sent));
+    if totals.connects > 0 {
+        add("unacknowledged_ratio", ratio(totals.failed + totals.indeterminate, totals.sent));
+    }
+    add("retried", totals.retried as f64);
+    add("connects", totals.connects as f64);
+    add("no_room", totals.no_room as f64);
+    add("asked", totals.asked as f64);
+    add("unanswered", totals.unanswered as f64);
+    add("unanswered_ratio", ratio(totals.unanswered, totals.asked));
+    add("wrong", totals.wrong as f64);
 }
 
 fn backlog(readings: &Readings, add: &mut impl FnMut(&str, f64)) {
