@@ -100,6 +100,12 @@ ALTER TABLE rowmill.dead_letter
     ADD COLUMN IF NOT EXISTS settled_at     TIMESTAMPTZ,
     ADD COLUMN IF NOT EXISTS settled_as     TEXT CHECK (settled_as IN ('retried', 'discarded')),
     ADD COLUMN IF NOT EXISTS settled_tables TEXT[] NOT NULL DEFAULT '{}';
+-- How many were written again is a part of every answer's tag (rowmill serve), so it must not cost a look at all of them.
+CREATE INDEX IF NOT EXISTS dead_letter_settled ON rowmill.dead_letter (settled_at) WHERE settled_at IS NOT NULL;
+-- Of a record that is too large to be kept: how many bytes it has. Its key and value are only beginnings here, its headers are
+-- not here, and `message` has the hash of all of it.
+ALTER TABLE rowmill.dead_letter
+    ADD COLUMN IF NOT EXISTS whole_bytes BIGINT;
 
 -- Ranges that Kafka no longer had and that a person accepted as lost, by name.
 CREATE TABLE IF NOT EXISTS rowmill.gap (
@@ -263,6 +269,18 @@ BEGIN
     IF moved <> wanted THEN
         RAISE EXCEPTION 'fenced: % of % spans of table % moved for %', moved, wanted, the_target, me
             USING ERRCODE = 'RM001';
+    END IF;
+END
+$$;
+
+-- STORED: behind the INSERT of rows with a key, in the message that moves the ledger. Raises unless the table took, or has, each
+-- of them: a trigger may drop a row without a word.
+CREATE OR REPLACE FUNCTION rowmill.stored(the_target TEXT, given BIGINT, expected BIGINT) RETURNS VOID
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF given IS DISTINCT FROM expected THEN
+        RAISE EXCEPTION 'table % took % of % rows: a trigger or a rule on it drops rows', the_target, given, expected
+            USING ERRCODE = 'RM004';
     END IF;
 END
 $$;

@@ -23,6 +23,8 @@ pub mod config;
 pub mod client;
 /// What people and machines are told; knows no pipeline.
 pub mod figures;
+/// HTTP/1.1 on an event loop of our own; knows no verb.
+pub mod http;
 /// Who owns what, how far each table is, what must follow; knows no store, no Kafka and no model.
 pub mod promise;
 /// librdkafka and nothing else: poll-N and watch.

@@ -27,6 +27,18 @@ enum Verb {
     /// Several processes with the same configuration share the partitions. Ends with 0 after a signal, once everything in
     /// hand is committed or rolled back; a second signal ends it at once, which is safe.
     Run(ConfigFile),
+    /// Take records over HTTP and put them into Kafka.
+    ///
+    /// Answers when all in-sync replicas have the records of a request, and says of each that failed whether it may be stored
+    /// all the same. Needs [collect] and [[route]] of the configuration, and Kafka. Ends with 0 after a signal, once everybody
+    /// who waits was answered.
+    Collect(ConfigFile),
+    /// Answer questions over HTTP, each from one SQL statement.
+    ///
+    /// Needs [[endpoint]] of the configuration, [serve] for what is not as usual, and PostgreSQL. Values of a request are
+    /// checked and bound, and never become a part of a statement. /docs is a page on which a person tries the endpoints, and
+    /// /openapi.json has the same for programs. Ends with 0 after a signal, once everybody who waits was answered.
+    Serve(ConfigFile),
     /// Create or migrate the rowmill schema: the ledger, the dead letters, the gaps.
     Init(verb::init::Init),
     /// Say what would go wrong before it does.
@@ -113,6 +125,16 @@ fn dispatch(verb: Verb) -> Result<bool> {
     secret::refuse_core_dumps()?;
     match verb {
         Verb::Run(file) => as_configured(&file, run::run),
+        Verb::Collect(file) => {
+            let config = config::read_door(&file.config);
+            log_as(config.as_ref().map(|config| &config.log).ok());
+            verb::collect::run(&config?).map(|()| true)
+        }
+        Verb::Serve(file) => {
+            let config = config::read_window(&file.config);
+            log_as(config.as_ref().map(|config| &config.log).ok());
+            verb::serve::run(&config?).map(|()| true)
+        }
         Verb::Init(init) => for_people(|| verb::init::run(&init).map(|()| true)),
         Verb::Check { file, sample } => for_people(|| verb::check::run(&file.config, sample)),
         Verb::Propose(propose) => for_people(|| verb::propose::run(&propose).map(|()| true)),
@@ -133,11 +155,16 @@ fn dispatch(verb: Verb) -> Result<bool> {
 /// A verb that runs until it is told to end logs as it is configured.
 fn as_configured(file: &ConfigFile, verb: fn(&Config) -> Result<()>) -> Result<bool> {
     let config = config::read(&file.config);
-    match &config {
-        Ok(config) => logging::start(config.log.format, config.log.level),
-        Err(_) => logging::start(logging::Format::Auto, log::LevelFilter::Info),
-    }
+    log_as(config.as_ref().map(|config| &config.log).ok());
     verb(&config?).map(|()| true)
+}
+
+/// As configured, once that is known.
+fn log_as(log: Option<&config::Log>) {
+    match log {
+        Some(log) => logging::start(log.format, log.level),
+        None => logging::start(logging::Format::Auto, log::LevelFilter::Info),
+    }
 }
 
 /// A verb that does its work and ends speaks to whoever called it.

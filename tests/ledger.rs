@@ -18,6 +18,7 @@ use rowmill_faults::random::Random;
 use database::{Key, Server};
 
 use rowmill::client::pg::{self, Client};
+use rowmill::promise::duties::Hold;
 use rowmill::promise::ledger::{self, Member, Registration, Target};
 use rowmill::promise::offsets::{Anchor, Partition};
 use rowmill::promise::reach::Reach;
@@ -121,16 +122,20 @@ impl Pair {
     }
 
     fn claim(&mut self, me: &str) -> String {
-        let id = self.random.below(PARTITIONS as usize) as i32;
+        let mut ids: Vec<i32> = (0..PARTITIONS).filter(|_| self.random.one_in(2)).collect();
+        self.random.shuffle(&mut ids);
         let targets: Vec<String> = TARGETS.map(str::to_owned).to_vec();
-        let mut real = ledger::claim(&mut self.client, &member(me), "topic", id, 1, &targets).expect("asked");
-        real.sort_by_key(|c| c.target.clone());
-        let keys: Vec<Key> = (0..TARGETS.len()).map(|t| (Partition { topic: 0, id }, t)).collect();
-        let model = self.model.claim(me, &keys).unwrap_or_default();
-        let real: Vec<_> = real.iter().map(|c| (c.epoch, c.next_offset, c.anchor)).collect();
-        let model: Vec<_> = model.iter().map(|r| (r.epoch, r.next, r.anchor)).collect();
-        assert_eq!(real, model, "CLAIM {id} by {me}");
-        format!("CLAIM {id} by {me}")
+        let real = ledger::claim(&mut self.client, &member(me), "topic", &ids, 1, &targets).expect("asked");
+        for id in &ids {
+            let mut real = real.get(id).cloned().unwrap_or_default();
+            real.sort_by_key(|c| c.target.clone());
+            let keys: Vec<Key> = (0..TARGETS.len()).map(|t| (Partition { topic: 0, id: *id }, t)).collect();
+            let model = self.model.claim(me, &keys).unwrap_or_default();
+            let real: Vec<_> = real.iter().map(|c| (c.epoch, c.next_offset, c.anchor)).collect();
+            let model: Vec<_> = model.iter().map(|r| (r.epoch, r.next, r.anchor)).collect();
+            assert_eq!(real, model, "CLAIM {id} of {ids:?} by {me}");
+        }
+        format!("CLAIM {ids:?} by {me}")
     }
 
     /// A key, and an epoch that is right, or was, or never was.
@@ -142,11 +147,17 @@ impl Pair {
     }
 
     fn release(&mut self, me: &str) -> String {
-        let ((partition, table), epoch) = self.guess();
-        ledger::release(&mut self.client, me, "topic", partition.id, TARGETS[table], epoch)
-            .expect("released");
-        self.model.release(me, (partition, table), epoch);
-        format!("RELEASE {} by {me} at {epoch}", partition.id)
+        let guesses: Vec<(Key, i64)> = (0..self.random.below(4)).map(|_| self.guess()).collect();
+        let hold = |((partition, table), epoch): &(Key, i64)| Hold {
+            topic: "topic",
+            partition: partition.id,
+            target: TARGETS[*table],
+            epoch: *epoch,
+        };
+        let holds: Vec<Hold<'_>> = guesses.iter().map(hold).collect();
+        ledger::release(&mut self.client, me, &holds).expect("released");
+        guesses.iter().for_each(|(key, epoch)| self.model.release(me, *key, *epoch));
+        format!("RELEASE {holds:?} by {me}")
     }
 
     fn resolve(&mut self, me: &str) -> String {

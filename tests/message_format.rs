@@ -103,8 +103,10 @@ fn decoder(example: &Example) -> RecordDecoder {
         name: "t".into(),
         sql_name: "\"public\".\"t\"".into(),
         columns: columns.collect(),
+        primary_key: Vec::new(),
         fingerprint: String::new(),
         kind: Kind::Ordinary,
+        ranged_by: None,
     };
     let text = format!("[[model]]\ntopic = \"t\"\ntable = \"t\"\n{}", example.model);
     let Models { model } = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));

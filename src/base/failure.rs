@@ -71,11 +71,22 @@ pub struct Failure {
     pub refusal: Option<Box<Refusal>>,
     /// The COMMIT was under way: its outcome is unknown unless the server said no.
     pub at_commit: bool,
+    /// The server ended a statement because it lasted too long.
+    pub cut_off: bool,
+    /// There was no session to send anything by.
+    pub starved: bool,
 }
 
 impl Failure {
     pub fn new(class: Class, words: impl Into<String>) -> Failure {
-        Failure { class, words: words.into(), refusal: None, at_commit: false }
+        Failure {
+            class,
+            words: words.into(),
+            refusal: None,
+            at_commit: false,
+            cut_off: false,
+            starved: false,
+        }
     }
 
     /// The same, where a single row cannot be the cause: our own tables are.

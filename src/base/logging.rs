@@ -12,6 +12,7 @@ use log::{Level, Record};
 use serde::Deserialize;
 
 use crate::base::lock::lock;
+use crate::base::printable::printable;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,29 +103,17 @@ fn line(format: Format, at: jiff::Timestamp, level: Level, thread: &str, message
     let word = level.as_str().to_lowercase();
     match format {
         // A list of problems is read at a terminal, where its lines may stay.
-        Format::Text => format!("{at:.3} {level:5} {}", escaped(message).replace("\\n", "\n    ")),
+        Format::Text => format!("{at:.3} {level:5} {}", printable(message).replace("\\n", "\n    ")),
         Format::Json => serde_json::json!({
-            "time": format!("{at:.3}"), "level": word, "thread": thread, "message": escaped(message),
+            "time": format!("{at:.3}"), "level": word, "thread": thread, "message": printable(message),
         })
         .to_string(),
         Format::KeyValue | Format::Auto => {
-            let quoted = escaped(message).replace('"', "\\\"");
+            // Backslashes first: one before a quote would end the value for whoever reads it.
+            let quoted = printable(message).replace('\\', "\\\\").replace('"', "\\\"");
             format!("time={at:.3} level={word} thread={thread} message=\"{quoted}\"")
         }
     }
-}
-
-/// Without characters that move a cursor, color a terminal, begin a line or turn the reading direction.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\'' | '\\' => out.push(c),
-            c if c.is_control() || c.escape_debug().len() > 1 => out.extend(c.escape_debug()),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -138,7 +127,7 @@ mod tests {
         assert_eq!(
             line(Format::KeyValue),
             "time=2026-01-31T10:00:00.500Z level=warn thread=poll-0 \
-             message=\"no \\\"x\\\"\\nlevel=info\\u{1b}[31m\\u{202e}\""
+             message=\"no \\\"x\\\"\\\\nlevel=info\\\\u{1b}[31m\\\\u{202e}\""
         );
         let json: serde_json::Value = serde_json::from_str(&line(Format::Json)).unwrap();
         assert_eq!((&json["level"], &json["thread"]), (&"warn".into(), &"poll-0".into()));
@@ -146,6 +135,58 @@ mod tests {
         assert!(
             line(Format::Text).starts_with("2026-01-31T10:00:00.500Z WARN  no \"x\"\n    level=info\\u{1b}")
         );
+    }
+
+    /// What a reader of logfmt makes of a line: keys and values, a value in quotes with backslashes before quotes and backslashes.
+    fn read_back(line: &str) -> Vec<(String, String)> {
+        let (mut pairs, mut rest) = (Vec::new(), line);
+        while let Some((key, after)) = rest.split_once('=') {
+            let mut value = String::new();
+            if let Some(quoted) = after.strip_prefix('"') {
+                let mut chars = quoted.char_indices();
+                let end = loop {
+                    match chars.next().expect("the value ends") {
+                        (_, '\\') => value.push(chars.next().expect("an escape ends").1),
+                        (end, '"') => break end,
+                        (_, c) => value.push(c),
+                    }
+                };
+                rest = &quoted[end + 1..];
+            } else {
+                let end = after.find(' ').unwrap_or(after.len());
+                value.push_str(&after[..end]);
+                rest = &after[end..];
+            }
+            pairs.push((key.trim_start().to_owned(), value));
+        }
+        assert_eq!(rest, "", "nothing stands behind the last value");
+        pairs
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_line_is_read_back_as_it_was_said(message in r#"([\x00-\x7f]|\PC|[\u{80}-\u{9f}\u{2028}\u{202e}]|\\"| level=error| thread=x|\{"a":"b"\})*"#) {
+            let at = "2026-01-31T10:00:00.5Z".parse().unwrap();
+            let said = printable(&message);
+            let text = line(Format::KeyValue, at, Level::Warn, "poll-0", &message);
+            assert!(!text.contains(char::is_control));
+            let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+            let expected = [
+                pair("time", "2026-01-31T10:00:00.500Z"),
+                pair("level", "warn"),
+                pair("thread", "poll-0"),
+                pair("message", &said),
+            ];
+            assert_eq!(read_back(&text), expected);
+            let text = line(Format::Json, at, Level::Warn, "poll-0", &message);
+            assert!(!text.contains(char::is_control));
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(json["message"], said.as_str());
+            // At a terminal a line break is shown as one, and what follows it is set in.
+            let text = line(Format::Text, at, Level::Warn, "poll-0", &message);
+            assert!(text.lines().skip(1).all(|line| line.starts_with("    ")), "{text:?}");
+            assert_eq!(printable(&text.replace('\n', "")), text.replace('\n', ""));
+        }
     }
 
     #[test]

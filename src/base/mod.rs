@@ -11,3 +11,4 @@ pub mod spelling;
 pub mod fault;
 pub mod mutant;
 pub mod hash;
+pub mod printable;

@@ -45,6 +45,20 @@ pub enum Bug {
     CutIsKept = 17,
     /// What the guard stopped is written all the same.
     HaltedIsWritten = 18,
+    /// A session whose transaction has an unknown outcome is lent again.
+    UnknownIsLent = 19,
+    /// What was folded goes into its table twice.
+    FoldedTwice = 20,
+    /// A transaction that is tried again moves the ledger without what was folded.
+    FoldLostOnRetry = 21,
+    /// The order of arrival decides what is newest, whatever time the model names.
+    LastByArrival = 22,
+    /// How many rows with a key a table took is not compared.
+    GroupsUncounted = 23,
+    /// Writers of one table with keys do not take turns.
+    LockLeftOut = 24,
+    /// The search for bad records adds the good ones twice.
+    IsolatedTwice = 25,
 }
 
 /// True if this build has the bug, which only a test build can.

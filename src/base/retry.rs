@@ -39,6 +39,10 @@ impl Episode {
         !std::mem::replace(&mut self.lasts, true)
     }
 
+    pub fn lasts(&self) -> bool {
+        self.lasts
+    }
+
     /// True if it was there.
     pub fn ends(&mut self) -> bool {
         std::mem::take(&mut self.lasts)

@@ -70,10 +70,22 @@ kinds! {
     Lease = "lease",
     Watch = "watch",
     Mend = "mend",
+    /// Makes and drops partitions.
+    Upkeep = "upkeep",
     Setup = "setup",
     Report = "report",
     Watchdog = "watchdog",
     Statsd = "statsd",
+    /// Reads the definitions of tables again.
+    Tables = "tables",
+    /// An event loop of the front door.
+    Collect = "collect",
+    /// An event loop that answers questions.
+    Serve = "serve",
+    /// Opens the sessions of those loops, and carries their cancel requests.
+    Errand = "errand",
+    /// Serves figures.
+    Page = "page",
     Signals = "signals",
 }
 

@@ -3,5 +3,8 @@
 pub mod binary;
 pub mod tls;
 pub mod path;
+pub mod plain;
 pub mod pg;
+pub mod wire;
+pub mod login;
 pub mod redis;

@@ -43,8 +43,17 @@ impl Client {
 
     /// One snapshot of the database under the fixed path, for reading, as long as the transaction lives.
     pub fn snapshot(&mut self) -> Result<Transaction<'_>, Error> {
+        self.begin_snapshot(true)
+    }
+
+    /// The same, in which temporary tables can be made.
+    pub fn writable_snapshot(&mut self) -> Result<Transaction<'_>, Error> {
+        self.begin_snapshot(false)
+    }
+
+    fn begin_snapshot(&mut self, read_only: bool) -> Result<Transaction<'_>, Error> {
         let begin = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
-        let mut transaction = begin.read_only(true).start()?;
+        let mut transaction = begin.read_only(read_only).start()?;
         transaction.batch_execute(FIXED_PATH)?;
         Ok(transaction)
     }

@@ -1,9 +1,11 @@
 //! PostgreSQL connections: the URL, TLS, session settings, and SQLSTATE sorted into what the caller does with it.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use openssl::ssl::SslVerifyMode;
+use nix::sys::socket::{setsockopt, sockopt};
+use openssl::ssl::{SslConnector, SslVerifyMode};
 use postgres::NoTls;
 use postgres::config::Host;
 use postgres::error::{Severity, SqlState};
@@ -11,7 +13,7 @@ use postgres_openssl::MakeTlsConnector;
 
 use crate::base::failure::{Class, Failure};
 use crate::base::spelling::did_you_mean;
-use crate::client::tls;
+use crate::client::{plain, tls};
 use crate::config;
 use crate::config::address::is_loopback;
 
@@ -28,8 +30,27 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// A server and how to reach it; connects as often as needed.
 #[derive(Clone)]
 pub struct Server {
-    config: postgres::Config,
-    tls: Option<MakeTlsConnector>,
+    pub(super) config: postgres::Config,
+    pub(super) way: Way,
+}
+
+/// What the connection goes over.
+#[derive(Clone)]
+pub(super) enum Way {
+    Tls(Tls),
+    /// Whose files' rights say who may listen.
+    UnixSocket,
+    /// Anybody may listen there while the server is down: see [`plain`].
+    Watched(plain::Plain),
+}
+
+/// What asks the server for its certificate.
+#[derive(Clone)]
+pub(super) struct Tls {
+    make: MakeTlsConnector,
+    /// The same, for sessions that [`super::login`] opens.
+    pub(super) connector: SslConnector,
+    pub(super) checks_name: bool,
 }
 
 /// How far the server's certificate is checked; libpq's words.
@@ -74,17 +95,13 @@ impl Server {
         if !plain_url.starts_with("postgresql://") && !plain_url.starts_with("postgres://") {
             bail!("the PostgreSQL server is no URL: write postgresql://USER@HOST:PORT/DATABASE?sslmode=...");
         }
+        refuse_misplaced_password(&plain_url)?;
         refuse_unknown(&plain_url)?;
         // The parser's own message may quote the URL, and with it the password.
         let mut config: postgres::Config = plain_url.parse().map_err(|_| {
             anyhow::anyhow!("cannot read the PostgreSQL URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=...")
         })?;
-        // `hostaddr` is where the connection goes, whatever the name says.
-        let local = config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
-            && config.get_hosts().iter().all(|host| match host {
-                Host::Unix(_) => true,
-                Host::Tcp(name) => is_loopback(name),
-            });
+        let local = is_local(&config);
         let mode = match parameters.mode.as_deref() {
             // Who names an authority wants it to be asked, here too.
             None if local && parameters.root_cert.is_none() => SslMode::Disable,
@@ -101,26 +118,50 @@ impl Server {
             Some(other) => bail!("unknown sslmode {other:?}: use verify-full, verify-ca, require or disable"),
         };
         let tls = (mode != SslMode::Disable).then(|| connector(mode, &parameters)).transpose()?;
-        config.ssl_mode(if tls.is_some() {
-            postgres::config::SslMode::Require
-        } else {
-            postgres::config::SslMode::Disable
+        let is_unix = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        let way = match tls {
+            Some(tls) => Way::Tls(tls),
+            None if is_unix && config.get_hostaddrs().is_empty() => Way::UnixSocket,
+            None => {
+                // Straight into what stands in the place of TLS; the library has a setting for it in the URL only.
+                let separator = if plain_url.contains('?') { '&' } else { '?' };
+                config = format!("{plain_url}{separator}sslnegotiation=direct")
+                    .parse()
+                    .map_err(|_| anyhow::anyhow!("cannot read the PostgreSQL URL with a setting of ours"))?;
+                Way::Watched(plain::Plain::default())
+            }
+        };
+        config.ssl_mode(match way {
+            Way::UnixSocket => postgres::config::SslMode::Disable,
+            Way::Tls(_) | Way::Watched(_) => postgres::config::SslMode::Require,
         });
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives_idle(KEEPALIVE_IDLE)
-            .target_session_attrs(postgres::config::TargetSessionAttrs::ReadWrite);
-        Ok(Server { config, tls })
+            .target_session_attrs(postgres::config::TargetSessionAttrs::ReadWrite)
+            .notice_callback(|_| pass_over_notice());
+        Ok(Server { config, way })
+    }
+
+    /// The same where the server may be a standby.
+    ///
+    /// # Errors
+    /// As [`Server::connect`].
+    pub fn connect_to_any(&self, application_name: &str) -> Result<Client> {
+        let mut server = self.clone();
+        server.config.target_session_attrs(postgres::config::TargetSessionAttrs::Any);
+        server.connect(application_name)
     }
 
     /// Opens one session. `application_name` shows in `pg_stat_activity` and says who may be ended at a take-over.
     pub fn connect(&self, application_name: &str) -> Result<Client> {
         let mut config = self.config.clone();
         config.application_name(application_name);
-        let client = match &self.tls {
-            Some(tls) => config.connect(tls.clone()),
-            None => config.connect(NoTls),
+        let client = match &self.way {
+            Way::Tls(tls) => config.connect(tls.make.clone()),
+            Way::UnixSocket => config.connect(NoTls),
+            Way::Watched(plain) => config.connect(plain.clone()),
         };
         client.map(Client::new).map_err(|error| {
             let words = describe(&error);
@@ -128,6 +169,10 @@ impl Server {
             let error = match tls::explain(&words) {
                 Some(sentence) => error.context(sentence),
                 None if words.contains("password missing") => error.context(self.no_password()),
+                None if words.contains(plain::ASKED_FOR_PASSWORD) => error.context(
+                    "what listens there wants the password as it is, and is not given it without TLS: is it PostgreSQL? If so, let it take \
+                     scram-sha-256 (pg_hba.conf), or use sslmode=verify-full or a Unix socket",
+                ),
                 None => error,
             };
             error.context(format!("cannot connect to PostgreSQL at {}", self.address()))
@@ -158,10 +203,65 @@ impl Server {
         format!("{}:{port}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
     }
 
+    /// What whoever stands between, or listens in this server's place while it is down, gets of a connection without TLS, once there was
+    /// one. `None` where only users of this machine could, and would get no password: docs/security.md says so much.
+    pub fn impostor_warning(&self) -> Option<String> {
+        let Way::Watched(plain) = &self.way else { return None };
+        let address = self.address();
+        if plain.asked_for_md5() {
+            return Some(format!(
+                "the server at {address} takes md5: over TCP without TLS, whoever listens there while it is down gets something to guess the \
+                 password from; let it take scram-sha-256 (password_encryption, and the password set again), or use a Unix socket or \
+                 sslmode=verify-full"
+            ));
+        }
+        (!is_local(&self.config)).then(|| {
+            format!(
+                "the connection to {address} is not encrypted, and nothing proves that it is PostgreSQL that answers: who stands between \
+                 reads the rows, and may take or change them; use sslmode=verify-full"
+            )
+        })
+    }
+
     /// How the connection is protected, for `rowmill check`.
     pub fn protection(&self) -> &'static str {
-        if self.tls.is_some() { "TLS" } else { "plaintext" }
+        if matches!(self.way, Way::Tls(_)) { "TLS" } else { "plaintext" }
     }
+}
+
+/// `hostaddr` is where the connection goes, whatever the name says.
+fn is_local(config: &postgres::Config) -> bool {
+    config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
+        && config.get_hosts().iter().all(|host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => is_loopback(name),
+        })
+}
+
+/// Triggers may raise a notice for each row, with the row in it: that is no matter of this log, which the library would fill with it.
+fn pass_over_notice() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        log::info!(
+            "PostgreSQL sends notices, which are not logged, now or later: a trigger's may quote rows; the server's own log has them \
+             with log_min_messages = notice"
+        );
+    }
+}
+
+/// An @ or a slash that is not written as %40 or %2F cuts a password in two, and what comes behind would be taken for the server's
+/// name: logged, and asked of DNS. Not a word of it is quoted here.
+fn refuse_misplaced_password(url: &str) -> Result<()> {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let all = rest.matches('@').count();
+    if all > 1 || (all == 1 && !authority.contains('@')) {
+        bail!(
+            "the PostgreSQL URL has an @ beside the one before the server's name, or before that a / or ?: write those of a password as \
+             %40, %2F and %3F, or give the password in [postgres]"
+        );
+    }
+    Ok(())
 }
 
 /// What the client library takes in a URL, beside libpq's TLS parameters, which are taken out of it before.
@@ -197,7 +297,7 @@ fn refuse_unknown(url: &str) -> Result<()> {
     Ok(())
 }
 
-fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnector> {
+fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<Tls> {
     let client = match (&parameters.cert, &parameters.key) {
         (Some(cert), Some(key)) => Some((cert.as_str(), key.as_str())),
         (None, None) => None,
@@ -208,14 +308,22 @@ fn connector(mode: SslMode, parameters: &TlsParameters) -> Result<MakeTlsConnect
     if mode == SslMode::Require {
         builder.set_verify(SslVerifyMode::NONE);
     }
-    let mut connector = MakeTlsConnector::new(builder.build());
-    if mode != SslMode::VerifyFull {
-        connector.set_callback(|ssl, _| {
+    let (connector, checks_name) = (builder.build(), mode == SslMode::VerifyFull);
+    let mut make = MakeTlsConnector::new(connector.clone());
+    if !checks_name {
+        make.set_callback(|ssl, _| {
             ssl.set_verify_hostname(false);
             Ok(())
         });
     }
-    Ok(connector)
+    Ok(Tls { make, connector, checks_name })
+}
+
+/// Keeps watch over the server's end of a socket that the client library does not know.
+pub(super) fn watch_peer(socket: &std::net::TcpStream) -> nix::Result<()> {
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &(KEEPALIVE_IDLE.as_secs() as u32))?;
+    setsockopt(socket, sockopt::TcpUserTimeout, &(TCP_USER_TIMEOUT.as_millis() as u32))
 }
 
 /// Takes libpq's TLS parameters out of a URL: the client library knows only a part of them.
@@ -261,7 +369,8 @@ fn percent_decode(text: &str) -> String {
 
 impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Failure {
-        Failure::new(classify(&error), describe(&error))
+        let cut_off = error.code() == Some(&SqlState::QUERY_CANCELED);
+        Failure { cut_off, ..Failure::new(classify(&error), describe(&error)) }
     }
 }
 
@@ -273,6 +382,12 @@ pub fn copy_error(error: std::io::Error) -> Result<postgres::Error, Failure> {
 /// A COPY that failed while it was sent, where no row can be the cause.
 pub fn copy_failed(error: std::io::Error) -> Failure {
     copy_error(error).map_or_else(|failure| failure, Failure::from)
+}
+
+/// True where the server has no room for one more session: for anybody, for this role, or in this database.
+pub fn has_no_room(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
+    code == Some(&SqlState::TOO_MANY_CONNECTIONS)
 }
 
 /// What an error with a context around it calls for; one that is no server's is a matter of the setup.
@@ -393,6 +508,15 @@ mod tests {
     }
 
     #[test]
+    fn who_may_play_the_server_is_warned_of() {
+        let warned = |url: &str| Server::parse(url).expect(url).impostor_warning().is_some();
+        assert!(warned("postgresql://u@db.example/d?sslmode=disable"));
+        assert!(warned("postgresql://u@localhost/d?hostaddr=10.0.0.1&sslmode=disable"));
+        assert!(!warned("postgresql://u@127.0.0.1/d"), "it did not ask for md5");
+        assert!(!warned("postgresql://u@db.example/d") && !warned("postgresql://u@/d?host=/run/postgresql"));
+    }
+
+    #[test]
     fn a_missing_password_is_said_with_whose_it_is() {
         let words = |url: &str| Server::parse(url).expect(url).no_password();
         assert!(
@@ -433,6 +557,14 @@ mod tests {
         );
         check("postgresql://u@db.example/d?connect_timeout=3&xyzzy=1", Err("unknown parameter \"xyzzy\""));
         check("postgresql://u:s3cret@[broken", Err("cannot read the PostgreSQL URL"));
+        for misplaced in
+            ["u:p@ss-s3cret@db.example/d", "u:p/s3cret@db/d", "u:p?s3cret@db/d", "u:p@h/d?options=a@s3cret"]
+        {
+            let url = format!("postgresql://{misplaced}");
+            check(&url, Err("write those of a password as %40"));
+            assert!(!format!("{:#}", Server::parse(&url).err().expect("refused")).contains("s3cret"));
+        }
+        check("postgresql://u:p%40ss@127.0.0.1/d", Ok("plaintext"));
         check("postgresql://u@db.example/d", Ok("TLS"));
         check("postgresql://u@db.example/d?sslmode=disable", Ok("plaintext"));
         check("host=db.example sslmode=prefer", Err("is no URL"));

@@ -1,5 +1,6 @@
 //! Redis: the URL, the login, TLS, and what it says of keys.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use ::redis::{
@@ -27,7 +28,12 @@ pub enum Told {
     Missing,
     /// The key is there and no text can be read from it; why, with what to do.
     Unusable(String),
+    /// It has more bytes than a value may have, and was not read.
+    TooLong(u64),
 }
+
+/// What a token leads to is a user's number or name. Whoever may write to Redis must not have this process read gigabytes.
+const VALUE_BYTES_MAX: u64 = 4096;
 
 /// So many of the keys that a lookup misses are asked for their type: a few say what the others are.
 const TYPES_MAX: usize = 16;
@@ -102,14 +108,56 @@ fn is_cluster(error: &RedisError) -> Option<&'static str> {
     )
 }
 
+/// How long each value is; 0 where there is none. A user who may not ask is said, once, and is told nothing.
+fn lengths(connection: &mut Connection, lookup: &config::Lookup, keys: &[String]) -> RedisResult<Vec<u64>> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let mut pipe = ::redis::pipe();
+    for key in keys {
+        match &lookup.field {
+            Some(field) => pipe.cmd("HSTRLEN").arg(key).arg(field),
+            None => pipe.cmd("STRLEN").arg(key),
+        };
+    }
+    let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query(connection)?;
+    let length = |answer: RedisResult<Value>| match answer {
+        Ok(value) => u64::from_redis_value(value).unwrap_or(0),
+        Err(error) if error.code() == Some("NOPERM") && !SAID.swap(true, Relaxed) => {
+            log::warn!(
+                "Redis does not let this user ask how long a value is, so values are read whatever their length: allow STRLEN, or \
+                 HSTRLEN for hashes ({error})"
+            );
+            0
+        }
+        // Another type, or gone: reading it says so.
+        Err(_) => 0,
+    };
+    Ok(answers.into_iter().map(length).collect())
+}
+
 fn strings(
     connection: &mut Connection,
     lookup: &config::Lookup,
     keys: &[String],
 ) -> RedisResult<(Vec<Told>, u64)> {
-    let (values, size): (Vec<Option<Vec<u8>>>, u64) =
-        ::redis::pipe().cmd("MGET").arg(keys).cmd("DBSIZE").query(connection)?;
-    let mut told: Vec<Told> = keys.iter().zip(values).map(|(key, value)| text(lookup, key, value)).collect();
+    let lengths = lengths(connection, lookup, keys)?;
+    let short = |at: &usize| lengths[*at] <= VALUE_BYTES_MAX;
+    let read: Vec<usize> = (0..keys.len()).filter(short).collect();
+    let mut pipe = ::redis::pipe();
+    pipe.cmd("DBSIZE");
+    if !read.is_empty() {
+        pipe.cmd("MGET").arg(read.iter().map(|at| &keys[*at]).collect::<Vec<_>>());
+    }
+    let mut answers: Vec<Value> = pipe.query(connection)?;
+    let values: Vec<Option<Vec<u8>>> = if read.is_empty() {
+        Vec::new()
+    } else {
+        Vec::from_redis_value(answers.pop().unwrap_or(Value::Nil))?
+    };
+    let size = u64::from_redis_value(answers.pop().unwrap_or(Value::Nil))?;
+    let mut told: Vec<Told> = lengths.iter().map(|length| Told::TooLong(*length)).collect();
+    for (at, value) in read.into_iter().zip(values) {
+        told[at] = text(lookup, &keys[at], value);
+    }
     // A key of another type is not there for MGET.
     let missing: Vec<usize> =
         (0..told.len()).filter(|at| told[*at] == Told::Missing).take(TYPES_MAX).collect();
@@ -151,14 +199,18 @@ fn fields(
     field: &str,
     keys: &[String],
 ) -> RedisResult<(Vec<Told>, u64)> {
+    let lengths = lengths(connection, lookup, keys)?;
     let mut pipe = ::redis::pipe();
-    for key in keys {
-        pipe.cmd("HGET").arg(key).arg(field);
+    for (key, length) in keys.iter().zip(&lengths) {
+        // What is too long is asked for again, which costs nothing and keeps the answers in their places.
+        let command = if *length > VALUE_BYTES_MAX { "HSTRLEN" } else { "HGET" };
+        pipe.cmd(command).arg(key).arg(field);
     }
     // One key of another type must not hide the others' values.
     let mut answers: Vec<RedisResult<Value>> = pipe.cmd("DBSIZE").ignore_errors().query(connection)?;
     let size = answers.pop().map(|size| u64::from_redis_value(size?).map_err(RedisError::from));
-    let told = keys.iter().zip(answers).map(|(key, answer)| match answer {
+    let told = keys.iter().zip(lengths).zip(answers).map(|((key, length), answer)| match answer {
+        _ if length > VALUE_BYTES_MAX => Ok(Told::TooLong(length)),
         Ok(value) => Ok(text(lookup, key, Option::from_redis_value(value).map_err(RedisError::from)?)),
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(Told::Unusable(format!(
             "{key:?} is no hash, and lookup.{} reads field {field:?} of hashes: write key = {:?} instead of hash and field if it \

@@ -162,7 +162,7 @@ fn resolve_start(raw: Option<&str>) -> Result<StartPosition> {
 }
 
 /// Properties on which the promise rests: librdkafka would skip records or lose its place with other values.
-const FIXED_PROPERTIES: [&str; 16] = [
+pub(super) const FIXED_PROPERTIES: [&str; 16] = [
     "auto.offset.reset",
     "enable.auto.commit",
     "enable.auto.offset.store",

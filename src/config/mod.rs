@@ -5,6 +5,8 @@
 pub mod secret;
 mod units;
 pub mod address;
+mod collect;
+mod serve;
 mod limits;
 mod kafka;
 mod postgres;
@@ -21,6 +23,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use self::collect::{RawCollect, resolve_collect};
 use self::guard::{RawGuard, resolve_guard};
 use self::kafka::{RawKafka, resolve_kafka};
 use self::lease::{RawLease, resolve_lease};
@@ -30,12 +33,15 @@ use self::metrics::{RawMetrics, resolve_metrics};
 use self::postgres::{RawPostgres, resolve_postgres};
 use self::redis::{RawLookup, RawRedis, resolve_lookup, resolve_redis};
 use self::secret::Environment;
+use self::serve::{RawServe, resolve_serve};
 use self::threads::{RawThreads, resolve_threads};
 use self::units::Bytes;
 use crate::base::spelling::did_you_mean;
 use crate::model::RawModel;
 
 // What the configuration is made of, as `Config` lists it: its users say `config::Kafka`, and the files are how it is kept.
+pub use self::address::Listen;
+pub use self::collect::{Ack, Batch, Collect, Form, JsonType, Names, RawRoute, Require, Validate};
 pub use self::guard::Guard;
 pub use self::kafka::{Kafka, KafkaTls, Sasl, StartPosition};
 pub use self::lease::Lease;
@@ -44,6 +50,10 @@ pub use self::log::Log;
 pub use self::metrics::{Metrics, Statsd, StatsdAddress, StatsdTags};
 pub use self::postgres::Postgres;
 pub use self::redis::{Lookup, Redis};
+pub use self::serve::{
+    ChartKind, Columns, Etag, Format, ParameterType, Place, PlanMode, RawChart, RawEndpoint, RawParameter,
+    Scale, Serve, Shape, TimeUnit,
+};
 pub use self::threads::Threads;
 
 /// The whole file as written.
@@ -75,6 +85,14 @@ struct RawConfig {
     #[serde(default)]
     log: RawLog,
     #[serde(default)]
+    collect: RawCollect,
+    #[serde(default)]
+    route: Vec<RawRoute>,
+    #[serde(default)]
+    serve: RawServe,
+    #[serde(default)]
+    endpoint: Vec<RawEndpoint>,
+    #[serde(default)]
     model: Vec<RawModel>,
 }
 
@@ -94,7 +112,35 @@ pub struct Config {
     pub metrics: Metrics,
     pub log: Log,
     pub limits: Limits,
+    /// `None` where there is no `[[route]]`.
+    pub collect: Option<Collect>,
+    /// `None` where there is no `[[endpoint]]`.
+    pub serve: Option<Serve>,
     pub models: Vec<RawModel>,
+}
+
+/// What `collect` needs of a configuration: no database and no model, unless a route asks for them.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub kafka: Kafka,
+    pub collect: Collect,
+    pub metrics: Metrics,
+    pub log: Log,
+    /// A call to a server that lasts longer ends the process.
+    pub watchdog: std::time::Duration,
+    /// The whole configuration, where a route asks what the models would make of a record.
+    pub pipeline: Option<Box<Config>>,
+}
+
+/// What `serve` needs of a configuration: no Kafka, and no model.
+#[derive(Debug, Clone)]
+pub struct Window {
+    pub postgres: Postgres,
+    pub serve: Serve,
+    pub metrics: Metrics,
+    pub log: Log,
+    /// A call to a server that lasts longer ends the process.
+    pub watchdog: std::time::Duration,
 }
 
 fn default_pipeline() -> String {
@@ -110,6 +156,73 @@ pub fn read(path: &Path) -> Result<Config> {
     let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
     parse(&text, overrides, &|name| std::env::var(name).ok())
         .with_context(|| format!("in {}", path.display()))
+}
+
+/// What `collect` needs; the rest of the file may be another's.
+pub fn read_door(path: &Path) -> Result<Door> {
+    let mut door = read_part(path, resolve_door)?;
+    if door.collect.routes.iter().any(|route| route.validate == Validate::Model) {
+        let config = read(path)
+            .context("a route has validate = \"model\", which needs the models and their database")?;
+        door.pipeline = Some(Box::new(config));
+    }
+    Ok(door)
+}
+
+/// What `serve` needs; the rest of the file may be another's.
+pub fn read_window(path: &Path) -> Result<Window> {
+    read_part(path, resolve_window)
+}
+
+/// The same from a text alone, for tests.
+#[cfg(test)]
+pub(crate) fn parse_window(text: &str) -> Result<Window> {
+    read_raw(text, std::iter::empty()).and_then(|raw| resolve_window(raw, &|_| None))
+}
+
+fn read_part<T>(path: &Path, resolve: fn(RawConfig, Environment<'_>) -> Result<T>) -> Result<T> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration file {:?}", path.display().to_string()))?;
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    let env: Environment<'_> = &|name| std::env::var(name).ok();
+    read_raw(&text, overrides)
+        .and_then(|raw| resolve(raw, env))
+        .with_context(|| format!("in {}", path.display()))
+}
+
+/// True of a file that can be read and has no `[[model]]`.
+pub fn has_no_models(path: &Path) -> bool {
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    read_raw(&text, overrides).is_ok_and(|raw| raw.model.is_empty())
+}
+
+fn resolve_door(raw: RawConfig, env: Environment<'_>) -> Result<Door> {
+    if raw.route.is_empty() {
+        bail!("there is no [[route]]: name at least one path and its topic");
+    }
+    Ok(Door {
+        kafka: resolve_kafka(raw.kafka, &raw.pipeline, env)?,
+        collect: resolve_collect(raw.collect, raw.route, env)?,
+        metrics: resolve_metrics(raw.metrics)?,
+        log: resolve_log(&raw.log),
+        watchdog: resolve_threads(raw.threads, &raw.model)?.watchdog,
+        pipeline: None,
+    })
+}
+
+fn resolve_window(raw: RawConfig, env: Environment<'_>) -> Result<Window> {
+    if raw.endpoint.is_empty() {
+        bail!("there is no [[endpoint]]: name at least one path and its statement");
+    }
+    let postgres = resolve_postgres(raw.postgres, env)?;
+    Ok(Window {
+        serve: resolve_serve(raw.serve, raw.endpoint, postgres.lock_timeout, env)?,
+        postgres,
+        metrics: resolve_metrics(raw.metrics)?,
+        log: resolve_log(&raw.log),
+        watchdog: resolve_threads(raw.threads, &raw.model)?.watchdog,
+    })
 }
 
 /// Only `[kafka]`, for verbs that need nothing else; without a file, from the environment alone.
@@ -212,18 +325,24 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         .map(|(name, lookup)| resolve_lookup(name, lookup))
         .collect::<Result<Vec<_>>>()?;
     let redis = if lookups.is_empty() { None } else { Some(resolve_redis(raw.redis, env)?) };
+    let postgres = resolve_postgres(raw.postgres, env)?;
     let config = Config {
         redis,
         lookups,
         lease: resolve_lease(&raw.lease)?,
         threads: resolve_threads(raw.threads, &raw.model)?,
         kafka: resolve_kafka(raw.kafka, &raw.pipeline, env)?,
-        postgres: resolve_postgres(raw.postgres, env)?,
+        // Judged where there is none as well, as the next one.
+        serve: Some(resolve_serve(raw.serve, raw.endpoint, postgres.lock_timeout, env)?)
+            .filter(|s| !s.endpoints.is_empty()),
+        postgres,
         pipeline: raw.pipeline,
         guard: resolve_guard(&raw.guard)?,
         metrics: resolve_metrics(raw.metrics)?,
         log: resolve_log(&raw.log),
         limits,
+        // Judged where there is none as well: a section with a mistake is one.
+        collect: Some(resolve_collect(raw.collect, raw.route, env)?).filter(|c| !c.routes.is_empty()),
         models: raw.model,
     };
     if config.threads.watchdog < 2 * config.postgres.lock_timeout {
@@ -367,6 +486,7 @@ mod tests {
             "secrets/kafka.key",
             "secrets/kafka.key.password",
             "secrets/kafka-password",
+            "tokens.toml",
         ]
         .into_iter()
         .chain(["secrets/database-password", "secrets/redis-password"])
@@ -377,9 +497,11 @@ mod tests {
         parse(&text, std::iter::empty(), &|_| None).unwrap();
         let shown: toml::Table = toml::from_str(&text).unwrap();
         check_shown("", &shown);
-        let models = shown["model"].as_array().unwrap();
-        for name in settings("[[model]]").expect("a section") {
-            assert!(models.iter().any(|model| model.get(&name).is_some()), "no [[model]] has {name:?}");
+        for list in ["model", "route", "endpoint"] {
+            let all = shown[list].as_array().unwrap();
+            for name in settings(&format!("[[{list}]]")).expect("a section") {
+                assert!(all.iter().any(|one| one.get(&name).is_some()), "no [[{list}]] has {name:?}");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::secret::{self, Environment};
@@ -14,7 +14,12 @@ pub(super) struct RawPostgres {
     url: Option<String>,
     password: Option<String>,
     lock_timeout: Option<Period>,
+    sessions: Option<usize>,
 }
+
+/// As many as hardly anybody has tables; beyond that they are lent to one after another. Three processes fit into the hundred
+/// that a server allows by itself.
+const SESSIONS: usize = 30;
 
 /// Long enough for an index build's short locks; afterwards the batch is sent again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +31,8 @@ pub struct Postgres {
     pub password: Option<String>,
     /// Bounds every wait for a lock; afterwards the batch is tried again.
     pub lock_timeout: Duration,
+    /// Rows are written by so many sessions at most, however many tables there are.
+    pub sessions: usize,
 }
 
 /// A URL may hold a password, so it is never printed whole.
@@ -36,7 +43,12 @@ impl std::fmt::Debug for Postgres {
 }
 
 pub(super) fn resolve_postgres(raw: RawPostgres, env: Environment<'_>) -> Result<Postgres> {
+    let sessions = raw.sessions.unwrap_or(SESSIONS);
+    if !(1..=1000).contains(&sessions) {
+        bail!("postgres.sessions must be between 1 and 1000");
+    }
     Ok(Postgres {
+        sessions,
         url: secret::value(
             "postgres.url",
             &raw.url
@@ -57,5 +69,11 @@ mod tests {
     fn a_wait_for_a_lock_ends_well_before_the_watchdog_does() {
         check("[postgres]\nlock_timeout = \"61s\"", Err("at least twice postgres.lock_timeout"));
         check("[postgres]\nlock_timeout = \"60s\"", Ok(()));
+    }
+
+    #[test]
+    fn rows_need_a_session() {
+        check("[postgres]\nsessions = 0", Err("between 1 and 1000"));
+        check("[postgres]\nsessions = 1", Ok(()));
     }
 }

@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 use super::fields::Slot;
 use crate::client::binary;
 use crate::decode::reject::Reason;
-use crate::decode::value::read::{Json, Reading, Value};
+use crate::decode::value::read::{Json, PLAIN, Reading, Value};
 use crate::decode::value::wrong::Wrong;
 use crate::decode::value::{base64, take};
 use crate::model::plan::{Path, PlanColumn, Source};
+use crate::model::retention::{Age, Retention};
 use crate::model::types::Type;
 use crate::model::{Kafka, OnUnknown};
 use crate::promise::batch::{Headers, Record, Shape};
@@ -17,6 +18,10 @@ use crate::promise::batch::{Headers, Record, Shape};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoded {
     Row(Shape),
+    /// Nothing: the table does not keep rows that old.
+    Expired,
+    /// A tuple of the key alone, all else NULL: the row that has it is to be deleted.
+    Deletion,
     /// A token is not in the cache; nothing was written. Ask for the record's tokens, and encode again.
     NeedsLookup,
 }
@@ -29,6 +34,8 @@ pub(super) enum Written {
     LeftOut(u8),
     /// See [`Encoded::NeedsLookup`].
     NeedsLookup,
+    /// See [`Encoded::Expired`].
+    Expired,
 }
 
 /// What is known about tokens without asking anyone.
@@ -44,12 +51,22 @@ pub enum Found<'a> {
     NotCached,
 }
 
+/// See [`Step::after`].
+struct After {
+    /// The length of the bucket that a time is floored to, in microseconds.
+    floor: Option<i64>,
+    /// The value decides whether the row has a partition.
+    retention: Option<Retention>,
+}
+
 /// How one column of the tuple is written.
 pub(super) struct Step {
     ty: Type,
     not_null: bool,
     /// See [`PlanColumn::optional`].
     optional: Option<u8>,
+    /// What is done with a value that was written. Boxed, since hardly any column has it.
+    after: Option<Box<After>>,
     pub(super) fill: Fill,
 }
 
@@ -69,6 +86,8 @@ pub(super) enum Fill {
         depth_max: usize,
     },
     Kafka(Kafka),
+    Header(Box<str>),
+    One,
     Null,
 }
 
@@ -82,6 +101,8 @@ pub(super) struct Input<'a, 'r> {
     pub(super) element: Option<u16>,
     pub(super) record: &'a Record<'r>,
     pub(super) slots: &'a [Slot],
+    /// Microseconds since 1970, by which rows are too old.
+    pub(super) now: i64,
 }
 
 impl Step {
@@ -89,6 +110,8 @@ impl Step {
     pub(super) fn new(
         column: &PlanColumn,
         source: &Source,
+        floor: Option<i64>,
+        retention: Option<&Retention>,
         depth_max: usize,
         slot: impl Fn(&Path) -> usize,
     ) -> Self {
@@ -96,6 +119,7 @@ impl Step {
             ty: column.ty.clone(),
             not_null: column.not_null,
             optional: column.optional,
+            after: After::new(source, floor, retention),
             fill: match source {
                 Source::Field { path, notation } => Fill::Field {
                     slot: slot(path),
@@ -107,12 +131,28 @@ impl Step {
                 Source::Clock => Fill::Clock,
                 Source::Message => Fill::Message { depth_max },
                 Source::Kafka(part) => Fill::Kafka(*part),
+                Source::Header(name) => Fill::Header(name.as_str().into()),
+                Source::One => Fill::One,
                 Source::Null => Fill::Null,
             },
         }
     }
 
+    #[inline]
     pub(super) fn write(
+        &self,
+        input: &Input<'_, '_>,
+        lookups: &impl Lookups,
+        scratch: &mut String,
+        out: &mut Vec<u8>,
+    ) -> Result<Written, Wrong> {
+        let Some(after) = &self.after else { return self.write_exactly(input, lookups, scratch, out) };
+        let start = out.len();
+        let written = self.write_exactly(input, lookups, scratch, out)?;
+        if written == Written::Value { after.apply(&mut out[start..], input.now) } else { Ok(written) }
+    }
+
+    fn write_exactly(
         &self,
         input: &Input<'_, '_>,
         lookups: &impl Lookups,
@@ -149,9 +189,15 @@ impl Step {
             Fill::Message { depth_max } => match &self.ty {
                 Type::Json => take::json(input.body, depth_max, out)?,
                 Type::Jsonb => take::jsonb(input.body, depth_max, out)?,
-                ty => take::from_value(ty, &Reading::default(), Value::String(input.body), out)?,
+                ty => take::from_value(ty, &PLAIN, Value::String(input.body), out)?,
             },
             Fill::Kafka(part) => self.kafka(part, input, out)?,
+            Fill::Header(ref name) => match header(input.record, name) {
+                None => return self.without("the record has no such header", out),
+                Some(None) => self.null("the header has no value", out)?,
+                Some(Some(value)) => self.outside_bytes(value, "header", out)?,
+            },
+            Fill::One => take::int(&self.ty, 1, out),
             Fill::Null => {
                 return Ok(self.left_out().unwrap_or_else(|| {
                     binary::null(out);
@@ -171,7 +217,7 @@ impl Step {
             }
             Kafka::Key => match record.key {
                 None => self.null("the record has no key", out)?,
-                Some(key) => self.key(key, out)?,
+                Some(key) => self.outside_bytes(key, "key", out)?,
             },
             Kafka::Offset => take::int(&self.ty, record.offset, out),
             Kafka::Partition => take::int(&self.ty, record.partition.into(), out),
@@ -186,29 +232,30 @@ impl Step {
             },
             Kafka::Headers => {
                 let json = headers_json(record.headers);
-                take::from_json(&self.ty, &Reading::default(), Json::of(&json), &mut String::new(), out)?;
+                take::from_json(&self.ty, &PLAIN, Json::of(&json), &mut String::new(), out)?;
             }
             Kafka::Topic => self.outside_text(record.topic, out)?,
         }
         Ok(())
     }
 
-    fn key(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
+    /// What stands beside the message, a `what`.
+    fn outside_bytes(&self, bytes: &[u8], what: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
         if self.ty == Type::Bytea {
-            return take::bytes(key, out);
+            return take::bytes(bytes, out);
         }
-        let text =
-            std::str::from_utf8(key).map_err(|_| Wrong::new(Reason::InvalidUtf8, "the key is not UTF-8"))?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| Wrong::new(Reason::InvalidUtf8, format!("the {what} is not UTF-8")))?;
         if !matches!(self.ty, Type::Json | Type::Jsonb) {
             return self.outside_text(text, out);
         }
         let raw: &RawValue = serde_json::from_str(text)
-            .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the key is not JSON: {error}")))?;
-        take::from_json(&self.ty, &Reading::default(), Json::of(raw.get()), &mut String::new(), out)
+            .map_err(|error| Wrong::new(Reason::InvalidJson, format!("the {what} is not JSON: {error}")))?;
+        take::from_json(&self.ty, &PLAIN, Json::of(raw.get()), &mut String::new(), out)
     }
 
     fn outside_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        take::from_value(&self.ty, &Reading::default(), Value::of_text(text, &self.ty)?, out)
+        take::from_value(&self.ty, &PLAIN, Value::of_text(text, &self.ty)?, out)
     }
 
     fn left_out(&self) -> Option<Written> {
@@ -216,9 +263,13 @@ impl Step {
     }
 
     fn absent(&self, out: &mut Vec<u8>) -> Result<Written, Wrong> {
+        self.without("the field is absent", out)
+    }
+
+    fn without(&self, what: &str, out: &mut Vec<u8>) -> Result<Written, Wrong> {
         match self.left_out() {
             Some(left_out) => Ok(left_out),
-            None => self.nothing(Reason::MissingField, "the field is absent", out).map(|()| Written::Value),
+            None => self.nothing(Reason::MissingField, what, out).map(|()| Written::Value),
         }
     }
 
@@ -235,6 +286,59 @@ impl Step {
     }
 }
 
+impl After {
+    fn new(source: &Source, floor: Option<i64>, retention: Option<&Retention>) -> Option<Box<After>> {
+        // The writer's clock is always now.
+        let retention = retention.filter(|_| *source != Source::Clock).cloned();
+        (floor.is_some() || retention.is_some()).then(|| Box::new(After { floor, retention }))
+    }
+
+    fn apply(&self, field: &mut [u8], now: i64) -> Result<Written, Wrong> {
+        if let Some(bucket) = self.floor {
+            floor_field(field, bucket)?;
+        }
+        let Some(retention) = &self.retention else { return Ok(Written::Value) };
+        let time =
+            field.get(4..).filter(|value| !value.is_empty()).and_then(|value| retention.time_of(value));
+        let Some(time) = time else {
+            return Err(Wrong::new(
+                Reason::NullNotAllowed,
+                "a row without a time is in none of the table's partitions",
+            ));
+        };
+        match retention.age(time, now) {
+            Age::Kept => Ok(Written::Value),
+            Age::Expired => Ok(Written::Expired),
+            Age::Ahead(end) => Err(Wrong::new(
+                Reason::OutOfRange,
+                format!("it lies in the future, and partitions are made until {} only", shown(end)),
+            )),
+        }
+    }
+}
+
+fn shown(micros: i64) -> String {
+    jiff::Timestamp::from_microsecond(micros).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// Sets a time, a field of eight bytes or none, to the begin of its bucket. Buckets divide a day, so it does not matter that
+/// PostgreSQL counts from a midnight of 2000.
+fn floor_field(field: &mut [u8], bucket: i64) -> Result<(), Wrong> {
+    let Some((_, time)) = field.split_first_chunk_mut::<4>() else { return Ok(()) };
+    let Ok(bytes) = <[u8; 8]>::try_from(&*time) else { return Ok(()) };
+    let micros = i64::from_be_bytes(bytes);
+    // Infinity is in no bucket.
+    if !binary::MICROS.contains(&micros) {
+        return Ok(());
+    }
+    let floored = micros.div_euclid(bucket) * bucket;
+    if !binary::MICROS.contains(&floored) {
+        return Err(Wrong::new(Reason::OutOfRange, "its bucket begins before PostgreSQL's calendar"));
+    }
+    time.copy_from_slice(&floored.to_be_bytes());
+    Ok(())
+}
+
 /// Tokens are kept in a cache that counts entries, so each must have a bound.
 const TOKEN_BYTES_MAX: usize = 1024;
 
@@ -247,6 +351,11 @@ pub(super) fn token<'a>(json: Json<'a>, scratch: &'a mut String) -> Result<&'a s
         }
         _ => Err(Wrong::new(Reason::WrongType, "a token is a string or a number")),
     }
+}
+
+/// The last header of that name, as Kafka's own clients find one; it may have no value.
+pub(super) fn header<'r>(record: &Record<'r>, name: &str) -> Option<Option<&'r [u8]>> {
+    record.headers.iter().filter(|(found, _)| *found == name.as_bytes()).last().map(|(_, value)| value)
 }
 
 /// `[{"key": .., "value": ..}, ..]`. What is not text without U+0000, which jsonb could not hold, is given as base64
@@ -277,6 +386,37 @@ fn member(name: &str, value: Option<&[u8]>, json: &mut String) {
 mod tests {
     use super::*;
     use crate::decode::record::tests::{NULL, field, one, record};
+
+    #[test]
+    fn times_are_floored_to_their_bucket() {
+        #[track_caller]
+        fn check(micros: i64, bucket: i64, expected: i64) {
+            let mut out = Vec::new();
+            binary::field(&micros.to_be_bytes(), &mut out);
+            floor_field(&mut out, bucket).expect("a bucket");
+            assert_eq!(out[4..], expected.to_be_bytes(), "{micros}");
+        }
+        let minute = 60_000_000;
+        check(0, minute, 0);
+        check(1, minute, 0);
+        check(minute - 1, minute, 0);
+        check(minute, minute, minute);
+        check(-1, minute, -minute);
+        check(-minute, minute, -minute);
+        check(i64::MAX, minute, i64::MAX);
+        check(i64::MIN, minute, i64::MIN);
+        let mut null = NULL.to_vec();
+        floor_field(&mut null, minute).expect("NULL has no bucket");
+        floor_field(&mut [], minute).expect("nor has what is left out");
+        assert_eq!(null, NULL);
+        let mut first = Vec::new();
+        binary::field(&binary::MICROS.start.to_be_bytes(), &mut first);
+        assert!(floor_field(&mut first, 86_400_000_000).is_ok());
+        let columns = r#"columns.c = { floor = "1h" }"#;
+        let message = record(br#"{"c":"2000-01-01T01:59:59.999999Z"}"#);
+        let hour = field(&3_600_000_000i64.to_be_bytes());
+        assert_eq!(one(Type::Timestamptz, true, columns, &message), Ok(hour));
+    }
 
     #[test]
     fn an_unknown_token_may_be_null() {
@@ -354,6 +494,27 @@ mod tests {
         check(Type::Json, "headers", &bare, Ok(field(b"[]")));
         let json = br#"[{"key":"trace","value":"a\"b"},{"key":"trace","value":null},{"key":"bin","value_base64":"/wA="}]"#;
         check(Type::Json, "headers", &full, Ok(field(json)));
+        let by_name = |ty: Type, not_null: bool, name: &str, record: &Record<'_>| {
+            one(ty, not_null, &format!("columns.c = {{ header = \"{name}\" }}"), record)
+        };
+        let mut headers = Vec::new();
+        Headers::append(&mut headers, b"id", Some(b"first"));
+        Headers::append(&mut headers, b"id", Some(b"7"));
+        Headers::append(&mut headers, b"empty", None);
+        Headers::append(&mut headers, b"bin", Some(&[0xff, 0]));
+        let named = Record { headers: Headers(&headers), ..bare };
+        assert_eq!(by_name(Type::Text, true, "id", &named), Ok(field(b"7")), "the last of that name");
+        assert_eq!(by_name(Type::Int8, true, "id", &named), Ok(field(&7i64.to_be_bytes())));
+        assert_eq!(by_name(Type::Bytea, true, "bin", &named), Ok(field(&[0xff, 0])));
+        assert_eq!(by_name(Type::Text, true, "bin", &named), Err(Reason::InvalidUtf8));
+        assert_eq!(by_name(Type::Text, false, "empty", &named), Ok(NULL.to_vec()));
+        assert_eq!(by_name(Type::Text, true, "empty", &named), Err(Reason::NullNotAllowed));
+        assert_eq!(
+            by_name(Type::Text, false, "ID", &named),
+            Ok(NULL.to_vec()),
+            "names are compared by bytes"
+        );
+        assert_eq!(by_name(Type::Text, true, "id", &bare), Err(Reason::MissingField));
         let not_null = one(Type::Text, true, r#"columns.c = { kafka = "key" }"#, &bare);
         assert_eq!(not_null, Err(Reason::NullNotAllowed));
     }

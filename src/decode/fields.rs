@@ -248,10 +248,41 @@ pub(super) fn read_element(
         return Ok(Element::End);
     }
     scan.at += 1;
-    let start = match scan.next() {
-        b']' => return Ok(Element::End),
-        _ => scan.at,
-    };
+    if scan.next() == b']' {
+        return Ok(Element::End);
+    }
+    read_value(scan, at, levels, slots)
+}
+
+impl Target {
+    fn range(self) -> Range<usize> {
+        self.first_slot..self.end_slot
+    }
+}
+
+/// Reads the value that comes next in a text of values with nothing but white space between them; `at` stands behind it then.
+pub(super) fn read_stretch(
+    text: &str,
+    at: &mut usize,
+    levels: &mut [Level],
+    slots: &mut [Slot],
+) -> Result<Element, NotJson> {
+    let mut scan = Scan::new(text);
+    scan.at = *at;
+    if scan.next() == 0 && scan.at == text.len() {
+        return Ok(Element::End);
+    }
+    read_value(scan, at, levels, slots)
+}
+
+/// Reads the value that stands next, white space before it passed.
+fn read_value(
+    mut scan: Scan<'_>,
+    at: &mut usize,
+    levels: &mut [Level],
+    slots: &mut [Slot],
+) -> Result<Element, NotJson> {
+    let start = scan.at;
     let is_object = scan.next() == b'{';
     if is_object {
         read_object(&mut scan, levels, 0, slots)?;
@@ -260,12 +291,6 @@ pub(super) fn read_element(
     }
     *at = scan.at;
     Ok(if is_object { Element::Object(start..scan.at) } else { Element::Other(start..scan.at) })
-}
-
-impl Target {
-    fn range(self) -> Range<usize> {
-        self.first_slot..self.end_slot
-    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,15 @@ const SAMPLE_MIN: usize = 4;
 /// Tokens of one MGET; a batch of 10,000 records may have as many.
 const KEYS_MAX: usize = 10_000;
 
+/// A longer token is nobody's, and is not asked for: whoever writes to a topic must not fill a cache with a few.
+const TOKEN_BYTES_MAX: usize = 4096;
+
+/// Bytes of a cache for each of its tokens, as a mean: a user's token and number have fewer.
+const ENTRY_BYTES: usize = 256;
+
+/// What an entry has beside its texts.
+const OVERHEAD_BYTES: usize = 100;
+
 /// All lookups of one decoder, each with a cache of its own.
 pub struct LookupCache {
     client: Option<(Client, config::Redis)>,
@@ -41,6 +50,18 @@ pub struct LookupCache {
     caches: Vec<Cache>,
     pulse: Arc<Pulse>,
     waits: Arc<Waits>,
+    back_off: BackOff,
+    /// What was said last; each new state of Redis is said once.
+    said: Said,
+}
+
+/// What a question brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// Every token is known, or known to be unknown.
+    Known,
+    /// Not yet; to be asked again after this.
+    Again(Duration),
 }
 
 struct Cache {
@@ -50,10 +71,13 @@ struct Cache {
     hits: Cell<u64>,
     /// Looked into for every record: the standard hash would cost a tenth of the decoder.
     known: HashMap<Box<str>, Entry, foldhash::quality::RandomState>,
+    /// Of all entries.
+    bytes: usize,
     /// A few tokens that had a value, the last one found at the back.
     found_last: VecDeque<Box<str>>,
     /// That a key cannot be used was said: whoever sends tokens must not fill the log.
     said_unusable: bool,
+    said_too_long: bool,
     /// When the present batch began: an answer cannot expire between asking and encoding.
     now: Instant,
     /// Answers of this age and older have expired for the present batch.
@@ -72,7 +96,8 @@ struct Entry {
 pub struct Wanted {
     pub lookup: usize,
     pub token: Box<str>,
-    /// Milliseconds since 1970; `None` if a record has no timestamp.
+    /// Milliseconds since 1970, and never later than when the record came: a producer may write any timestamp. `None` if nothing is
+    /// known of it.
     pub newest_ms: Option<i64>,
 }
 
@@ -92,13 +117,16 @@ impl LookupCache {
                 metrics: metrics.clone(),
                 hits: Cell::new(0),
                 known: HashMap::default(),
+                bytes: 0,
                 found_last: VecDeque::new(),
                 said_unusable: false,
+                said_too_long: false,
                 now: Instant::now(),
                 stale: None,
             })
             .collect();
-        Ok(LookupCache { client, connection: None, caches, pulse, waits })
+        let back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
+        Ok(LookupCache { client, connection: None, caches, pulse, waits, back_off, said: Said::Nothing })
     }
 
     /// Ages the caches: what is found from now on is good for the whole batch.
@@ -107,6 +135,7 @@ impl LookupCache {
         for cache in &mut self.caches {
             cache.now = now;
             cache.stale = now.checked_sub(cache.config.ttl);
+            cache.keep_to_its_bytes();
             cache.metrics.hits.fetch_add(cache.hits.take(), Relaxed);
         }
     }
@@ -123,45 +152,49 @@ impl LookupCache {
 
     /// Asks for all of `wanted`, and waits until each is known, or known to be unknown. Returns false if `keep_going`
     /// said so first.
-    pub fn look_up(&mut self, wanted: &[Wanted], keep_going: impl FnMut() -> bool) -> bool {
+    pub fn look_up(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
         let waits = self.waits.clone();
-        waits.during(Wait::Lookup, || self.look_up_all(wanted, keep_going))
-    }
-
-    fn look_up_all(&mut self, wanted: &[Wanted], mut keep_going: impl FnMut() -> bool) -> bool {
-        let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
-        // What was said last; each new state of Redis is said once.
-        let mut said = Said::Nothing;
-        for chunk in wanted.chunks(KEYS_MAX) {
+        waits.during(Wait::Lookup, || {
             loop {
                 if !keep_going() {
                     return false;
                 }
-                match self.ask(chunk) {
-                    Ok(Answer::Settled) => break,
-                    Ok(Answer::Grace) => std::thread::sleep(GRACE_LOOK),
-                    Ok(Answer::Unfit(words)) => {
-                        self.put_off(chunk);
-                        if std::mem::replace(&mut said, Said::Unfit) != Said::Unfit {
-                            log::error!("waiting, nothing is set aside: {words}");
-                        }
-                        std::thread::sleep(BACK_OFF.1);
+                match self.try_look_up(wanted) {
+                    Tried::Known => return true,
+                    Tried::Again(pause) => std::thread::sleep(pause),
+                }
+            }
+        })
+    }
+
+    /// Asks for all of `wanted` once. Whoever is told to ask again may do something else meanwhile.
+    pub fn try_look_up(&mut self, wanted: &[Wanted]) -> Tried {
+        for chunk in wanted.chunks(KEYS_MAX) {
+            match self.ask(chunk) {
+                Ok(Answer::Settled) => {}
+                Ok(Answer::Grace) => return Tried::Again(GRACE_LOOK),
+                Ok(Answer::Unfit(words)) => {
+                    self.put_off(chunk);
+                    if std::mem::replace(&mut self.said, Said::Unfit) != Said::Unfit {
+                        log::error!("waiting, nothing is set aside: {words}");
                     }
-                    Err(error) => {
-                        self.put_off(chunk);
-                        self.connection = None;
-                        if std::mem::replace(&mut said, Said::Away) != Said::Away {
-                            log::warn!("waiting for Redis: {error:#}");
-                        }
-                        std::thread::sleep(back_off.pause());
+                    return Tried::Again(BACK_OFF.1);
+                }
+                Err(error) => {
+                    self.put_off(chunk);
+                    self.connection = None;
+                    if std::mem::replace(&mut self.said, Said::Away) != Said::Away {
+                        log::warn!("waiting for Redis: {error:#}");
                     }
+                    return Tried::Again(self.back_off.pause());
                 }
             }
         }
-        if said != Said::Nothing {
+        self.back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
+        if std::mem::replace(&mut self.said, Said::Nothing) != Said::Nothing {
             log::info!("Redis answers again");
         }
-        true
+        Tried::Known
     }
 
     /// Counts a question that has to be asked again.
@@ -257,6 +290,16 @@ impl Cache {
     /// Keys that are there and cannot be read are the setup's fault where none could be read yet; where others can, they are
     /// their own, and no value. Said once.
     fn unusable(&mut self, told: &[Told]) -> Option<String> {
+        if let Some(bytes) =
+            told.iter().find_map(|told| if let Told::TooLong(bytes) = told { Some(bytes) } else { None })
+            && !std::mem::replace(&mut self.said_too_long, true)
+        {
+            log::warn!(
+                "a token of lookup.{} is unknown because Redis has a value of {bytes} bytes for it, and none is read that has more \
+                 than a user's number or name",
+                self.config.name
+            );
+        }
         let why =
             told.iter().find_map(|told| if let Told::Unusable(why) = told { Some(why) } else { None })?;
         if self.found_last.is_empty() && !told.iter().any(|told| matches!(told, Told::Value(_))) {
@@ -293,7 +336,10 @@ impl Cache {
             && now.duration_since(missing_since) < self.config.grace
             // A record that is older than the grace time was asked for late enough.
             && want.newest_ms.is_none_or(|ms| now_ms.saturating_sub(ms) < self.config.grace.as_millis() as i64);
-        self.known.insert(want.token.clone(), entry);
+        self.bytes += bytes_of(&want.token, &entry);
+        if let Some(before) = self.known.insert(want.token.clone(), entry) {
+            self.bytes -= bytes_of(&want.token, &before);
+        }
         self.found_last.retain(|token| *token != want.token);
         if value.is_some() {
             self.found_last.push_back(want.token.clone());
@@ -311,12 +357,27 @@ impl Cache {
         let (_, median, _) = ages.select_nth_unstable(middle);
         let median = *median;
         self.known.retain(|_, e| e.asked_at > median);
+        self.bytes = self.known.iter().map(|(token, entry)| bytes_of(token, entry)).sum();
     }
+
+    /// Between two batches: within one, what was learned is needed.
+    fn keep_to_its_bytes(&mut self) {
+        while self.bytes > self.config.cache_max.saturating_mul(ENTRY_BYTES) {
+            self.make_room();
+        }
+    }
+}
+
+fn bytes_of(token: &str, entry: &Entry) -> usize {
+    OVERHEAD_BYTES + token.len() + entry.value.as_ref().map_or(0, |value| value.len())
 }
 
 impl Lookups for LookupCache {
     /// An unknown token is good for this batch only: the next one asks again, so that a new user is seen at once.
     fn find(&self, lookup: usize, token: &str) -> Found<'_> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Found::Unknown;
+        }
         let cache = &self.caches[lookup];
         match cache.known.get(token) {
             Some(Entry { value: Some(value), asked_at, .. })
@@ -350,8 +411,10 @@ mod tests {
             metrics: Arc::default(),
             hits: Cell::new(0),
             known: HashMap::default(),
+            bytes: 0,
             found_last: VecDeque::new(),
             said_unusable: false,
+            said_too_long: false,
             now: Instant::now(),
             stale: None,
         }
@@ -379,6 +442,25 @@ mod tests {
         }
         assert!(cache.known.len() <= 501, "{}", cache.known.len());
         assert!(cache.known.contains_key("1000"));
+    }
+
+    #[test]
+    fn a_cache_is_bounded_in_bytes_whatever_the_length_of_what_it_holds() {
+        let mut cache = cache(1000);
+        let long = "v".repeat(4000);
+        for i in 0..500 {
+            cache.learn(&want(&format!("{i:04}{long}"), None), Some(&long), 0);
+        }
+        assert!(cache.bytes > 500 * 8000, "a batch keeps what it needs");
+        cache.keep_to_its_bytes();
+        assert!(cache.bytes <= 1000 * ENTRY_BYTES && !cache.known.is_empty(), "{}", cache.bytes);
+        let counted: usize = cache.known.iter().map(|(token, entry)| bytes_of(token, entry)).sum();
+        assert_eq!(cache.bytes, counted);
+        // Learned again is held once.
+        cache.learn(&want("x", None), Some("1"), 0);
+        let before = cache.bytes;
+        cache.learn(&want("x", None), Some("22"), 0);
+        assert_eq!(cache.bytes, before + 1);
     }
 
     #[test]

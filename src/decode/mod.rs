@@ -2,11 +2,14 @@
 //!
 //! Place in the flow: second. It parses each record once ([`record`]), looks tokens up ([`lookup`]), and sets
 //! aside what is no row. It never waits for a writer: a batch that finds no room is filled further, and the byte budget
-//! bounds how far.
+//! bounds how far. Nor does a topic wait for another one's tokens: a batch whose tokens are not known yet is put off, and what comes
+//! of its topic behind it.
 
 pub mod record;
+pub mod trial;
 pub mod fields;
 pub mod column;
+pub mod stream;
 pub mod scan;
 pub mod value;
 pub mod reject;
@@ -14,6 +17,7 @@ pub mod lookup;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
@@ -21,13 +25,14 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 use crate::base::budget::Budget;
 use crate::base::mutant::{Bug, planted};
 use crate::decode::column::Encoded;
-use crate::decode::lookup::{LookupCache, Wanted};
+use crate::decode::lookup::{LookupCache, Tried, Wanted};
 use crate::decode::record::{Limits, List, Message, Parsed, RecordDecoder};
 use crate::decode::reject::{Reason, Reject, TABLE};
 use crate::figures::instruments::{Wait, Waits};
+use crate::model::Tombstones;
 use crate::model::editions::{Edition, Editions};
 use crate::model::plan::Plan;
-use crate::promise::batch::{DeadLetter, RawBatch, Record, Row, Run, Segment, TableBatch};
+use crate::promise::batch::{DeadLetter, RawBatch, Record, Row, Run, Segment, Shape, TableBatch};
 use crate::promise::claim::{Claim, Ownership};
 use crate::promise::span::{Counts, Span};
 use crate::promise::topics::Topic;
@@ -48,10 +53,20 @@ pub struct Decoder {
 /// The loop's own state.
 struct State {
     decoder: BatchDecoder,
+    /// For each topic: batches that wait for a token, in their order, and when it is asked for again.
+    delayed: Vec<Delayed>,
     /// One for each writer of each table.
     outlets: Vec<Outlet>,
     /// In the same order.
     senders: Vec<Sender<TableBatch>>,
+}
+
+/// Batches of one topic that wait for a token. Others go on meanwhile: whoever writes to a topic may send tokens that nobody knows as
+/// long as they like.
+#[derive(Default)]
+struct Delayed {
+    works: VecDeque<Work>,
+    again_at: Option<Instant>,
 }
 
 impl Decoder {
@@ -61,22 +76,31 @@ impl Decoder {
         loop {
             match self.waits.during(state.waits_for(), || state.next_event(&self.inlet)) {
                 Event::Batch(batch) => {
-                    let batch = Arc::new(batch);
-                    let keep_going = || !self.ownership.is_closing();
-                    if !state.decoder.decode(&batch, &mut state.outlets, keep_going) {
-                        // The pollers must not wait for room while everything ends.
-                        self.inlet.iter().for_each(drop);
-                        return Ok(());
+                    let topic = batch.topic;
+                    state.delayed[topic].works.push_back(Work::new(Arc::new(batch)));
+                    if state.delayed[topic].again_at.is_none() {
+                        state.go_on(topic);
                     }
-                    state.try_send();
                 }
+                Event::Due(topic) => state.go_on(topic),
                 Event::Sent => {}
                 Event::End => {
-                    state.send_rest();
+                    self.finish(&mut state);
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// The pollers are gone. What waits for a token goes on waiting, unless everything ends.
+    fn finish(&self, state: &mut State) {
+        while let Some((topic, at)) = state.next_due()
+            && !self.ownership.is_closing()
+        {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            state.go_on(topic);
+        }
+        state.send_rest();
     }
 
     fn state(&self, lookups: LookupCache) -> State {
@@ -85,7 +109,8 @@ impl Decoder {
         let outlets = self.outlets.iter().enumerate().flat_map(|(table, writers)| {
             (0..writers.len()).map(move |number| Outlet::new(table, number, writers.len()))
         });
-        State { decoder, outlets: outlets.collect(), senders: self.outlets.concat() }
+        let delayed = self.topics.iter().map(|_| Delayed::default()).collect();
+        State { decoder, delayed, outlets: outlets.collect(), senders: self.outlets.concat() }
     }
 }
 
@@ -93,6 +118,8 @@ enum Event {
     Batch(RawBatch),
     /// An open batch found room.
     Sent,
+    /// A token of this topic is to be asked for again.
+    Due(usize),
     /// The pollers are gone.
     End,
 }
@@ -100,10 +127,37 @@ enum Event {
 impl State {
     /// An open batch means that a writer has no room for it.
     fn waits_for(&self) -> Wait {
-        if self.outlets.iter().any(Outlet::is_open) { Wait::Output } else { Wait::Input }
+        if self.outlets.iter().any(Outlet::is_open) {
+            Wait::Output
+        } else if self.next_due().is_some() {
+            Wait::Lookup
+        } else {
+            Wait::Input
+        }
     }
 
-    /// Waits in one place: for the next raw batch, or for room at a writer that an open batch is for.
+    /// The topic whose token is to be asked for next, and when.
+    fn next_due(&self) -> Option<(usize, Instant)> {
+        let due = self.delayed.iter().enumerate().filter_map(|(topic, d)| Some((topic, d.again_at?)));
+        due.min_by_key(|(_, at)| *at)
+    }
+
+    /// Decodes what there is of a topic, up to a token that is not known yet.
+    fn go_on(&mut self, topic: usize) {
+        let delayed = &mut self.delayed[topic];
+        delayed.again_at = None;
+        while let Some(work) = delayed.works.front_mut() {
+            if let Progress::Later(pause) = self.decoder.go_on(work, &mut self.outlets) {
+                delayed.again_at = Some(Instant::now() + pause);
+                break;
+            }
+            delayed.works.pop_front();
+        }
+        self.try_send();
+    }
+
+    /// Waits in one place: for the next raw batch, for room at a writer that an open batch is for, or for the time at which a token
+    /// is asked for again.
     fn next_event(&mut self, inlet: &Receiver<RawBatch>) -> Event {
         let mut select = Select::new();
         let inlet_index = select.recv(inlet);
@@ -112,7 +166,13 @@ impl State {
         for index in &waiting {
             select.send(&self.senders[*index]);
         }
-        let operation = select.select();
+        let operation = match self.next_due() {
+            None => select.select(),
+            Some((topic, at)) => match select.select_deadline(at) {
+                Ok(operation) => operation,
+                Err(_) => return Event::Due(topic),
+            },
+        };
         if operation.index() == inlet_index {
             return operation.recv(inlet).map_or(Event::End, Event::Batch);
         }
@@ -170,6 +230,17 @@ impl Outlet {
         }
     }
 
+    /// Takes back what came after a lane was opened.
+    fn take_back(&mut self, lane: &OpenLane) {
+        let open = self.batch();
+        open.bytes.truncate(lane.first_byte);
+        open.rows.truncate(lane.first_row);
+        open.dead.truncate(lane.first_dead);
+        if open.segments.is_empty() && open.is_positions_only() {
+            self.open.pop_back();
+        }
+    }
+
     /// Rows of one edition are never put to those of another.
     fn turn_to(&mut self, edition: u64) {
         if self.open.back().is_none_or(|batch| batch.edition != edition) {
@@ -196,6 +267,30 @@ pub struct BatchDecoder {
     models: Vec<usize>,
 }
 
+/// A batch, and how far its decoding is.
+pub struct Work {
+    batch: Arc<RawBatch>,
+    /// The first that is not decoded.
+    run: usize,
+    /// Tokens that must be known before it can be.
+    wanted: Vec<Wanted>,
+    received_ms: i64,
+}
+
+impl Work {
+    pub fn new(batch: Arc<RawBatch>) -> Work {
+        Work { batch, run: 0, wanted: Vec::new(), received_ms: jiff::Timestamp::now().as_millisecond() }
+    }
+}
+
+/// How a batch went on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    Done,
+    /// A token is not known yet; to be tried again after this.
+    Later(Duration),
+}
+
 /// What one run becomes in one table, while it is decoded.
 struct OpenLane {
     outlet: usize,
@@ -218,8 +313,11 @@ enum ListOutcome {
     /// For the home table, and no rows anywhere.
     Refused(Reject),
     Empty,
-    /// In each lane, why it takes none of it; or its rows are written, if there are any.
-    Read(Vec<Option<Reject>>),
+    /// In each lane, why it takes none of it; or its rows are written, if there are any. And where some were too old to be.
+    Read {
+        refused: Vec<Option<Reject>>,
+        expired: Vec<bool>,
+    },
 }
 
 /// Where a lane's batch ended before a list was written to it.
@@ -261,25 +359,42 @@ impl BatchDecoder {
         outlets: &mut [Outlet],
         mut keep_going: impl FnMut() -> bool,
     ) -> bool {
-        if self.edition.number != self.editions.number() {
-            self.renew();
-        }
-        self.lookups.begin_batch();
-        for run in batch.runs.iter().filter(|run| run.claim.may_write()) {
-            if !self.decode_run(batch, run, outlets, &mut keep_going) {
+        let mut work = Work::new(batch.clone());
+        while let Progress::Later(pause) = self.go_on(&mut work, outlets) {
+            if !keep_going() {
                 return false;
             }
+            std::thread::sleep(pause);
         }
         true
     }
 
-    fn decode_run(
-        &mut self,
-        batch: &Arc<RawBatch>,
-        run: &Run,
-        outlets: &mut [Outlet],
-        keep_going: &mut impl FnMut() -> bool,
-    ) -> bool {
+    /// Decodes the rest of a batch into the open batches, as far as its tokens are known.
+    pub fn go_on(&mut self, work: &mut Work, outlets: &mut [Outlet]) -> Progress {
+        if self.edition.number != self.editions.number() {
+            self.renew();
+        }
+        self.lookups.begin_batch();
+        if let Tried::Again(pause) = self.lookups.try_look_up(&work.wanted) {
+            return Progress::Later(pause);
+        }
+        work.wanted.clear();
+        let batch = work.batch.clone();
+        self.topics[batch.topic].0.set_now(work.received_ms * 1000);
+        while let Some(run) = batch.runs.get(work.run) {
+            if run.claim.may_write()
+                && let Progress::Later(pause) = self.decode_run(work, run, outlets)
+            {
+                return Progress::Later(pause);
+            }
+            work.run += 1;
+        }
+        Progress::Done
+    }
+
+    /// One run, whole or not at all.
+    fn decode_run(&mut self, work: &mut Work, run: &Run, outlets: &mut [Outlet]) -> Progress {
+        let batch = &work.batch.clone();
         let tables = self.topics[batch.topic].1.clone();
         let share = (batch.arena_bytes() / tables.len(), batch.len() / tables.len());
         let mut lanes: Vec<OpenLane> = tables
@@ -291,16 +406,18 @@ impl BatchDecoder {
             .collect();
         for index in run.records.clone() {
             while !self.decode_record(batch, &run.claim, index, &mut lanes, outlets) {
-                let wanted = self.wanted(batch, run, index);
-                if !self.lookups.look_up(&wanted, &mut *keep_going) {
-                    return false;
+                let wanted = self.wanted(work, index);
+                if let Tried::Again(pause) = self.lookups.try_look_up(&wanted) {
+                    lanes.iter().for_each(|lane| outlets[lane.outlet].take_back(lane));
+                    work.wanted = wanted;
+                    return Progress::Later(pause);
                 }
             }
         }
         for (number, lane) in lanes.into_iter().enumerate() {
             close_lane(batch, run, number, lane, &self.budget, outlets);
         }
-        true
+        Progress::Done
     }
 
     /// False if a token must be looked up first; nothing was written then.
@@ -343,10 +460,14 @@ impl BatchDecoder {
                     let open = outlets[lane.outlet].batch();
                     match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
                         Ok(Encoded::Row(shape)) => {
-                            let (end, record) = (open.bytes.len() as u32, index as u32);
-                            open.rows.push(Row { end, record, element: None, shape });
+                            push_row(open, index, None, shape);
                             lane.stored += 1;
                         }
+                        Ok(Encoded::Deletion) => {
+                            push_deletion(open, index, None);
+                            lane.stored += 1;
+                        }
+                        Ok(Encoded::Expired) => lane.skipped.push(index as u32),
                         Ok(Encoded::NeedsLookup) => return false,
                         Err(reject) => set_aside(lane, offset, index, reject, outlets),
                     }
@@ -358,14 +479,45 @@ impl BatchDecoder {
                 }
             }
             Ok(Parsed::Tombstone) if planted(Bug::TombstonesUncounted) => return true,
-            Ok(Parsed::Tombstone) => {
-                lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
-            }
+            Ok(Parsed::Tombstone) => self.tombstone(batch.topic, &record, index, lanes, outlets),
             // Nobody can say whose it is: the home table sets it aside, once.
             Err(reject) => set_aside(&mut lanes[0], offset, index, reject, outlets),
         }
         lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.seen += 1);
         true
+    }
+
+    /// A record without a value: in each lane it deletes the row of its key, or is passed over.
+    fn tombstone(
+        &mut self,
+        topic: usize,
+        record: &Record<'_>,
+        index: usize,
+        lanes: &mut [OpenLane],
+        outlets: &mut [Outlet],
+    ) {
+        let (decoder, _) = &mut self.topics[topic];
+        let plan = &self.edition.plan;
+        for lane in lanes.iter_mut().filter(|lane| record.offset >= lane.from) {
+            // Models of one table have one key, so it does not matter whose it is.
+            let deletes = |model: &&usize| {
+                let model = &plan.models[**model];
+                model.table == lane.table && model.tombstones == Tombstones::Delete
+            };
+            let Some(model) = plan.topics[topic].models.iter().find(deletes) else {
+                lane.skipped.push(index as u32);
+                continue;
+            };
+            let open = outlets[lane.outlet].batch();
+            match decoder.encode_tombstone(*model, record, &mut open.bytes) {
+                Ok(Encoded::Expired) => lane.skipped.push(index as u32),
+                Ok(_) => {
+                    push_deletion(open, index, None);
+                    lane.stored += 1;
+                }
+                Err(reject) => set_aside(lane, record.offset, index, reject, outlets),
+            }
+        }
     }
 
     /// All messages of one record; in each lane its rows, or one letter. False as in `decode_record`.
@@ -381,14 +533,16 @@ impl BatchDecoder {
         let marks: Vec<Mark> = lanes.iter().map(|lane| Mark::of(outlets[lane.outlet].batch())).collect();
         let outcome = self.encode_list(topic, offset, index, list, lanes, outlets);
         let refused = match &outcome {
-            ListOutcome::Read(refused) => refused.iter().map(Option::is_some).collect(),
+            ListOutcome::Read { refused, .. } => refused.iter().map(Option::is_some).collect(),
             _ => vec![true; lanes.len()],
         };
+        let mut is_bare = Vec::new();
         for ((lane, mark), refused) in lanes.iter_mut().zip(marks).zip(refused) {
             let open = outlets[lane.outlet].batch();
             if refused {
                 mark.restore(open);
             }
+            is_bare.push(open.rows.len() == mark.rows);
             lane.stored += i64::from(open.rows.len() > mark.rows);
         }
         match outcome {
@@ -397,9 +551,13 @@ impl BatchDecoder {
             ListOutcome::Empty => {
                 lanes.iter_mut().filter(|l| offset >= l.from).for_each(|l| l.skipped.push(index as u32));
             }
-            ListOutcome::Read(refused) => {
-                for (lane, reject) in lanes.iter_mut().zip(refused) {
-                    reject.into_iter().for_each(|reject| set_aside(lane, offset, index, reject, outlets));
+            ListOutcome::Read { refused, expired } => {
+                for (place, (lane, reject)) in lanes.iter_mut().zip(refused).enumerate() {
+                    match reject {
+                        Some(reject) => set_aside(lane, offset, index, reject, outlets),
+                        None if expired[place] && is_bare[place] => lane.skipped.push(index as u32),
+                        None => {}
+                    }
                 }
             }
         }
@@ -419,12 +577,13 @@ impl BatchDecoder {
         let (decoder, _) = &mut self.topics[topic];
         let starts: Vec<usize> = lanes.iter().map(|lane| outlets[lane.outlet].batch().bytes.len()).collect();
         let mut refused: Vec<Option<Reject>> = lanes.iter().map(|_| None).collect();
+        let mut expired = vec![false; lanes.len()];
         let mut is_empty = true;
         loop {
             let message = match decoder.next(&mut list) {
                 Ok(Some(message)) => message,
                 Ok(None) if is_empty => return ListOutcome::Empty,
-                Ok(None) => return ListOutcome::Read(refused),
+                Ok(None) => return ListOutcome::Read { refused, expired },
                 Err(reject) => return ListOutcome::Refused(reject),
             };
             is_empty = false;
@@ -442,13 +601,16 @@ impl BatchDecoder {
                 }
                 let open = outlets[lanes[place].outlet].batch();
                 match decoder.encode(*model, message, &self.lookups, &mut open.bytes) {
-                    Ok(Encoded::Row(shape)) => {
-                        let (end, record) = (open.bytes.len() as u32, index as u32);
-                        open.rows.push(Row { end, record, element: message.element(), shape });
+                    Ok(encoded @ (Encoded::Row(_) | Encoded::Deletion)) => {
+                        match encoded {
+                            Encoded::Row(shape) => push_row(open, index, message.element(), shape),
+                            _ => push_deletion(open, index, message.element()),
+                        }
                         let bytes = open.bytes.len() - starts[place];
                         refused[place] =
                             (bytes > bytes_max).then(|| too_many_bytes(&self.edition.plan, table, bytes_max));
                     }
+                    Ok(Encoded::Expired) => expired[place] = true,
                     Ok(Encoded::NeedsLookup) => return ListOutcome::NeedsLookup,
                     Err(reject) => refused[place] = Some(reject),
                 }
@@ -456,27 +618,45 @@ impl BatchDecoder {
         }
     }
 
-    /// The unknown tokens of this record and of those that come after it in the run, so that one question serves all.
-    fn wanted(&mut self, batch: &RawBatch, run: &Run, from: usize) -> Vec<Wanted> {
+    /// The unknown tokens of this record and of those that come after it in the batch, so that one question, and one wait, serves
+    /// all.
+    fn wanted(&mut self, work: &Work, from: usize) -> Vec<Wanted> {
         let most = self.lookups.wanted_max();
         let lookups = &self.lookups;
+        let batch = &work.batch;
         let (decoder, _) = &mut self.topics[batch.topic];
-        let mut wanted: HashMap<(usize, Box<str>), Option<i64>> = HashMap::new();
-        for index in from..run.records.end {
+        let mut wanted: HashMap<(usize, Box<str>), i64> = HashMap::new();
+        let runs = batch.runs[work.run..].iter().filter(|run| run.claim.may_write());
+        let records = runs.flat_map(|run| run.records.clone().map(move |index| (run, index)));
+        for (run, index) in records.filter(|(_, index)| *index >= from) {
             let record = batch.record(&run.claim, index);
             let mine = unknown_tokens(decoder, &record, lookups);
             // All of the first record's: it would ask for the rest again.
             if index > from && wanted.len() + mine.len() > most {
                 break;
             }
+            // A record without a timestamp, or from the future, is as old as its arrival.
+            let stamped_ms = record.timestamp_ms.map_or(work.received_ms, |ms| ms.min(work.received_ms));
             for token in mine {
-                let newest = wanted.entry(token).or_insert(record.timestamp_ms);
-                // One record without a timestamp makes the token wait for its whole grace time.
-                *newest = newest.and_then(|n| record.timestamp_ms.map(|r| n.max(r)));
+                let newest = wanted.entry(token).or_insert(stamped_ms);
+                *newest = stamped_ms.max(*newest);
             }
         }
-        wanted.into_iter().map(|((lookup, token), newest_ms)| Wanted { lookup, token, newest_ms }).collect()
+        let wanted = wanted.into_iter();
+        wanted.map(|((lookup, token), newest)| Wanted { lookup, token, newest_ms: Some(newest) }).collect()
     }
+}
+
+/// Notes a row whose bytes were just appended.
+fn push_row(open: &mut TableBatch, index: usize, element: Option<u16>, shape: Shape) {
+    let (end, record) = (open.bytes.len() as u32, index as u32);
+    open.rows.push(Row { end, record, element, deletes: false, shape });
+}
+
+/// The same of a key whose row is to be deleted.
+fn push_deletion(open: &mut TableBatch, index: usize, element: Option<u16>) {
+    let (end, record) = (open.bytes.len() as u32, index as u32);
+    open.rows.push(Row { end, record, element, deletes: true, shape: Shape::WHOLE });
 }
 
 /// A list of small messages may be large rows, by what a column takes from the record around them.

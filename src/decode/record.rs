@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
-use super::column::{Encoded, Fill, Input, Lookups, Step, Written, token};
+use super::column::{Encoded, Fill, Found, Input, Lookups, Step, Written, header, token};
 use super::fields::{Element, Level, Slot, Tree, read_array, read_element, read_message, slot_of};
 use super::scan::NotJson;
+use crate::client::binary;
 use crate::decode::reject::{COLUMN, Reason, Reject, excerpt, excerpt_bytes};
 use crate::decode::value::read::{Json, Value};
 use crate::decode::value::wrong::Wrong;
 use crate::model::plan::{Condition, Envelope, Expected, Model, Path, Plan, PlanColumn, Source};
 use crate::model::{Framing, Kafka, Tombstones};
-use crate::promise::batch::{Record, Shape};
+use crate::promise::batch::{CUT_KEEPS_BYTES, Cut, Record, Shape};
 
 /// What bounds one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,8 @@ pub struct RecordDecoder {
     scratch: String,
     /// Which record the slots speak of.
     parsed: Option<RecordId>,
+    /// Microseconds since 1970, by which rows are too old for their tables.
+    now: i64,
 }
 
 /// How a list of messages is found in a record's value; the other levels and slots are those of its elements.
@@ -156,6 +159,8 @@ struct Whereabouts {
 struct Route {
     model: usize,
     when: Vec<(usize, Expected)>,
+    /// A message that meets all of these deletes; none does where there are none.
+    delete_when: Vec<(usize, Expected)>,
     steps: Vec<Step>,
     /// The fields of which one has to be there. Empty where a row cannot come of nothing.
     wants_one_of: Vec<usize>,
@@ -178,7 +183,8 @@ impl RecordDecoder {
         let payload = plan.topics[topic].envelope.payload.as_ref().filter(|_| list.is_none());
         payload.into_iter().for_each(|path| tree.want(path));
         for model in models.iter().map(|index| &plan.models[*index]) {
-            model.when.iter().for_each(|condition| tree.want(&condition.path));
+            let conditions = model.when.iter().chain(&model.delete_when);
+            conditions.for_each(|condition| tree.want(&condition.path));
             model.sources.iter().filter_map(path_of).for_each(|path| tree.want(path));
         }
         let (mut levels, mut slots) = (Vec::new(), 0);
@@ -201,7 +207,13 @@ impl RecordDecoder {
             routes,
             scratch: String::new(),
             parsed: None,
+            now: jiff::Timestamp::now().as_microsecond(),
         }
+    }
+
+    /// What time it is for the records that follow, in microseconds since 1970; by itself when the decoder was made.
+    pub fn set_now(&mut self, now: i64) {
+        self.now = now;
     }
 
     pub fn limits(&self) -> Limits {
@@ -213,6 +225,9 @@ impl RecordDecoder {
         self.parsed = None;
         for route in &mut self.routes {
             route.takes = false;
+        }
+        if let Some(cut) = record.headers.cut() {
+            return Err(self.cut(cut));
         }
         let Some(value) = record.value else {
             return self.tombstone("the record has no value");
@@ -310,6 +325,21 @@ impl RecordDecoder {
         Ok(Some(self.routed(Message { record, text, body, element: Some(number) })))
     }
 
+    /// A record of which only a beginning is held.
+    #[cold]
+    fn cut(&self, cut: Cut) -> Reject {
+        let value = match cut.value_bytes {
+            -1 => "no value".to_owned(),
+            bytes => format!("a value of {bytes} bytes"),
+        };
+        let message = format!(
+            "the record has {value} and {} bytes in all, the bound is {}; kept are the first {CUT_KEEPS_BYTES} bytes of its value \
+             and of its key, no header, and the hash of all of it, {:016x}",
+            cut.bytes, self.limits.value_bytes_max, cut.hash
+        );
+        Reject::new(Reason::TooLarge, message)
+    }
+
     #[cold]
     fn too_many(&self) -> Reject {
         let is_usual = self.elements_max == Limits::ELEMENTS_MAX;
@@ -321,7 +351,7 @@ impl RecordDecoder {
 
     fn tombstone<'r>(&self, what: &str) -> Result<Parsed<'r>, Reject> {
         match self.plan.topics[self.topic].tombstones {
-            Tombstones::Skip => Ok(Parsed::Tombstone),
+            Tombstones::Skip | Tombstones::Delete => Ok(Parsed::Tombstone),
             Tombstones::DeadLetter => Err(Reject::new(
                 Reason::Tombstone,
                 format!("{what}; set tombstones = \"skip\" in the model to pass over such records"),
@@ -377,6 +407,21 @@ impl RecordDecoder {
     ) -> Result<Encoded, Reject> {
         let text = self.text(message);
         let route = self.routes.iter().find(|route| route.model == model).expect("a model of this topic");
+        if !route.delete_when.is_empty() && route.deletes(&self.slots, text, &mut self.scratch) {
+            let body = message.body;
+            let input = Input {
+                text,
+                body,
+                element: message.element,
+                record: message.record,
+                slots: &self.slots,
+                now: self.now,
+            };
+            return match route.deletion(&self.plan, &input, lookups, &mut self.scratch, out) {
+                Ok(encoded) => Ok(encoded),
+                Err((place, wrong)) => Err(self.describe(model, place, &route.steps[place], &input, wrong)),
+            };
+        }
         let wanted = &route.wants_one_of;
         if !wanted.is_empty() && !wanted.iter().any(|slot| self.slots[*slot].is_filled()) {
             return Err(self.nothing_taken(model, message));
@@ -393,6 +438,7 @@ impl RecordDecoder {
             element: message.element,
             record: message.record,
             slots: &self.slots,
+            now: self.now,
         };
         for (place, step) in route.steps.iter().enumerate() {
             match step.write(&input, lookups, &mut self.scratch, out) {
@@ -401,6 +447,10 @@ impl RecordDecoder {
                 Ok(Written::NeedsLookup) => {
                     out.truncate(start);
                     return Ok(Encoded::NeedsLookup);
+                }
+                Ok(Written::Expired) => {
+                    out.truncate(start);
+                    return Ok(Encoded::Expired);
                 }
                 Err(wrong) => {
                     out.truncate(start);
@@ -413,6 +463,24 @@ impl RecordDecoder {
             out[start..start + size_of_val(&fields)].copy_from_slice(&fields.to_be_bytes());
         }
         Ok(Encoded::Row(shape))
+    }
+
+    /// Appends the tuple by which a record without a value deletes the row of its key, where the model asks for it.
+    ///
+    /// # Errors
+    /// Why its key is none; `out` is as before then.
+    pub fn encode_tombstone(
+        &mut self,
+        model: usize,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, Reject> {
+        let route = self.routes.iter().find(|route| route.model == model).expect("a model of this topic");
+        let input = Input { text: "", body: "", element: None, record, slots: &self.slots, now: self.now };
+        match route.deletion(&self.plan, &input, &NoTokens, &mut self.scratch, out) {
+            Ok(encoded) => Ok(encoded),
+            Err((place, wrong)) => Err(self.describe(model, place, &route.steps[place], &input, wrong)),
+        }
     }
 
     /// The tokens that the parsed record needs, with their lookup's index, in the models that take it. A token that is no
@@ -469,15 +537,17 @@ impl RecordDecoder {
                 format!("field {:?}", path.to_string())
             }
             Source::Kafka(part) => format!("the record's {}", part.name()),
+            Source::Header(name) => format!("the record's header {name:?}"),
             Source::Message => "the message".into(),
-            Source::Clock | Source::Null => "no field".into(),
+            Source::Clock | Source::One | Source::Null => "no field".into(),
         };
         let field = |slot: usize| input.slots[slot].of(input.text).map(|json| excerpt(json.text));
-        let found = match step.fill {
-            Fill::Field { slot, .. } => field(slot),
+        let found = match &step.fill {
+            Fill::Field { slot, .. } => field(*slot),
             // A token that works is a secret; one that nobody knows is what the reader has to look for.
-            Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => field(slot),
+            Fill::Lookup { slot, .. } if wrong.reason == Reason::UnknownToken => field(*slot),
             Fill::Kafka(Kafka::Key) => input.record.key.map(excerpt_bytes),
+            Fill::Header(name) => header(input.record, name).flatten().map(excerpt_bytes),
             Fill::Kafka(Kafka::Timestamp) => input.record.timestamp_ms.map(|ms| ms.to_string()),
             Fill::Message { .. } => Some(excerpt(input.body)),
             _ => None,
@@ -514,13 +584,75 @@ impl Route {
         let model = &plan.models[index];
         let columns = &plan.tables[model.table].columns;
         let slot = |path: &Path| slot_of(levels, path);
-        let when = model.when.iter().map(|Condition { path, equals }| (slot(path), equals.clone()));
-        let steps = columns
-            .iter()
-            .zip(&model.sources)
-            .map(|(column, source)| Step::new(column, source, limits.depth_max, slot));
+        let resolved = |conditions: &[Condition]| {
+            conditions.iter().map(|Condition { path, equals }| (slot(path), equals.clone())).collect()
+        };
+        let sources = model.sources.iter().zip(&model.floors);
+        let retention = plan.tables[model.table].retention.as_ref();
+        let steps = columns.iter().zip(sources).enumerate().map(|(place, (column, (source, floor)))| {
+            let retention = retention.filter(|retention| retention.column == Some(place));
+            Step::new(column, source, *floor, retention, limits.depth_max, slot)
+        });
         let wants_one_of = wanted(model, columns).iter().map(|path| slot(path)).collect();
-        Self { model: index, when: when.collect(), steps: steps.collect(), wants_one_of, takes: false }
+        Self {
+            model: index,
+            when: resolved(&model.when),
+            delete_when: resolved(&model.delete_when),
+            steps: steps.collect(),
+            wants_one_of,
+            takes: false,
+        }
+    }
+
+    fn deletes(&self, slots: &[Slot], text: &str, scratch: &mut String) -> bool {
+        self.delete_when.iter().all(|(slot, expected)| meets(slots[*slot].of(text), expected, scratch))
+    }
+
+    /// Appends the key, and NULL for all else; `out` is as before where there is no key. The error has the column's place.
+    fn deletion(
+        &self,
+        plan: &Plan,
+        input: &Input<'_, '_>,
+        lookups: &impl Lookups,
+        scratch: &mut String,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, (usize, Wrong)> {
+        let table = &plan.tables[plan.models[self.model].table];
+        let keyed = table.keyed.as_ref().expect("only rows with a key are deleted");
+        let key = table.clock_columns..table.clock_columns + keyed.keys;
+        let start = out.len();
+        out.extend_from_slice(&(self.steps.len() as i16).to_be_bytes());
+        for (place, step) in self.steps.iter().enumerate() {
+            if place >= key.end {
+                binary::null(out);
+                continue;
+            }
+            match step.write(input, lookups, scratch, out) {
+                Ok(Written::NeedsLookup) => {
+                    out.truncate(start);
+                    return Ok(Encoded::NeedsLookup);
+                }
+                Ok(Written::Expired) => {
+                    out.truncate(start);
+                    return Ok(Encoded::Expired);
+                }
+                Ok(_) => {}
+                Err(wrong) => {
+                    out.truncate(start);
+                    return Err((place, wrong));
+                }
+            }
+        }
+        Ok(Encoded::Deletion)
+    }
+}
+
+/// A tombstone has no field that could be a token.
+struct NoTokens;
+
+impl Lookups for NoTokens {
+    fn find(&self, _lookup: usize, _token: &str) -> Found<'_> {
+        Found::Unknown
     }
 }
 
@@ -547,7 +679,12 @@ fn wanted<'p>(model: &'p Model, columns: &[PlanColumn]) -> Vec<&'p Path> {
 fn path_of(source: &Source) -> Option<&Path> {
     match source {
         Source::Field { path, .. } | Source::Lookup { path, .. } => Some(path),
-        Source::Clock | Source::Message | Source::Kafka(_) | Source::Null => None,
+        Source::Clock
+        | Source::Message
+        | Source::Kafka(_)
+        | Source::Header(_)
+        | Source::One
+        | Source::Null => None,
     }
 }
 
@@ -634,7 +771,6 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decode::column::Found;
     use crate::model::RawModel;
     use crate::model::compile::compile;
     use crate::model::types::{Column, Kind, Table, Type};
@@ -662,8 +798,10 @@ pub(super) mod tests {
             name: name.into(),
             sql_name: format!("\"public\".\"{name}\""),
             columns: columns.collect(),
+            primary_key: Vec::new(),
             fingerprint: String::new(),
             kind: Kind::Ordinary,
+            ranged_by: None,
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::base::printable::is_plain;
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)*) => {
         /// Why a record was refused. The codes stand in the dead-letter table and in metric labels: they never change.
@@ -150,17 +152,6 @@ pub fn excerpt(text: &str) -> String {
 pub fn excerpt_bytes(bytes: &[u8]) -> String {
     // Four bytes a character at most, so the cut never shortens what would have been shown.
     excerpt(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARACTERS_MAX)]))
-}
-
-/// The same for a text that is shown whole.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_default().collect() }).collect()
-}
-
-/// `escape_debug` leaves alone what is printable. Quotes and backslashes are printable, too: JSON is full of them, and
-/// its own `\u001b` cannot be mistaken for our `\u{1b}`.
-fn is_plain(c: char) -> bool {
-    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ pub struct Buckets {
 }
 
 impl Histogram {
+    /// For answers and commits: from a millisecond to a minute.
+    pub fn of_seconds() -> Histogram {
+        Histogram::new(SECONDS)
+    }
+
     fn new(bounds: &'static [f64]) -> Histogram {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Histogram { bounds, counts, sum_millionths: AtomicU64::new(0) }
@@ -94,6 +99,8 @@ pub struct TableMetrics {
     /// Commits whose outcome had to be asked for.
     pub resolved: AtomicU64,
     pub fenced: AtomicU64,
+    /// Chunks of rows that the server answered to while bad ones were looked for.
+    pub tried: AtomicU64,
     pub batch_rows: Histogram,
     /// From the COMMIT's sending to its reply.
     pub commit_seconds: Histogram,
@@ -129,6 +136,7 @@ impl TableMetrics {
             retries: Default::default(),
             resolved: AtomicU64::new(0),
             fenced: AtomicU64::new(0),
+            tried: AtomicU64::new(0),
             batch_rows: Histogram::new(ROWS),
             commit_seconds: Histogram::new(SECONDS),
             transaction_seconds: Histogram::new(SECONDS),
@@ -173,7 +181,8 @@ impl TableMetrics {
     /// Moves whenever the writers did something: committed, tried again, asked.
     pub fn signs_of_life(&self) -> u64 {
         let retries: u64 = self.retries().map(|(_, count)| count).sum();
-        retries + self.transactions.load(Relaxed) + self.resolved.load(Relaxed) + self.fenced.load(Relaxed)
+        let others = [&self.transactions, &self.resolved, &self.fenced, &self.tried];
+        retries + others.map(|counter| counter.load(Relaxed)).iter().sum::<u64>()
     }
 }
 

@@ -3,7 +3,6 @@
 pub mod instruments;
 pub mod family;
 pub mod board;
-pub mod page;
 pub mod statsd;
 pub mod notify;
 pub mod process;

@@ -1,13 +1,13 @@
 //! Questions about topics, each with an answer within a time or a sentence that says why not.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rdkafka::consumer::Consumer as _;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::error::KafkaError;
 
-use super::native::{self, Description};
+use super::native::{self, Description, Named, Which};
 use super::{Consumer, consumer};
 use crate::config;
 
@@ -64,25 +64,47 @@ impl Asker {
 
     /// Where a log begins, and the offset that its next record will get.
     pub fn ends(&self, topic: &str, partition: i32) -> Result<Range<i64>> {
-        let (start, end) = self
-            .consumer
-            .fetch_watermarks(topic, partition, self.answer)
-            .with_context(|| format!("cannot read the log's ends of partition {topic}/{partition}"))?;
-        Ok(start..end)
+        self.all_ends(&[(topic, partition)]).remove(0)
     }
 
-    /// The first offset at or after a time, in milliseconds since 1970 UTC; `None` if there is none yet.
-    pub fn offset_at(&self, topic: &str, partition: i32, ms: i64) -> Result<Option<i64>> {
-        let mut times = TopicPartitionList::new();
-        times.add_partition_offset(topic, partition, Offset::Offset(ms))?;
-        let found = self
-            .consumer
-            .offsets_for_times(times, self.answer)
-            .context("cannot look an offset up by time")?;
-        Ok(found.elements().first().and_then(|e| match e.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
+    /// The same of many logs, asked together, in the order of the question. What is wrong with one is said in its place.
+    pub fn all_ends(&self, partitions: &[Named<'_>]) -> Vec<Result<Range<i64>>> {
+        let (firsts, ends) = (self.offsets(partitions, Which::First), self.offsets(partitions, Which::End));
+        let place = |(topic, partition): &Named<'_>| {
+            format!("cannot read the log's ends of partition {topic}/{partition}")
+        };
+        let range = |first: Result<Option<i64>>, end: Result<Option<i64>>| {
+            first?.zip(end?).map(|(first, end)| first..end).context("the broker did not say")
+        };
+        let both = partitions.iter().zip(firsts.into_iter().zip(ends));
+        both.map(|(at, (first, end))| range(first, end).with_context(|| place(at))).collect()
+    }
+
+    /// The first offsets at or after a time, in milliseconds since 1970 UTC, in the order of the question; `None` where there
+    /// is none yet.
+    pub fn all_at(&self, partitions: &[Named<'_>], ms: i64) -> Vec<Result<Option<i64>>> {
+        let found = self.offsets(partitions, Which::At(ms));
+        found.into_iter().map(|offset| offset.context("cannot look an offset up by time")).collect()
+    }
+
+    /// What is wrong with one topic must not hold up others: where a request for several is refused, each is asked for alone.
+    fn offsets(&self, partitions: &[Named<'_>], which: Which) -> Vec<Result<Option<i64>>> {
+        let ask = |some: &[Named<'_>]| native::list_offsets(&self.consumer, some, which, true, self.answer);
+        let each = |found: Vec<Result<Option<i64>, KafkaError>>| {
+            found.into_iter().map(|offset| offset.map_err(anyhow::Error::from)).collect()
+        };
+        let asked_at = Instant::now();
+        match ask(partitions) {
+            Ok(found) => each(found),
+            Err(error) => {
+                let by_topic: Vec<&[Named<'_>]> = partitions.chunk_by(|one, next| one.0 == next.0).collect();
+                // Brokers that do not answer would take their time for each.
+                if by_topic.len() < 2 || asked_at.elapsed() >= self.answer {
+                    return partitions.iter().map(|_| Err(anyhow!("{error:#}"))).collect();
+                }
+                by_topic.into_iter().flat_map(|some| self.offsets(some, which)).collect()
+            }
+        }
     }
 
     pub fn describe(&self, topics: &[&str]) -> Result<Vec<Description>> {
@@ -91,7 +113,17 @@ impl Asker {
 
     /// Whether compaction may take records of a topic away.
     pub fn is_compacted(&self, topic: &str) -> Result<bool> {
-        native::is_compacted(&self.consumer, topic, self.answer)
+        self.are_compacted(&[topic])?.remove(0)
+    }
+
+    /// The same of many topics, asked together, in the order of the question.
+    pub fn are_compacted(&self, topics: &[&str]) -> Result<Vec<Result<bool>>> {
+        native::are_compacted(&self.consumer, topics, self.answer)
+    }
+
+    /// One of a topic's settings as the brokers use it.
+    pub fn setting(&self, topic: &str, setting: &str) -> Result<String> {
+        native::topic_settings(&self.consumer, &[topic], setting, self.answer)?.remove(0)
     }
 
     /// Lets the client say what it has to say: its log, its errors, and how commits went.

@@ -1,13 +1,16 @@
 //! Where records come from. librdkafka is spoken to here only: [`poll`] takes records and [`readings`] knows where each
 //! partition is, [`watch`] looks after topics, [`ask`] has the questions, [`reread`] reads a range once more, [`tail`] looks at
-//! what lies behind a position, [`native`] holds
-//! the calls for which the safe binding has no words.
+//! what lies behind a position, [`unpack`] takes batches apart that would be too much for librdkafka and [`large`] does so one at
+//! a time, [`native`] holds the calls for which the safe binding has no words.
 
 pub mod ask;
 pub mod native;
+pub mod send;
 pub mod readings;
 pub mod reread;
 pub mod tail;
+pub mod unpack;
+pub mod large;
 pub mod watch;
 pub mod poll;
 
@@ -20,6 +23,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 
 use crate::base::lock::lock;
 use crate::base::mutant::{Bug, planted};
@@ -36,6 +40,57 @@ pub fn consumer(kafka: &config::Kafka) -> Result<Consumer> {
         .with_context(|| format!("cannot create a Kafka client for {}", kafka.brokers))
 }
 
+/// How many records go to a broker in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// As many as wait.
+    Together,
+    Alone,
+}
+
+/// A new producer handle, which reports every record once, whatever becomes of it, after `deliver` at the latest.
+pub fn producer(
+    kafka: &config::Kafka,
+    collect: &config::Collect,
+    packing: Packing,
+) -> Result<BaseProducer<ClientLog>> {
+    let mut config = ClientConfig::new();
+    // Comfort and speed; collect.properties may say otherwise.
+    config
+        .set("client.id", "rowmill")
+        .set("socket.keepalive.enable", "true")
+        .set("compression.codec", "lz4")
+        // Somebody waits for each record; what comes meanwhile is in the next batch.
+        .set("linger.ms", "2")
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        // A topic that is made a moment later is found in a moment.
+        .set("topic.metadata.propagation.max.ms", "1000")
+        // In hand at most; bytes are bounded before this. In kB.
+        .set("queue.buffering.max.messages", "1000000")
+        .set("queue.buffering.max.kbytes", (2 * collect.inflight_max_bytes / 1024).max(1024).to_string())
+        .set("message.max.bytes", "1000000000");
+    secure(&mut config, kafka);
+    for (name, value) in &collect.properties {
+        config.set(name, value);
+    }
+    // The promise rests on these.
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("delivery.report.only.error", "false")
+        // The verdict is always the client's own, and never a guess of ours.
+        .set("message.timeout.ms", collect.deliver_timeout.as_millis().to_string())
+        // Where Java's producers put the same keys.
+        .set("partitioner", "murmur2_random");
+    if packing == Packing::Alone {
+        config.set("batch.num.messages", "1");
+    }
+    config
+        .create_with_context(ClientLog::default())
+        .with_context(|| format!("cannot create a Kafka client for {}", kafka.brokers))
+}
+
 fn client_config(kafka: &config::Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     // Comfort and speed; kafka.properties may say otherwise.
@@ -48,10 +103,10 @@ fn client_config(kafka: &config::Kafka) -> ClientConfig {
         .set("fetch.queue.backoff.ms", "5")
         // Prefetched bytes; the byte budget comes on top.
         .set("queued.max.messages.kbytes", "8192")
-        // The queue is measured before a fetch, so one response may come on top of it.
-        .set("fetch.max.bytes", "8388608")
-        // Not only what may be received: zstd unpacks a batch into a guess of its size that triples up to this, and gives up
-        // beyond it, which reads like damage and stops the partition. So a batch of 300 MB can be read, whatever its codec.
+        // The queue is measured before a fetch, so one response may come on top of it; and its bytes do not count the operation
+        // that librdkafka makes of each record, which for empty records is 60 times what they have in the response.
+        .set("fetch.max.bytes", "2097152")
+        // A broker sends a batch whole, whatever the bound of a response.
         .set("receive.message.max.bytes", "1000000000")
         .set("topic.metadata.refresh.interval.ms", "30000");
     secure(&mut config, kafka);
@@ -164,3 +219,10 @@ impl ClientContext for ClientLog {
 }
 
 impl ConsumerContext for ClientLog {}
+
+impl ProducerContext for ClientLog {
+    type DeliveryOpaque = ();
+
+    /// Reports are taken from the queue by [`native::send`]; what is left when a client ends concerns nobody any more.
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}

@@ -3,6 +3,7 @@
 //! Place in the flow: first. It assigns partitions by hand, as [`Ownership`] says; it never joins a group, never commits,
 //! and never polls while the budget is used up: librdkafka's own bounded queue is the backpressure.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,10 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
+use super::large::{Batch, Large, Look, Next};
 use super::native::{Message, Queue};
 use super::readings::{Reading, Readings};
+use super::unpack::{Broken, Step, Unpacker};
 use crate::base::budget::Budget;
 use crate::base::fault::{Point, fault};
 use crate::base::mutant::{Bug, planted};
@@ -45,6 +48,10 @@ const POLL: Duration = Duration::from_millis(50);
 /// others flow. Parking costs a refetch of up to a second, so it must not happen to one that is only a little slow.
 const STUCK: Duration = Duration::from_secs(2);
 
+/// The same where another topic has room, and is not read only because of this one: nobody's slow table, or bad records, should
+/// hold a neighbor up for a second.
+const STUCK_BESIDE_OTHERS: Duration = Duration::from_millis(500);
+
 /// The record that was committed last must come again within this time of a later one; then the log is not the one that
 /// was read, or compaction took the record.
 const PROOF: Duration = Duration::from_secs(5);
@@ -58,6 +65,8 @@ pub struct Poller {
     pub ownership: Arc<Ownership>,
     pub contact: Arc<Contact>,
     pub budget: Arc<Budget>,
+    /// No part of a record that is passed on has more bytes: what is larger is cut.
+    pub message_max_bytes: usize,
     /// One for each decoder; a partition always goes through the same one.
     pub decoders: Vec<Sender<RawBatch>>,
     /// This poller takes the partitions with this number, modulo `pollers`.
@@ -80,6 +89,42 @@ struct State {
     /// For each topic: parked until its tables take rows again.
     stuck: Vec<bool>,
     log_ends_at: Instant,
+    /// Batches that are taken apart here, because librdkafka would take too much memory for it.
+    large: Large,
+}
+
+/// What one poll takes in.
+struct Intake {
+    decoders: usize,
+    /// One for each topic and decoder.
+    batches: Vec<(usize, RawBatch)>,
+    taken: u64,
+    dropped: u64,
+    troubles: Vec<(Option<Partition>, Code, String)>,
+    /// What is not read from now on.
+    left: Vec<Arc<Claim>>,
+    /// The topic of the message before, by librdkafka's number for it: names need not be compared for each record.
+    known: Option<(usize, Option<usize>)>,
+    /// Of the message in work; kept so that it is not allocated for each.
+    headers: Vec<u8>,
+}
+
+impl Intake {
+    fn new(decoders: usize, hints: &[(usize, usize)]) -> Intake {
+        let batch = |(slot, (bytes, records)): (usize, &(usize, usize))| {
+            (slot % decoders, RawBatch::new(slot / decoders, *bytes, *records))
+        };
+        Intake {
+            decoders,
+            batches: hints.iter().enumerate().map(batch).collect(),
+            taken: 0,
+            dropped: 0,
+            troubles: Vec::new(),
+            left: Vec::new(),
+            known: None,
+            headers: Vec::new(),
+        }
+    }
 }
 
 /// Creates the consumer. Its threads inherit the affinity of the thread that calls this, so it comes before pinning.
@@ -98,6 +143,7 @@ impl Poller {
             starved: vec![None; self.topics.len()],
             stuck: vec![false; self.topics.len()],
             log_ends_at: Instant::now(),
+            large: Large::default(),
         };
         while !self.ownership.is_closing() {
             self.follow_ownership(&mut state)?;
@@ -143,6 +189,7 @@ impl Poller {
         state.version = version;
         let left = state.readings.leave(&self.ownership);
         unassign(&state.queue, &left)?;
+        let mut entered = Vec::new();
         for claim in self.ownership.all().iter().filter(|c| self.is_mine(c.partition) && c.is_read()) {
             let topic = claim.partition.topic;
             // Without credit it stays parked, and is resumed with its topic.
@@ -150,10 +197,10 @@ impl Poller {
                 && !state.stuck[topic]
                 && self.budget.topic_has_room(topic, &state.stuck)
             {
-                self.resume(state, &[claim.partition])?;
+                entered.push(claim.partition);
             }
         }
-        Ok(())
+        if entered.is_empty() { Ok(()) } else { self.resume(state, &entered) }
     }
 
     /// Assigns partitions that are parked. Where nothing proves the first record of one, the client may hold stale ones, so
@@ -169,6 +216,7 @@ impl Poller {
         }
         let mut list = TopicPartitionList::new();
         for (claim, at) in &assignment.places {
+            state.large.forget(claim.partition);
             list.add_partition_offset(&claim.topic, claim.partition.id, Offset::Offset(*at))?;
         }
         state
@@ -196,9 +244,9 @@ impl Poller {
                     self.resume(state, &parked)?;
                 }
             } else if state.readings.has(topic) {
-                let since = *state.starved[topic].get_or_insert_with(Instant::now);
-                if since.elapsed() >= STUCK {
-                    self.park(state, topic)?;
+                let for_long = state.starved[topic].get_or_insert_with(Instant::now).elapsed();
+                if for_long >= self.patience(state, topic) {
+                    self.park(state, topic, for_long)?;
                 } else {
                     may = false;
                 }
@@ -207,96 +255,255 @@ impl Poller {
         Ok(may && self.budget.has_room(&state.stuck))
     }
 
-    fn park(&self, state: &mut State, topic: usize) -> Result<()> {
+    /// For how long nothing is read because this topic has no room.
+    fn patience(&self, state: &State, topic: usize) -> Duration {
+        let has_room = |other: usize| {
+            other != topic
+                && !state.stuck[other]
+                && state.readings.has(other)
+                && self.budget.topic_has_room(other, &state.stuck)
+        };
+        if (0..self.topics.len()).any(has_room) { STUCK_BESIDE_OTHERS } else { STUCK }
+    }
+
+    fn park(&self, state: &mut State, topic: usize, for_long: Duration) -> Result<()> {
         log::warn!(
-            "topic {:?} is stuck: its tables took nothing for {} s; other topics go on",
+            "topic {:?} is stuck: its tables took too little for {:.1} s; other topics go on",
             self.topics[topic].name,
-            STUCK.as_secs()
+            for_long.as_secs_f64()
         );
         state.stuck[topic] = true;
         state.starved[topic] = None;
+        state.large.forget_topic(topic);
         unassign(&state.queue, &state.readings.park(topic))
     }
 
     /// Takes what is there and sorts it into a batch for each topic and decoder.
     fn poll(&self, state: &mut State) -> Result<Vec<(usize, RawBatch)>> {
-        let decoders = self.decoders.len();
-        let mut batches: Vec<(usize, RawBatch)> = state
-            .hints
-            .iter()
-            .enumerate()
-            .map(|(slot, (bytes, records))| {
-                (slot % decoders, RawBatch::new(slot / decoders, *bytes, *records))
-            })
-            .collect();
-        let mut headers = Vec::new();
-        let mut troubles: Vec<(Option<Partition>, Code, String)> = Vec::new();
-        // The topic of the message before, by librdkafka's number for it: names need not be compared for each record.
-        let mut known: Option<(usize, Option<usize>)> = None;
-        let readings = &mut state.readings;
-        let (mut taken, mut dropped) = (0u64, 0u64);
-        state.queue.take(POLL, |message| {
-            let topic = match known {
-                Some((number, topic)) if number == message.topic_number() => topic,
-                _ => self.topic_of(message),
-            };
-            known = Some((message.topic_number(), topic));
-            let partition = topic.map(|topic| Partition { topic, id: message.partition() });
-            if let Some((code, text)) = message.error() {
-                if planted(Bug::ErrorIsSwallowed) {
-                    return;
+        self.give_turn(state)?;
+        let mut intake = Intake::new(self.decoders.len(), &state.hints);
+        self.go_on_with_turn(state, &mut intake);
+        let mut look = Look::default();
+        if let Some(batch) = state.large.take_dense() {
+            self.take_apart(&mut state.readings, &mut state.large, batch, &mut look, &mut intake);
+        }
+        if !state.large.has_dense() {
+            let timeout = if state.large.is_busy() || intake.taken > 0 { Duration::ZERO } else { POLL };
+            let State { queue, readings, large, .. } = state;
+            queue.take(timeout, |message| {
+                self.see(message, readings, large, &mut look, &mut intake);
+                if large.has_dense() || look.is_over() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
-                // At once: a record that comes after one that cannot be read must not be taken.
-                if sort(code) == Trouble::Data
-                    && let Some(reading) = partition.and_then(|p| readings.get(p))
-                {
-                    reading.claim.stop(format!("Kafka serves a record that cannot be read: {text}"));
-                    self.ownership.touch();
-                }
-                troubles.push((partition, code, text));
-                return;
-            }
-            let Some(reading) = partition.and_then(|p| readings.of_record(p)) else {
-                dropped += 1;
-                return;
-            };
-            let partition = reading.claim.partition;
-            headers.clear();
-            message.headers(&mut headers);
-            let record = Record {
-                topic: &reading.claim.topic,
-                partition: partition.id,
-                offset: message.offset(),
-                timestamp_ms: message.timestamp_ms(),
-                key: message.key(),
-                value: message.value(),
-                headers: Headers(&headers),
-            };
-            let first = reading.gate.expected();
-            match reading.gate.see(record.offset, || record.hash()) {
-                Verdict::Take => {
-                    let slot = partition.topic * decoders + partition.id as usize % decoders;
-                    batches[slot].1.push(&reading.claim, first, &record);
-                    taken += 1;
-                }
-                Verdict::Drop => dropped += 1,
-                Verdict::Stop(reason) => {
-                    reading.claim.stop(reason);
-                    self.ownership.touch();
-                }
-            }
-        });
+            });
+        }
+        let Intake { mut batches, taken, dropped, troubles, left, .. } = intake;
         for ((_, batch), hint) in batches.iter_mut().zip(&mut state.hints) {
             *hint = (batch.arena_bytes(), batch.len());
             batch.note_anchors();
             state.readings.passed_on(batch);
         }
         self.metrics.add(taken, dropped, batches.iter().map(|(_, b)| b.arena_bytes() as u64).sum());
+        unassign(&state.queue, &left)?;
         for (partition, code, text) in troubles {
             self.trouble(state, partition, code, &text)?;
         }
         batches.retain(|(_, batch)| !batch.is_empty());
         Ok(batches)
+    }
+
+    /// One message of librdkafka's.
+    fn see(
+        &self,
+        message: &Message<'_>,
+        readings: &mut Readings,
+        large: &mut Large,
+        look: &mut Look,
+        intake: &mut Intake,
+    ) {
+        let topic = match intake.known {
+            Some((number, topic)) if number == message.topic_number() => topic,
+            _ => self.topic_of(message),
+        };
+        intake.known = Some((message.topic_number(), topic));
+        let partition = topic.map(|topic| Partition { topic, id: message.partition() });
+        if let Some((code, text)) = message.error() {
+            if planted(Bug::ErrorIsSwallowed) {
+                return;
+            }
+            // At once: a record that comes after one that cannot be read must not be taken.
+            if sort(code) == Trouble::Data
+                && let Some(reading) = partition.and_then(|p| readings.get(p))
+            {
+                self.stop_unreadable(&reading.claim, &text);
+            }
+            intake.troubles.push((partition, code, text));
+            return;
+        }
+        let Some(reading) = partition.and_then(|p| readings.of_record(p)) else {
+            intake.dropped += 1;
+            return;
+        };
+        let claim = reading.claim.clone();
+        let mut headers = std::mem::take(&mut intake.headers);
+        headers.clear();
+        message.headers(&mut headers);
+        let record = Record {
+            topic: &claim.topic,
+            partition: claim.partition.id,
+            offset: message.offset(),
+            timestamp_ms: message.timestamp_ms(),
+            key: message.key(),
+            value: message.value(),
+            headers: Headers(&headers),
+        };
+        if large.must_hold(claim.partition) {
+            if large.hold(&record) {
+                intake.left.extend(readings.park_for_turn(claim.partition));
+            }
+        } else {
+            match Unpacker::of(record.value, self.message_max_bytes) {
+                None => self.judge(reading, &record, intake),
+                Some(Ok(unpacker)) => {
+                    look.note_batch(unpacker.batch().len());
+                    let batch = Batch { claim: claim.clone(), unpacker };
+                    self.take_apart(readings, large, batch, look, intake);
+                }
+                Some(Err(Broken(why))) => self.stop_unreadable(&claim, &why),
+            }
+        }
+        intake.headers = headers;
+    }
+
+    /// Decides about one record, and takes it.
+    fn judge(&self, reading: &mut Reading, record: &Record<'_>, intake: &mut Intake) {
+        let first = reading.gate.expected();
+        match reading.gate.see(record.offset, || record.hash()) {
+            Verdict::Take => {
+                let partition = reading.claim.partition;
+                let slot = partition.topic * intake.decoders + partition.id as usize % intake.decoders;
+                let mut cut = [0; 28];
+                let bounded = record.bounded(self.message_max_bytes, &mut cut);
+                intake.batches[slot].1.push(&reading.claim, first, &bounded);
+                intake.taken += 1;
+            }
+            Verdict::Drop => intake.dropped += 1,
+            Verdict::Stop(reason) => {
+                reading.claim.stop(reason);
+                self.ownership.touch();
+            }
+        }
+    }
+
+    fn stop_unreadable(&self, claim: &Claim, why: &str) {
+        claim.stop(format!("Kafka serves a record that cannot be read: {why}"));
+        self.ownership.touch();
+    }
+
+    /// Takes a sealed batch apart, as far as a look goes; the rest of it is put where it goes on.
+    fn take_apart(
+        &self,
+        readings: &mut Readings,
+        large: &mut Large,
+        mut batch: Batch,
+        look: &mut Look,
+        intake: &mut Intake,
+    ) {
+        let Some(reading) = readings.of_claim(&batch.claim) else { return };
+        while !look.is_over() {
+            let before = batch.unpacker.unpacked_bytes();
+            match batch.unpacker.step() {
+                Ok(Step::Record(found)) => {
+                    let record = found.record(&batch.claim.topic, batch.claim.partition.id);
+                    self.judge(reading, &record, intake);
+                }
+                Ok(Step::Working) => {}
+                Ok(Step::End) => return,
+                Err(Broken(why)) => return self.stop_unreadable(&batch.claim, &why),
+            }
+            if !batch.claim.is_read() {
+                return;
+            }
+            look.note(&batch.unpacker, before);
+        }
+        let partition = batch.claim.partition;
+        if !large.go_on_with(batch) {
+            log::debug!("{}/{} waits for its turn to be unpacked", reading.claim.topic, partition.id);
+            intake.left.extend(readings.park_for_turn(partition));
+        }
+    }
+
+    /// The partition whose large batch has the turn goes on by one look.
+    fn go_on_with_turn(&self, state: &mut State, intake: &mut Intake) {
+        let mut look = Look::default();
+        while !look.is_over() {
+            match state.large.go_on() {
+                None => return,
+                Some(Next::Batch(batch)) => {
+                    self.take_apart(&mut state.readings, &mut state.large, batch, &mut look, intake);
+                }
+                Some(Next::Held(claim, held)) => {
+                    let record = held.record(&claim);
+                    let Some(reading) = state.readings.of_claim(&claim) else {
+                        state.large.forget(claim.partition);
+                        return;
+                    };
+                    match Unpacker::of(record.value, self.message_max_bytes) {
+                        None => self.judge(reading, &record, intake),
+                        Some(Ok(unpacker)) => {
+                            let batch = Batch { claim: claim.clone(), unpacker };
+                            self.take_apart(&mut state.readings, &mut state.large, batch, &mut look, intake);
+                        }
+                        Some(Err(Broken(why))) => self.stop_unreadable(&claim, &why),
+                    }
+                    look.note_batch(held.bytes());
+                }
+            }
+        }
+    }
+
+    /// Goes on with a partition that waited for its turn.
+    fn give_turn(&self, state: &mut State) -> Result<()> {
+        if let Some(partition) = state.large.has_done_what_was_kept()
+            && state.readings.waits_for_turn(partition)
+            && !state.stuck[partition.topic]
+        {
+            return self.read_in_its_turn(state, partition, Instant::now());
+        }
+        if !state.large.has_waiting() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let Some(waiting) = state.large.next_waiting(now) else { return Ok(()) };
+        let partition = waiting.partition;
+        if !state.readings.waits_for_turn(partition) {
+            return Ok(());
+        }
+        if state.stuck[partition.topic] || !self.budget.topic_has_room(partition.topic, &state.stuck) {
+            state.large.wait_again(waiting);
+            return Ok(());
+        }
+        if let Some((claim, batch)) =
+            waiting.kept.filter(|(claim, _)| state.readings.of_claim(claim).is_some())
+        {
+            match Unpacker::new(batch, self.message_max_bytes) {
+                Ok(unpacker) => state.large.begin_turn(Batch { claim, unpacker }),
+                Err(Broken(why)) => self.stop_unreadable(&claim, &why),
+            }
+            return Ok(());
+        }
+        self.read_in_its_turn(state, partition, now)
+    }
+
+    /// Reads a partition again, which keeps the turn.
+    fn read_in_its_turn(&self, state: &mut State, partition: Partition, now: Instant) -> Result<()> {
+        self.resume(state, &[partition])?;
+        if let Some(reading) = state.readings.get(partition) {
+            state.large.reserve(reading.claim.clone(), now);
+        }
+        Ok(())
     }
 
     fn topic_of(&self, message: &Message<'_>) -> Option<usize> {
@@ -351,7 +558,10 @@ impl Poller {
             let claim = &reading.claim;
             let Some(end) = state.queue.log_end(&claim.topic, claim.partition.id) else { continue };
             let passed = match positions.get(&(claim.topic.to_string(), claim.partition.id)) {
-                Some(Offset::Offset(position)) => *position >= end,
+                // A large batch counts as one record until it is unpacked.
+                Some(Offset::Offset(position)) => {
+                    *position >= end && !state.large.has_more_of(claim.partition)
+                }
                 _ => false,
             };
             claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });

@@ -2,6 +2,7 @@
 //! simulator drives it as well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ pub struct Reading {
     start: Start,
     /// The last record that was passed on.
     last: Option<Anchor>,
-    /// Not assigned at the moment, because its topic is stuck.
+    /// Not assigned at the moment, because its topic is stuck, or because it waits for its turn.
     is_parked: bool,
+    /// Until a large batch of another partition is unpacked.
+    waits_for_turn: bool,
     /// Since when later records came while the one that proves the log did not.
     unproven_since: Option<Instant>,
 }
@@ -29,7 +32,15 @@ pub struct Reading {
 impl Reading {
     fn new(claim: Arc<Claim>, start: Start) -> Reading {
         let gate = start.gate.clone();
-        Reading { claim, gate, start, last: None, is_parked: true, unproven_since: None }
+        Reading {
+            claim,
+            gate,
+            start,
+            last: None,
+            is_parked: true,
+            waits_for_turn: false,
+            unproven_since: None,
+        }
     }
 
     /// True when the record that proves the log did not come within `limit` of a later one.
@@ -49,6 +60,11 @@ pub struct Assignment {
     pub needs_new_client: bool,
     /// Where to read; with a new client, everything else that is read as well.
     pub places: Vec<(Arc<Claim>, i64)>,
+}
+
+/// Where the partitions of a topic stand: each poll looks at each topic, so it must not pass by all the others.
+fn all_of(topic: usize) -> RangeInclusive<Partition> {
+    Partition { topic, id: i32::MIN }..=Partition { topic, id: i32::MAX }
 }
 
 /// All partitions of one poller.
@@ -99,6 +115,7 @@ impl Readings {
             let (gate, at) = reading.start.place(&reading.gate, reading.last);
             reading.gate = gate;
             reading.is_parked = false;
+            reading.waits_for_turn = false;
             self.touched.insert(partition);
             (reading.claim.clone(), at)
         };
@@ -108,7 +125,7 @@ impl Readings {
     /// Stops reading a topic for a while. Returns what the client has to be rid of: one that was never assigned would make
     /// its whole call fail.
     pub fn park(&mut self, topic: usize) -> Vec<Arc<Claim>> {
-        let readings = self.all.iter_mut().filter(|(p, _)| p.topic == topic);
+        let readings = self.all.range_mut(all_of(topic));
         let parked = |(_, reading): (_, &mut Reading)| {
             let was_assigned = !std::mem::replace(&mut reading.is_parked, true);
             was_assigned.then(|| reading.claim.clone())
@@ -116,13 +133,33 @@ impl Readings {
         readings.filter_map(parked).collect()
     }
 
-    /// What is parked of a topic.
+    /// What is parked of a topic, and may go on with it.
     pub fn parked(&self, topic: usize) -> Vec<Partition> {
-        self.all.iter().filter(|(p, r)| p.topic == topic && r.is_parked).map(|(p, _)| *p).collect()
+        let is_parked = |r: &Reading| r.is_parked && !r.waits_for_turn;
+        self.all.range(all_of(topic)).filter(|(_, r)| is_parked(r)).map(|(p, _)| *p).collect()
+    }
+
+    /// Stops reading a partition until it has its turn. Returns what the client has to be rid of.
+    pub fn park_for_turn(&mut self, partition: Partition) -> Option<Arc<Claim>> {
+        let reading = self.all.get_mut(&partition)?;
+        reading.waits_for_turn = true;
+        let was_assigned = !std::mem::replace(&mut reading.is_parked, true);
+        was_assigned.then(|| reading.claim.clone())
+    }
+
+    /// True if it waits for its turn, which nobody else ends.
+    pub fn waits_for_turn(&self, partition: Partition) -> bool {
+        self.get(partition).is_some_and(|reading| reading.waits_for_turn && reading.claim.is_read())
+    }
+
+    /// The reading of data that was taken from the client before, if it is still of the same claim; parked or not.
+    pub fn of_claim(&mut self, claim: &Arc<Claim>) -> Option<&mut Reading> {
+        let reading = self.all.get_mut(&claim.partition)?;
+        (Arc::ptr_eq(&reading.claim, claim) && claim.is_read()).then_some(reading)
     }
 
     pub fn has(&self, topic: usize) -> bool {
-        self.all.keys().any(|p| p.topic == topic)
+        self.all.range(all_of(topic)).next().is_some()
     }
 
     pub fn get(&self, partition: Partition) -> Option<&Reading> {

@@ -1,13 +1,14 @@
 //! A range of one partition, read once more: for `rowmill verify`, which must not believe what the engine believed, and for
 //! `rowmill backfill`.
 //!
-//! Each range gets a consumer of its own, read-committed and assigned by hand: one that has read nothing else can hold
+//! Each call gets a consumer of its own, read-committed and assigned by hand: one that has read nothing else can hold
 //! nothing stale, and no group's offset is asked for or moved.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _};
@@ -16,6 +17,8 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::ClientLog;
 use super::ask::Asker;
+use super::native::Named;
+use super::unpack::{Broken, Step, Unpacker};
 use crate::config;
 use crate::promise::batch::{Headers, Record};
 
@@ -32,14 +35,16 @@ pub type Ranges = Vec<(i32, Range<i64>)>;
 pub fn newest(asker: &Asker, topic: &str, count: i64) -> Result<Ranges> {
     let partitions = asker.partitions(topic)?;
     let each = (count / partitions.len() as i64).max(1);
-    let range = |partition| {
-        let Range { start, end } = asker.ends(topic, partition)?;
+    let places: Vec<Named<'_>> = partitions.iter().map(|partition| (topic, *partition)).collect();
+    let range = |(partition, ends): (i32, Result<Range<i64>>)| {
+        let Range { start, end } = ends?;
         Ok((partition, start.max(end - each)..end))
     };
-    partitions.into_iter().map(range).collect()
+    partitions.iter().copied().zip(asker.all_ends(&places)).map(range).collect()
 }
 
-/// Shows every record that Kafka serves in `offsets`, in order. Holes are passed over.
+/// Shows every record that Kafka serves in `offsets`, in order, as it is held where no part of it may have more than `part_max`
+/// bytes. Holes are passed over.
 ///
 /// # Errors
 /// When the range cannot be read whole, or when `see` does not want to go on.
@@ -48,42 +53,107 @@ pub fn range(
     topic: &str,
     partition: i32,
     offsets: Range<i64>,
+    part_max: usize,
+    see: impl FnMut(&Record<'_>) -> Result<()>,
+) -> Result<()> {
+    ranges(kafka, topic, &vec![(partition, offsets)], part_max, see)
+}
+
+/// Shows every record that Kafka serves in some ranges of one topic: those of one partition in order, those of different ones
+/// as they come. One client reads all of them, so that a thousand partitions take little longer than one.
+///
+/// # Errors
+/// As [`range`].
+pub fn ranges(
+    kafka: &config::Kafka,
+    topic: &str,
+    ranges: &Ranges,
+    part_max: usize,
     mut see: impl FnMut(&Record<'_>) -> Result<()>,
 ) -> Result<()> {
-    if offsets.is_empty() {
+    let mut open: BTreeMap<i32, Range<i64>> =
+        ranges.iter().filter(|(_, offsets)| !offsets.is_empty()).cloned().collect();
+    if open.is_empty() {
         return Ok(());
     }
-    let place =
-        || format!("read offsets [{}, {}) of {topic}/{partition} from Kafka", offsets.start, offsets.end);
-    let consumer =
-        assigned(kafka, topic, partition, offsets.start).with_context(|| format!("cannot {}", place()))?;
+    let place = |open: &BTreeMap<i32, Range<i64>>| match open.first_key_value() {
+        Some((id, offsets)) => {
+            format!("read offsets [{}, {}) of {topic}/{id} from Kafka", offsets.start, offsets.end)
+        }
+        None => format!("read topic {topic:?} from Kafka"),
+    };
+    let consumer = assigned(kafka, topic, open.iter().map(|(id, offsets)| (*id, offsets.start)))
+        .with_context(|| format!("cannot {}", place(&open)))?;
     let mut heard_at = Instant::now();
     let mut headers = Vec::new();
-    loop {
-        match consumer.poll(POLL) {
+    while !open.is_empty() {
+        let done = match consumer.poll(POLL) {
             Some(Ok(message)) => {
                 heard_at = Instant::now();
-                if message.offset() < offsets.end {
-                    headers.clear();
-                    append_headers(&message, &mut headers);
-                    see(&record(topic, &message, &headers))?;
+                // What was fetched of a partition before it was dropped may still come.
+                let Some(offsets) = open.get(&message.partition()) else { continue };
+                headers.clear();
+                append_headers(&message, &mut headers);
+                let record = record(topic, &message, &headers);
+                match Unpacker::of(record.value, part_max) {
+                    // A batch stands at its last offset.
+                    Some(unpacker) => unpacker
+                        .map_err(|Broken(why)| anyhow!("{why}"))
+                        .and_then(|unpacker| take_apart(unpacker, &record, offsets, part_max, &mut see))
+                        .with_context(|| format!("cannot {}", place(&open)))?,
+                    None if record.offset < offsets.end => see(&record.bounded(part_max, &mut [0; 28]))?,
+                    None => {}
                 }
-                if message.offset() + 1 >= offsets.end {
-                    return Ok(());
-                }
+                (message.offset() + 1 >= offsets.end).then(|| message.partition())
             }
             // The range may end with holes, behind which no record stands.
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(KafkaError::PartitionEOF(id))) => {
+                heard_at = Instant::now();
+                Some(id)
+            }
             Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange))) => {
                 bail!(
                     "cannot {}: Kafka deleted records there in the meantime; run `rowmill verify` again",
-                    place()
+                    place(&open)
                 )
             }
-            Some(Err(error)) if is_final(&error) => bail!("cannot {}: {error}", place()),
-            Some(Err(_)) | None if heard_at.elapsed() < SILENCE_MAX => {}
-            Some(Err(error)) => bail!("cannot {}: {error}, for {} s", place(), SILENCE_MAX.as_secs()),
-            None => bail!("cannot {}: the brokers said nothing for {} s", place(), SILENCE_MAX.as_secs()),
+            Some(Err(error)) if is_final(&error) => bail!("cannot {}: {error}", place(&open)),
+            Some(Err(_)) | None if heard_at.elapsed() < SILENCE_MAX => None,
+            Some(Err(error)) => {
+                bail!("cannot {}: {error}, for {} s", place(&open), SILENCE_MAX.as_secs())
+            }
+            None => {
+                bail!("cannot {}: the brokers said nothing for {} s", place(&open), SILENCE_MAX.as_secs())
+            }
+        };
+        if let Some(id) = done
+            && open.remove(&id).is_some()
+        {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(topic, id);
+            // What comes after its range is of no use.
+            consumer.incremental_unassign(&list).with_context(|| format!("cannot {}", place(&open)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows the records of a batch that librdkafka does not unpack. `batch` is the one that holds it.
+fn take_apart(
+    mut unpacker: Unpacker,
+    batch: &Record<'_>,
+    offsets: &Range<i64>,
+    part_max: usize,
+    see: &mut impl FnMut(&Record<'_>) -> Result<()>,
+) -> Result<()> {
+    loop {
+        match unpacker.step().map_err(|Broken(why)| anyhow!("{why}"))? {
+            Step::End => return Ok(()),
+            Step::Working => {}
+            Step::Record(found) if offsets.contains(&found.offset) => {
+                see(&found.record(batch.topic, batch.partition).bounded(part_max, &mut [0; 28]))?;
+            }
+            Step::Record(_) => {}
         }
     }
 }
@@ -109,15 +179,16 @@ fn append_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
 fn assigned(
     kafka: &config::Kafka,
     topic: &str,
-    partition: i32,
-    first: i64,
+    places: impl IntoIterator<Item = (i32, i64)>,
 ) -> Result<BaseConsumer<ClientLog>> {
     let consumer: BaseConsumer<ClientLog> = super::client_config(kafka)
         .set("enable.partition.eof", "true")
         .create_with_context(ClientLog::default())?;
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(first))?;
-    consumer.assign(&list)?;
+    for (partition, first) in places {
+        list.add_partition_offset(topic, partition, Offset::Offset(first))?;
+    }
+    consumer.incremental_assign(&list)?;
     Ok(consumer)
 }
 

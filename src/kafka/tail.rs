@@ -11,6 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::native::{self, Named, Which};
 use super::{ClientLog, client_config};
 use crate::config;
 
@@ -48,17 +49,21 @@ pub fn tails(
         committed: consumer(kafka, "read_committed")?,
         deadline: Instant::now() + patience,
     };
-    let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
-    for (topic, id, next) in places {
-        topics.entry(topic).or_default().push((*id, *next));
+    let mut topics: BTreeMap<&str, Vec<Position>> = BTreeMap::new();
+    let names: Vec<Named<'_>> = places.iter().map(|(topic, id, _)| (topic.as_str(), *id)).collect();
+    for ((topic, id, next), end) in places.iter().zip(look.ends(&names, false)) {
+        topics.entry(topic).or_default().push((*id, *next, end));
     }
     let mut found = BTreeMap::new();
     for (topic, positions) in topics {
-        let tails = look.topic(topic, &positions)?;
+        let tails = look.topic(topic, positions)?;
         found.extend(tails.into_iter().map(|(id, tail)| ((topic.to_owned(), id), tail)));
     }
     Ok(found)
 }
+
+/// A partition, the next offset, and where the log ends. `None` is an error, too: there was no answer in time.
+type Position = (i32, i64, Result<i64, Option<KafkaError>>);
 
 struct Look {
     all: BaseConsumer<ClientLog>,
@@ -79,46 +84,59 @@ impl Tail {
 
 impl Look {
     /// One topic, because the news that a partition is at its end does not say of which topic.
-    fn topic(&self, topic: &str, positions: &[(i32, i64)]) -> Result<BTreeMap<i32, Tail>> {
+    fn topic(&self, topic: &str, positions: Vec<Position>) -> Result<BTreeMap<i32, Tail>> {
         let mut found = BTreeMap::new();
         let mut behind: Vec<(i32, i64, i64)> = Vec::new();
-        for (id, next) in positions {
-            match self.end(&self.all, topic, *id) {
-                Ok(end) if end <= *next => drop(found.insert(*id, Tail::Level)),
-                Ok(end) => behind.push((*id, *next, end)),
-                Err(Some(error)) if is_gone(&error) => drop(found.insert(*id, Tail::Gone)),
-                // One that does not answer is enough: each would take the whole time.
-                Err(_) => break,
+        for (id, next, end) in positions {
+            match end {
+                Ok(end) if end <= next => drop(found.insert(id, Tail::Level)),
+                Ok(end) => behind.push((id, next, end)),
+                Err(Some(error)) if is_gone(&error) => drop(found.insert(id, Tail::Gone)),
+                Err(_) => {}
             }
         }
         let places: Vec<(i32, i64)> = behind.iter().map(|(id, next, _)| (*id, *next)).collect();
+        if places.is_empty() {
+            return Ok(found);
+        }
         let firsts = self.firsts(&self.committed, topic, &places)?;
+        let is_still = |(id, ..): &&(i32, i64, i64)| matches!(firsts.get(id), Some(First::Nothing));
+        let still: Vec<Named<'_>> = behind.iter().filter(is_still).map(|(id, ..)| (topic, *id)).collect();
+        let readable: BTreeMap<i32, Result<i64, _>> =
+            still.iter().map(|(_, id)| *id).zip(self.ends(&still, true)).collect();
         for (id, next, end) in behind {
-            let tail = match firsts.get(&id) {
-                None => continue,
-                Some(First::Record { .. }) => Tail::Behind { end },
-                Some(First::Nothing) => match self.end(&self.committed, topic, id) {
-                    Ok(readable) if readable < end => {
-                        Tail::Open { end, since_ms: self.stamp(topic, id, readable.max(next))? }
-                    }
-                    Ok(_) => Tail::Level,
-                    Err(_) => continue,
-                },
+            let tail = match (firsts.get(&id), readable.get(&id)) {
+                (Some(First::Record { .. }), _) => Tail::Behind { end },
+                (Some(First::Nothing), Some(Ok(readable))) if *readable < end => {
+                    Tail::Open { end, since_ms: self.stamp(topic, id, next.max(*readable))? }
+                }
+                (Some(First::Nothing), Some(Ok(_))) => Tail::Level,
+                _ => continue,
             };
             found.insert(id, tail);
         }
         Ok(found)
     }
 
-    /// Where a log ends for this consumer. `None` is an error, too: the time is over.
-    fn end(
-        &self,
-        consumer: &BaseConsumer<ClientLog>,
-        topic: &str,
-        id: i32,
-    ) -> Result<i64, Option<KafkaError>> {
-        let rest = self.deadline.checked_duration_since(Instant::now()).ok_or(None)?;
-        Ok(consumer.fetch_watermarks(topic, id, rest)?.1)
+    /// Where these logs end, open transactions included or not, all asked together.
+    fn ends(&self, places: &[Named<'_>], committed: bool) -> Vec<Result<i64, Option<KafkaError>>> {
+        let rest = self.deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() || places.is_empty() {
+            return places.iter().map(|_| Err(None)).collect();
+        }
+        if let Ok(found) = native::list_offsets(&self.all, places, Which::End, committed, rest) {
+            return found.into_iter().map(|end| end.map_err(Some)?.ok_or(None)).collect();
+        }
+        // One topic that is gone fails the request for all.
+        let by_topic: Vec<&[Named<'_>]> = places.chunk_by(|one, next| one.0 == next.0).collect();
+        if let [(topic, id), ..] = by_topic[0]
+            && by_topic.len() == 1
+        {
+            let rest = self.deadline.saturating_duration_since(Instant::now());
+            let why = self.all.fetch_watermarks(topic, *id, rest).err();
+            return places.iter().map(|_| Err(why.clone())).collect();
+        }
+        by_topic.into_iter().flat_map(|some| self.ends(some, committed)).collect()
     }
 
     /// When the record at this offset was written, whether it may be read or not.

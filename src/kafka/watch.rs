@@ -4,6 +4,7 @@
 //! Place in the flow: beside it, with a Kafka client of its own, so that a broker that does not answer holds up neither
 //! heartbeats nor records.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ask::Asker;
+use super::native::Named;
 use crate::base::retry::Episode;
 use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
@@ -46,6 +48,13 @@ pub struct Watch {
     pub pulse: Arc<Pulse>,
 }
 
+/// A topic that Kafka has, its id, and how many partitions it has.
+struct There<'t> {
+    topic: &'t Topic,
+    id: &'t str,
+    partitions: i32,
+}
+
 fn keep_first(problem: &mut Option<anyhow::Error>, result: Result<()>) {
     if let Err(error) = result {
         problem.get_or_insert(error);
@@ -75,9 +84,7 @@ impl Watch {
                 next_ping = Instant::now() + PING;
                 keep_first(&mut problem, self.ping(&asker));
             }
-            for claim in &claims {
-                keep_first(&mut problem, self.open(&asker, claim));
-            }
+            keep_first(&mut problem, self.open(&asker, &claims));
             if Instant::now() >= next_commit {
                 next_commit = Instant::now() + COMMIT;
                 keep_first(&mut problem, self.commit(&asker));
@@ -113,7 +120,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Reads partition counts, topic ids, and the offsets of partitions that are new.
+    /// Reads partition counts, topic ids, and the offsets of partitions that are new: a few questions, however many there are.
     fn look(&self, asker: &Asker) -> Result<()> {
         // What is not seen now must not decide anything.
         self.topics.iter().for_each(Topic::forget_id);
@@ -123,17 +130,17 @@ impl Watch {
         let described = self.ask(|| asker.describe(&names))?;
         self.contact.answered(Instant::now());
         let mut problem = None;
-        let mut news = false;
+        let mut there: Vec<There<'_>> = Vec::new();
         for topic in self.topics.iter() {
             let Some(description) = described.iter().find(|d| *d.name == *topic.name) else { continue };
             if let Some(sentence) = description.unreadable() {
                 keep_first(&mut problem, Err(anyhow!(sentence)));
             }
             match &description.id {
-                Ok(id) => match self.look_at(asker, topic, &cluster_id, id, &mut problem) {
-                    Ok(new) => news |= new,
-                    Err(error) => keep_first(&mut problem, Err(error)),
-                },
+                Ok(id) => {
+                    self.stop_recreated(topic, id);
+                    there.push(There { topic, id, partitions: description.partitions });
+                }
                 Err(reason) => {
                     let error = anyhow!(
                         "topic {:?} cannot be described: {}; does it exist?",
@@ -144,6 +151,18 @@ impl Watch {
                 }
             }
         }
+        let mut new = self.new_partitions(asker, &there, &mut problem);
+        let compacted = self.compacted(asker, &there);
+        let news = !new.is_empty();
+        for (There { topic, id, partitions }, compacted) in there.iter().zip(compacted) {
+            topic.set_seen(Seen {
+                cluster_id: cluster_id.clone(),
+                topic_id: Some((*id).to_owned()),
+                partition_count: *partitions,
+                new: new.remove(&*topic.name).unwrap_or_default(),
+                compacted,
+            });
+        }
         if news {
             // A full channel already holds a wake-up.
             self.wake.try_send(Wake::Look).ok();
@@ -151,15 +170,7 @@ impl Watch {
         problem.map_or(Ok(()), Err)
     }
 
-    /// True if there is something that the ledger does not know.
-    fn look_at(
-        &self,
-        asker: &Asker,
-        topic: &Topic,
-        cluster_id: &str,
-        topic_id: &str,
-        problem: &mut Option<anyhow::Error>,
-    ) -> Result<bool> {
+    fn stop_recreated(&self, topic: &Topic, topic_id: &str) {
         for claim in
             self.ownership.all().iter().filter(|c| *c.topic == *topic.name && c.topic_id != *topic_id)
         {
@@ -171,57 +182,93 @@ impl Watch {
             ));
             self.ownership.touch();
         }
-        let partition_count = self.ask(|| asker.partitions(&topic.name))?.len() as i32;
-        // A look at many topics takes its time, and Kafka answers all along.
+    }
+
+    /// Where the partitions that the ledger does not know begin, by their topics' names.
+    fn new_partitions<'t>(
+        &self,
+        asker: &Asker,
+        there: &[There<'t>],
+        problem: &mut Option<anyhow::Error>,
+    ) -> BTreeMap<&'t str, Vec<NewPartition>> {
+        let unknown = |there: &There<'t>| {
+            let topic = there.topic;
+            (0..there.partitions).filter(|p| !topic.is_registered(*p)).map(|p| (&*topic.name, p))
+        };
+        let places: Vec<Named<'t>> = there.iter().flat_map(unknown).collect();
+        let mut new: BTreeMap<&str, Vec<NewPartition>> = BTreeMap::new();
+        if places.is_empty() {
+            return new;
+        }
+        let logs = self.ask(|| asker.all_ends(&places));
         self.contact.answered(Instant::now());
-        let mut new = Vec::new();
-        for partition in (0..partition_count).filter(|p| !topic.is_registered(*p)) {
-            match self.new_partition(asker, topic, partition) {
-                Ok(found) => new.push(found),
+        let at = match self.kafka.start {
+            StartPosition::At(ms) => self.ask(|| asker.all_at(&places, ms)),
+            StartPosition::Earliest | StartPosition::Latest => places.iter().map(|_| Ok(None)).collect(),
+        };
+        for (((topic, partition), log), at) in places.into_iter().zip(logs).zip(at) {
+            let begin = |log: Range<i64>, at: Option<i64>| {
+                let start = match self.kafka.start {
+                    StartPosition::Earliest => log.start,
+                    StartPosition::Latest => log.end,
+                    StartPosition::At(_) => at.unwrap_or(log.end),
+                };
+                NewPartition { partition, log_start: log.start, start }
+            };
+            match log.and_then(|log| Ok(begin(log, at?))) {
+                Ok(found) => new.entry(topic).or_default().push(found),
                 Err(error) => keep_first(problem, Err(error)),
             }
         }
-        let news = !new.is_empty();
-        let compacted = match topic.seen() {
-            Some(Seen { compacted: Some(known), .. }) => Some(known),
-            // Without the right to ask, a record that compaction took stops the partition: the safe side.
-            _ => self.ask(|| asker.is_compacted(&topic.name)).ok(),
-        };
-        topic.set_seen(Seen {
-            cluster_id: cluster_id.to_owned(),
-            topic_id: Some(topic_id.to_owned()),
-            partition_count,
-            new,
-            compacted,
-        });
-        Ok(news)
+        new
     }
 
-    fn new_partition(&self, asker: &Asker, topic: &Topic, partition: i32) -> Result<NewPartition> {
-        let log = self.ask(|| asker.ends(&topic.name, partition))?;
-        let start = match self.kafka.start {
-            StartPosition::Earliest => log.start,
-            StartPosition::Latest => log.end,
-            StartPosition::At(ms) => {
-                self.ask(|| asker.offset_at(&topic.name, partition, ms))?.unwrap_or(log.end)
+    /// Of each topic, whether compaction may take records away. Asked once; without the right to ask, a record that compaction
+    /// took stops the partition: the safe side.
+    fn compacted(&self, asker: &Asker, there: &[There<'_>]) -> Vec<Option<bool>> {
+        let mut known: Vec<Option<bool>> =
+            there.iter().map(|there| there.topic.seen().and_then(|seen| seen.compacted)).collect();
+        let unknown: Vec<usize> = (0..there.len()).filter(|at| known[*at].is_none()).collect();
+        let names: Vec<&str> = unknown.iter().map(|at| &*there[*at].topic.name).collect();
+        if names.is_empty() {
+            return known;
+        }
+        let answers = self.ask(|| asker.are_compacted(&names)).unwrap_or_default();
+        for (at, answer) in unknown.into_iter().zip(answers) {
+            known[at] = answer.ok();
+        }
+        known
+    }
+
+    /// Decides where claims start, and tells the poller.
+    fn open(&self, asker: &Asker, claims: &[Arc<Claim>]) -> Result<()> {
+        let topic_id = |claim: &Claim| {
+            let seen = self.topics[claim.partition.topic].seen()?;
+            Some((seen.topic_id?, seen.compacted.unwrap_or(false)))
+        };
+        let known: Vec<(&Arc<Claim>, (String, bool))> =
+            claims.iter().filter_map(|claim| Some((claim, topic_id(claim)?))).collect();
+        let places: Vec<Named<'_>> = known.iter().map(|(c, _)| (&*c.topic, c.partition.id)).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let logs = self.ask(|| asker.all_ends(&places));
+        let mut problem = None;
+        for ((claim, (topic_id, compacted)), log) in known.into_iter().zip(logs) {
+            match log {
+                Ok(Range { start, end }) => {
+                    claim.set_log_end(end);
+                    let log = LogState { topic_id, start, end, compacted };
+                    match opening(&claim.topic_id, &log, &claim.places()) {
+                        Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
+                        Opening::Stop(reason) => claim.stop(reason),
+                    }
+                }
+                Err(error) => keep_first(&mut problem, Err(error)),
             }
-        };
-        Ok(NewPartition { partition, log_start: log.start, start })
-    }
-
-    /// Decides where a claim starts, and tells the poller.
-    fn open(&self, asker: &Asker, claim: &Claim) -> Result<()> {
-        let Some(seen) = self.topics[claim.partition.topic].seen() else { return Ok(()) };
-        let Some(topic_id) = seen.topic_id else { return Ok(()) };
-        let Range { start, end } = self.ask(|| asker.ends(&claim.topic, claim.partition.id))?;
-        claim.set_log_end(end);
-        let log = LogState { topic_id, start, end, compacted: seen.compacted.unwrap_or(false) };
-        match opening(&claim.topic_id, &log, &claim.places()) {
-            Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
-            Opening::Stop(reason) => claim.stop(reason),
         }
         self.ownership.touch();
-        Ok(())
+        problem.map_or(Ok(()), Err)
     }
 
     fn commit(&self, asker: &Asker) -> Result<()> {

@@ -1,17 +1,20 @@
 //! From models as written to the plan: what stands together, what fits the table's types, and what models that share a
 //! table agree on. Every problem is told, with its remedy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use jiff::tz::TimeZone;
 
+use super::keys;
+use super::mode::{Fold, Join, Keyed};
 use super::notation::{Format, Notation, TimeForm, Years};
 use super::plan::{
     Condition, Envelope, Expected, Model, OPTIONAL_MAX, Path, Plan, PlanColumn, Source, TablePlan, TopicPlan,
 };
+use super::retention::Retention;
 use super::types::{Column, Encoding, Table, Type, Unit};
-use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar};
+use super::{Kafka, OnUnknown, RawModel, RawPath, RawSource, Scalar, Tombstones};
 use crate::base::spelling::did_you_mean;
 
 /// A sentence about what is wrong with the configuration, and what to do.
@@ -49,8 +52,13 @@ struct Draft<'a> {
     table: &'a Table,
     envelope: Envelope,
     when: Vec<Condition>,
+    delete_when: Vec<Condition>,
+    /// The places of the key's columns in the table; none where rows are appended.
+    key: Vec<usize>,
     /// One for each column of the table.
     columns: Vec<Filled>,
+    /// The same: the length of a time's bucket in microseconds.
+    floors: Vec<Option<i64>>,
 }
 
 enum Filled {
@@ -79,22 +87,40 @@ fn draft<'a>(
         let names = table.columns.iter().map(|column| column.name.as_str());
         problem(format!("the table has no column {name:?}{}", did_you_mean(name, names)));
     }
-    for path in raw.when.keys().filter(|path| path.split('.').any(str::is_empty)) {
-        problem(format!(
-            "when: the field's path {path:?} has an empty name: name the field that tells the records apart"
-        ));
+    for (setting, conditions) in [("when", &raw.when), ("delete_when", &raw.delete_when)] {
+        for path in conditions.keys().filter(|path| path.split('.').any(str::is_empty)) {
+            problem(format!(
+                "{setting}: the field's path {path:?} has an empty name: name the field that tells the records apart"
+            ));
+        }
     }
     let envelope = Envelope::new(raw).unwrap_or_else(|text| {
         problem(text);
         Envelope::default()
     });
-    let when = raw.when.iter().map(|(path, value)| Condition::new(path, value));
-    let when =
-        when.map(|condition| Condition { path: envelope.place(condition.path), ..condition }).collect();
-    let mut columns = Vec::new();
-    for column in &table.columns {
+    let conditions = |written: &BTreeMap<String, Scalar>| -> Vec<Condition> {
+        let conditions = written.iter().map(|(path, value)| Condition::new(path, value));
+        conditions.map(|condition| Condition { path: envelope.place(condition.path), ..condition }).collect()
+    };
+    let (when, delete_when) = (conditions(&raw.when), conditions(&raw.delete_when));
+    keys::model_problems(raw, table).into_iter().for_each(&mut problem);
+    let key = keys::key(raw, table).unwrap_or_else(|text| {
+        problem(text);
+        Vec::new()
+    });
+    let (mut columns, mut floors) = (Vec::new(), Vec::new());
+    for (place, column) in table.columns.iter().enumerate() {
         let written = raw.columns.get(&column.name);
-        match fill(column, written, lookups) {
+        let filled = fill(column, written, lookups).and_then(|filled| {
+            check_join(raw, column, &filled, key.contains(&place))?;
+            Ok(filled)
+        });
+        let floor = written.and_then(|written| written.floor.as_deref());
+        match floor.map(|text| keys::bucket(text, &column.ty)).transpose() {
+            Ok(floor) => floors.push(floor),
+            Err(text) => problem(format!("column {:?}: {text}", column.name)),
+        }
+        match filled {
             Ok(Filled::By(Source::Kafka(Kafka::Element))) if envelope.records.is_none() => {
                 problem(format!(
                     "column {:?}: kafka = \"element\" goes with `records` in the model",
@@ -106,7 +132,30 @@ fn draft<'a>(
             Err(text) => problem(format!("column {:?}: {text}", column.name)),
         }
     }
-    (columns.len() == table.columns.len()).then_some(Draft { label, raw, table, envelope, when, columns })
+    let is_whole = columns.len() == table.columns.len() && floors.len() == columns.len();
+    is_whole.then_some(Draft { label, raw, table, envelope, when, delete_when, key, columns, floors })
+}
+
+/// What the mode asks of a column.
+fn check_join(raw: &RawModel, column: &Column, filled: &Filled, is_key: bool) -> Result<(), String> {
+    if let Filled::Server(why) = filled {
+        let is_time = keys::time_of(raw) == Some(&column.name);
+        return if is_key || is_time {
+            Err(format!("is {why}, and mode = {:?} needs it in every record; map it", raw.mode.name()))
+        } else {
+            Ok(())
+        };
+    }
+    keys::join(raw, column, is_key)?;
+    let written = raw.columns.get(&column.name);
+    if is_key && raw.tombstones == Tombstones::Delete && !keys::fits_tombstone(written) {
+        return Err(
+            "is in the key, and a tombstone has none but Kafka's: say { kafka = \"key\" }, or pass over tombstones and \
+             let a message delete, with delete_when"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 /// How one model fills one column; the error is half a sentence with its remedy.
@@ -157,14 +206,23 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     if written.default == Some(false) || written.message == Some(false) {
         return Err("a setting of false has no meaning; remove it".into());
     }
+    if written.fold == Some(Fold::Count) {
+        let alone = RawSource { fold: written.fold, ..RawSource::default() };
+        return if *written == alone {
+            Ok(Source::One)
+        } else {
+            Err("fold = \"count\" counts records, whatever is in them: it goes with no other setting".into())
+        };
+    }
     let kinds = [
         written.lookup.is_some(),
         written.clock.is_some(),
         written.message.is_some(),
         written.kafka.is_some(),
+        written.header.is_some(),
     ];
     if kinds.iter().filter(|is| **is).count() > 1 {
-        return Err("takes one of lookup, clock, message, kafka, not several".into());
+        return Err("takes one of lookup, clock, message, kafka, header, not several".into());
     }
     let is_field = kinds.iter().all(|is| !is);
     if written.field.is_some() && !is_field && written.lookup.is_none() {
@@ -172,6 +230,9 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
     }
     if !is_field && has_notation(written) {
         return Err("unit, format, zone, years, encoding, from and empty go with a plain field only".into());
+    }
+    if written.floor.is_some() && !is_field && written.kafka != Some(Kafka::Timestamp) {
+        return Err("floor goes with a plain field or kafka = \"timestamp\" only".into());
     }
     if written.unknown.is_some() && written.lookup.is_none() {
         return Err("unknown goes with a lookup only".into());
@@ -196,6 +257,11 @@ fn source(column: &Column, written: &RawSource, lookups: &[String]) -> Result<So
         Source::Message
     } else if let Some(part) = written.kafka {
         Source::Kafka(part)
+    } else if let Some(name) = &written.header {
+        if name.is_empty() {
+            return Err("header is empty: name one of the record's headers".into());
+        }
+        Source::Header(name.clone())
     } else {
         Source::Field { path, notation: notation(&column.ty, written)? }
     })
@@ -270,8 +336,12 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
     let ty = &column.ty;
     let is_time = matches!(ty, Type::Timestamptz | Type::Timestamp);
     let is_compound = matches!(ty, Type::Json | Type::Jsonb | Type::Array { .. });
+    // A key and a header are bytes of their own.
+    let fits_outside_bytes = !matches!(ty, Type::Array { .. } | Type::Date | Type::Time) && !is_time;
     let (fits, takers) = match source {
         Source::Field { .. } | Source::Null => (true, ""),
+        // Which types count is the fold's matter.
+        Source::One => (true, ""),
         Source::Lookup { .. } => {
             (!is_compound && *ty != Type::Bytea, "a lookup gives text, for a column of a single value")
         }
@@ -281,8 +351,12 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
             "a message is for jsonb, json and text columns",
         ),
         Source::Kafka(Kafka::Key) => (
-            !matches!(ty, Type::Array { .. } | Type::Date | Type::Time) && !is_time,
+            fits_outside_bytes,
             "a key is for text, bytea, jsonb and other columns of a single value, not for times",
+        ),
+        Source::Header(_) => (
+            fits_outside_bytes,
+            "a header is for text, bytea, jsonb and other columns of a single value, not for times",
         ),
         Source::Kafka(Kafka::Offset) => (*ty == Type::Int8, "an offset is for bigint columns"),
         Source::Kafka(Kafka::Partition) => {
@@ -307,6 +381,13 @@ fn check_type(column: &Column, source: &Source) -> Result<(), String> {
 fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
     for (index, one) in drafts.iter().enumerate() {
         for other in &drafts[index + 1..] {
+            let what = if one.table.oid == other.table.oid { one.differs_in(other) } else { None };
+            if let Some(what) = what {
+                problems.push(Problem(format!(
+                    "{} and {} differ in {what}, and all rows of a table are written alike; say the same in both",
+                    one.label, other.label
+                )));
+            }
             if one.raw.topic != other.raw.topic {
                 continue;
             }
@@ -324,10 +405,11 @@ fn check_pairs(drafts: &[Draft<'_>], problems: &mut Vec<Problem>) {
                     one.label, other.label
                 )));
             }
-            if one.raw.tombstones != other.raw.tombstones {
+            let sets_aside = |draft: &Draft<'_>| draft.raw.tombstones == Tombstones::DeadLetter;
+            if sets_aside(one) != sets_aside(other) {
                 problems.push(Problem(format!(
-                    "{} and {} differ in `tombstones`, and a record without a value belongs to both; say the same in \
-                     each model of the topic",
+                    "{} and {} differ in `tombstones`, and a record without a value belongs to both; say \"dead_letter\" in each \
+                     model of the topic, or \"skip\" or \"delete\" in each",
                     one.label, other.label
                 )));
             }
@@ -357,7 +439,9 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
         let table = plan.tables.iter().position(|table| table.oid == draft.table.oid).expect("just added");
         let envelope = draft.envelope.clone();
         let model = finish(draft, table, &places[table]);
-        let route = format!("{} {}", plan.tables[table].sql_name, model.when_text());
+        let TablePlan { sql_name, keyed, columns, .. } = &plan.tables[table];
+        let mode = keyed.as_ref().map(|keyed| format!(" {}", keyed.routing_text(columns)));
+        let route = format!("{sql_name} {}{}", model.when_text(), mode.unwrap_or_default());
         let index = plan.models.len();
         match plan.topics.iter_mut().find(|topic| topic.name == model.topic) {
             Some(topic) => {
@@ -368,7 +452,11 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
             None => plan.topics.push(TopicPlan {
                 name: model.topic.clone(),
                 models: vec![index],
-                tombstones: model.tombstones,
+                tombstones: match model.tombstones {
+                    // Which of the topic's tables delete is their models' matter.
+                    Tombstones::Delete => Tombstones::Skip,
+                    other => other,
+                },
                 envelope,
                 routes: vec![route],
             }),
@@ -378,12 +466,13 @@ fn assemble(drafts: Vec<Draft<'_>>, problems: &mut Vec<Problem>) -> Plan {
     plan
 }
 
-/// The union of what the models fill, clocks first, each group in the catalog's order.
+/// The union of what the models fill: clocks first, then the key in its own order, then the rest in the catalog's.
 fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> (TablePlan, Vec<usize>) {
     let mut problem = |column: &Column, text: &str| {
         problems.push(Problem(format!("table {}, column {:?}: {text}", table.sql_name, column.name)));
     };
     let (mut clocks, mut others) = (Vec::new(), Vec::new());
+    let key = &feeders[0].key;
     for (place, column) in table.columns.iter().enumerate() {
         let filled = feeders.iter().filter(|draft| matches!(draft.columns[place], Filled::By(_))).count();
         let clocked =
@@ -396,19 +485,20 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
         }
         match (clocked, filled) {
             (_, 0) => {}
+            _ if key.contains(&place) => {}
             (0, _) => others.push(place),
             _ => clocks.push(place),
         }
     }
     let clock_columns = clocks.len();
-    let places: Vec<_> = clocks.into_iter().chain(others).collect();
+    let places: Vec<_> = clocks.into_iter().chain(key.iter().copied()).chain(others).collect();
     // The tuple's field count is an int16; the server's own bound is 1600.
     assert!(places.len() <= 1600, "PostgreSQL tables have at most 1600 columns");
     let columns: Vec<&Column> = places.iter().map(|place| &table.columns[*place]).collect();
     let mut optional = 0..OPTIONAL_MAX;
     let mut plan_column = |(index, column): (usize, &&Column)| {
-        // A clock always has a value.
-        let may_be_absent = column.has_default && index >= clock_columns;
+        // A clock always has a value; and of rows that are one, some could leave a column to its default and some not.
+        let may_be_absent = column.has_default && index >= clock_columns && key.is_empty();
         let optional = may_be_absent.then(|| {
             optional.next().or_else(|| {
                 problem(
@@ -432,6 +522,10 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
     if places.is_empty() {
         problems.push(Problem(format!("table {}: no model fills any column of it", table.sql_name)));
     }
+    let retention = retention(table, feeders[0].raw, &places).unwrap_or_else(|text| {
+        problems.push(Problem(format!("table {}: {text}", table.sql_name)));
+        None
+    });
     let plan = TablePlan {
         oid: table.oid,
         name: plain_name(table),
@@ -439,8 +533,78 @@ fn merge(table: &Table, feeders: &[&Draft<'_>], problems: &mut Vec<Problem>) -> 
         fingerprint: table.fingerprint.clone(),
         columns,
         clock_columns,
+        keyed: (!key.is_empty()).then(|| keyed(table, feeders, &places)),
+        retention,
     };
     (plan, places)
+}
+
+/// How long rows are kept, by models that agree; `places` are the table's COPY columns.
+fn retention(table: &Table, raw: &RawModel, places: &[usize]) -> Result<Option<Retention>, String> {
+    let Some(keep) = &raw.retention else {
+        return match (&raw.partitions, raw.partition_unit) {
+            (None, None) => Ok(None),
+            _ => Err("partitions and partition_unit go with retention".into()),
+        };
+    };
+    let column = table.ranged_by.as_ref().and_then(|name| table.columns.iter().position(|c| c.name == *name));
+    let Some(place) = column else {
+        return Err(
+            "retention drops whole partitions, so the table has to be partitioned: CREATE TABLE .. PARTITION BY RANGE (its time)".into(),
+        );
+    };
+    let Column { name, ty, .. } = &table.columns[place];
+    let copied = places.iter().position(|copied| *copied == place);
+    Retention::new(keep, raw.partitions.as_deref(), raw.partition_unit, (copied, name, ty)).map(Some)
+}
+
+/// How rows of one key become one, by models that agree.
+fn keyed(table: &Table, feeders: &[&Draft<'_>], places: &[usize]) -> Keyed {
+    let Draft { raw, key, .. } = feeders[0];
+    let join = |place: &usize| {
+        let column = &table.columns[*place];
+        let fills = |draft: &&&Draft<'_>| matches!(draft.columns[*place], Filled::By(_));
+        let by = feeders.iter().find(fills).map_or(*raw, |draft| draft.raw);
+        // Where they do not agree, that is said, and there is no plan.
+        keys::join(by, column, key.contains(place)).unwrap_or(Join::Whole)
+    };
+    let time = keys::time_of(raw);
+    Keyed {
+        mode: raw.mode,
+        keys: key.len(),
+        time: places.iter().position(|place| Some(&table.columns[*place].name) == time),
+        joins: places.iter().map(join).collect(),
+        deletes: feeders.iter().any(|draft| draft.deletes()),
+    }
+}
+
+impl Draft<'_> {
+    fn deletes(&self) -> bool {
+        self.raw.tombstones == Tombstones::Delete || !self.delete_when.is_empty()
+    }
+
+    /// What two models of one table differ in, of that which decides what its rows are.
+    fn differs_in(&self, other: &Draft<'_>) -> Option<String> {
+        let settings = [
+            ("mode", self.raw.mode == other.raw.mode),
+            ("key", self.key == other.key),
+            ("newest", self.raw.newest == other.raw.newest),
+            ("oldest", self.raw.oldest == other.raw.oldest),
+            ("retention", self.raw.retention == other.raw.retention),
+            ("partitions", self.raw.partitions == other.raw.partitions),
+            ("partition_unit", self.raw.partition_unit == other.raw.partition_unit),
+        ];
+        if let Some((setting, _)) = settings.iter().find(|(_, is_same)| !is_same) {
+            return Some((*setting).to_owned());
+        }
+        let both = self.columns.iter().zip(&other.columns).zip(&self.table.columns).enumerate();
+        both.filter(|(_, ((a, b), _))| matches!((a, b), (Filled::By(_), Filled::By(_)))).find_map(
+            |(place, (_, column))| {
+                let join = |draft: &Draft<'_>| keys::join(draft.raw, column, self.key.contains(&place)).ok();
+                (join(self) != join(other)).then(|| format!("fold of column {:?}", column.name))
+            },
+        )
+    }
 }
 
 fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
@@ -459,6 +623,8 @@ fn finish(draft: Draft<'_>, table: usize, places: &[usize]) -> Model {
         topic: draft.raw.topic.clone(),
         table,
         sources: sources.collect(),
+        floors: places.iter().map(|place| draft.floors[*place]).collect(),
+        delete_when: draft.delete_when,
         left_out: left_out.collect(),
         tombstones: draft.raw.tombstones,
         when: draft.when,
@@ -568,8 +734,10 @@ mod tests {
             name: name.into(),
             sql_name: format!("\"public\".{}", quoted(name)),
             columns,
+            primary_key: Vec::new(),
             fingerprint: "f".into(),
             kind: Kind::Ordinary,
+            ranged_by: None,
         }
     }
 
@@ -597,12 +765,25 @@ mod tests {
             nullable("tags", Type::Array { element: Box::new(Type::Text), element_oid: 25 }),
             nullable("odd \"name\"", Type::Int8),
         ];
+        let sums = vec![
+            column("n", Type::Int8),
+            column("name", Type::Text),
+            nullable("word", Type::Text),
+            with_default(nullable("low", Type::Float8)),
+            column("at", Type::Timestamptz),
+            column("seen", Type::Timestamptz),
+        ];
         [
             table(1, "ping", ping.clone()),
             table(2, "odd", odd),
             table(3, "spot", vec![nullable("place", point()), column("n", Type::Int4)]),
             table(4, "hard", vec![column("place", point())]),
             table(5, "serials", vec![Column { fills_itself: true, ..column("id", Type::Int8) }]),
+            Table { primary_key: vec!["at".into(), "name".into()], ..table(6, "sums", sums) },
+            Table {
+                primary_key: vec!["ratio".into()],
+                ..table(7, "floats", vec![column("ratio", Type::Float8)])
+            },
         ]
         .into_iter()
         .map(|table| (table.name.clone(), table))
@@ -785,6 +966,147 @@ mod tests {
             &pair("table = \"odd\"", "topic = \"b\"\ntable = \"odd\"\ncolumns.doc = { default = true }"),
             None,
         );
+    }
+
+    /// A model of the table `sums`, these settings first, and then these columns.
+    fn keyed(settings: &str, columns: &str) -> Result<Plan, Vec<Problem>> {
+        plan(&format!("[[model]]\ntopic = \"t\"\ntable = \"sums\"\n{settings}\n[model.columns]\n{columns}"))
+    }
+
+    const FOLDS: &str = "n = { fold = \"sum\" }\nword = { fold = \"last\" }\nlow = { fold = \"min\" }\n";
+
+    #[test]
+    fn settings_of_modes_stand_together() {
+        #[track_caller]
+        fn check(settings: &str, columns: &str, expected: &str) {
+            let problems = keyed(settings, columns).expect_err(expected);
+            assert!(problems.iter().any(|p| p.0.contains(expected)), "{settings}\n{columns}\n{problems:#?}");
+        }
+        let (add, upsert, first) = ("mode = \"add\"", "mode = \"upsert\"", "mode = \"first\"");
+        let with = |mode: &str, more: &str| format!("{mode}\n{more}");
+        check("key = [\"name\"]", "", "go with mode =");
+        check("newest = \"at\"", "", "go with mode =");
+        check("tombstones = \"delete\"", "", "go with mode = \"upsert\" only");
+        check("delete_when = { op = \"d\" }", "", "go with mode = \"upsert\" only");
+        check(&with(add, "delete_when = { op = \"d\" }"), FOLDS, "go with mode = \"upsert\" only");
+        check(&with(upsert, "delete_when = { \"a..b\" = \"d\" }"), "", "has an empty name");
+        check(&with(upsert, "oldest = \"seen\""), "", "with \"upsert\" say newest");
+        check(&with(first, "newest = \"seen\""), "", "say oldest");
+        check(
+            &with(upsert, "newest = \"seen\"\ndelete_when = { op = \"d\" }"),
+            "",
+            "newest does not go with deletions",
+        );
+        check(&with(upsert, "newest = \"sen\""), "", "no column \"sen\"; did you mean \"seen\"?");
+        check(&with(upsert, "newest = \"word\""), "", "must be a time, a date or an integer");
+        check(&with(upsert, "newest = \"seen\""), "seen = { clock = \"write\" }", "when the thing happened");
+        check(
+            &with(upsert, "newest = \"seen\""),
+            "seen = { floor = \"1m\" }",
+            "floor makes many moments one",
+        );
+        check(&with(upsert, "key = [\"nam\"]"), "", "did you mean \"name\"?");
+        check(&with(upsert, "key = [\"name\", \"name\"]"), "", "is there twice");
+        check(&with(upsert, "key = [\"word\"]"), "", "may be NULL");
+        check(&with(upsert, "key = [\"low\"]"), "", "0 and -0 are one number");
+        check(upsert, "at = { clock = \"write\" }", "a key of its own");
+        check(upsert, "n = { fold = \"sum\" }", "fold goes with mode = \"add\"");
+        check(&with(upsert, "tombstones = \"delete\""), "", "a tombstone has none but Kafka's");
+        check(add, "", "must say how many rows become one");
+        check(add, "n = { fold = \"sum\" }\nname = { fold = \"max\" }", "is in the key");
+        check(add, "word = { fold = \"sum\" }", "a sum is for smallint");
+        check(add, "low = { fold = \"sum\" }", "depends on the order");
+        check(add, "word = { fold = \"max\" }", "min and max are for");
+        check(add, "word = { fold = \"count\" }", "a count is for integer columns");
+        check(add, "n = { fold = \"count\", field = \"x\" }", "goes with no other setting");
+        check(add, "word = { fold = \"last\" }", "needs a time");
+        check(&with(add, "newest = \"seen\""), "seen = { fold = \"min\" }", "its greatest stays");
+        check(add, "at = { floor = \"7m\" }", "does not divide a day");
+        check(add, "n = { fold = \"sum\", floor = \"1m\" }", "floor is for timestamptz");
+        check(upsert, "at = { kafka = \"offset\", floor = \"1m\" }", "floor goes with a plain field");
+        let problems =
+            plan("[[model]]\ntopic = \"t\"\ntable = \"ping\"\nmode = \"upsert\"").expect_err("no key");
+        assert!(problems[0].0.contains("the table has no primary key"), "{problems:#?}");
+        let problems =
+            plan("[[model]]\ntopic = \"t\"\ntable = \"floats\"\nmode = \"upsert\"").expect_err("a float");
+        assert!(problems[0].0.contains("0 and -0"), "{problems:#?}");
+    }
+
+    #[test]
+    fn keys_stand_behind_clocks_in_their_own_order() {
+        let columns = format!("{FOLDS}seen = {{ clock = \"write\" }}\nat = {{ floor = \"1m\" }}");
+        let plan = keyed("mode = \"add\"\nnewest = \"at\"", &columns);
+        assert!(
+            plan.is_err_and(|p| p[0].0.contains("floor makes")),
+            "the key cannot be the time that decides"
+        );
+        let columns = "n = { fold = \"count\" }\nword = { default = true }\nlow = { fold = \"min\" }\nseen = { clock = \"write\" }\n\
+                       at = { kafka = \"timestamp\", floor = \"15m\" }";
+        let plan = keyed("mode = \"add\"", columns).expect("a model that fits");
+        let table = &plan.tables[0];
+        let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["seen", "at", "name", "n", "low"]);
+        assert!(
+            table.columns.iter().all(|column| column.optional.is_none()),
+            "rows that are one have one shape"
+        );
+        let keyed = table.keyed.as_ref().expect("it has keys");
+        assert_eq!((keyed.keys, keyed.time, keyed.deletes), (2, None, false));
+        assert_eq!(keyed.joins, [Join::Whole, Join::Key, Join::Key, Join::Sum, Join::Least]);
+        assert_eq!(
+            plan.topics[0].routing_text(),
+            "\"public\".\"sums\" always add by (\"at\", \"name\") sum (\"n\") least (\"low\")"
+        );
+        let explained = plan.models[0].explain(&plan);
+        assert_eq!(explained[0], "mode add: of rows with the same (\"at\", \"name\"), they are added up");
+        assert!(
+            explained.contains(
+                &"\"at\" timestamptz: the record's timestamp; its 15 minutes in UTC; the key".to_owned()
+            ),
+            "{explained:#?}"
+        );
+        assert!(
+            explained.contains(&"\"n\" bigint: 1 for each record; added up".to_owned()),
+            "{explained:#?}"
+        );
+    }
+
+    #[test]
+    fn models_of_one_table_write_it_alike() {
+        #[track_caller]
+        fn check(one: &str, other: &str, expected: Option<&str>) {
+            let model = |topic, more| format!("[[model]]\ntopic = \"{topic}\"\ntable = \"sums\"\n{more}\n");
+            match (plan(&(model("a", one) + &model("b", other))), expected) {
+                (Ok(_), None) => {}
+                (Err(problems), Some(expected)) if problems.iter().any(|p| p.0.contains(expected)) => {}
+                (found, _) => panic!("{one}\n{other}\n{found:#?}"),
+            }
+        }
+        let upsert = "mode = \"upsert\"";
+        check(upsert, upsert, None);
+        check(upsert, "", Some("differ in mode"));
+        check(upsert, "mode = \"upsert\"\nnewest = \"seen\"", Some("differ in newest"));
+        check(upsert, "mode = \"upsert\"\nkey = [\"name\", \"at\"]", Some("differ in key"));
+        let add = |n: &str| {
+            format!(
+                "mode = \"add\"\n[model.columns]\nn = {{ fold = {n:?} }}\nword = {{ default = true }}\nlow = {{ fold = \"min\" }}\nseen = {{ fold = \"max\" }}"
+            )
+        };
+        check(&add("sum"), &add("count"), None);
+        check(&add("sum"), &add("max"), Some("differ in fold of column \"n\""));
+    }
+
+    #[test]
+    fn a_topics_models_pass_over_tombstones_or_delete_by_them() {
+        let upsert = "[[model]]\ntopic = \"t\"\ntable = \"sums\"\nmode = \"upsert\"\nkey = [\"name\"]\ntombstones = \"delete\"\n\
+                      columns.name = { kafka = \"key\" }\n";
+        let ping = |more: &str| format!("{upsert}[[model]]\ntopic = \"t\"\ntable = \"ping\"\n{more}");
+        let both = plan(&ping("tombstones = \"skip\"")).expect("they agree");
+        assert_eq!(both.topics[0].tombstones, Tombstones::Skip);
+        assert_eq!(both.models[0].tombstones, Tombstones::Delete);
+        assert!(both.tables[0].keyed.as_ref().is_some_and(|keyed| keyed.deletes));
+        let problems = plan(&ping("")).expect_err("a tombstone would be a dead letter for one");
+        assert!(problems[0].0.contains("differ in `tombstones`"), "{problems:#?}");
     }
 
     #[test]

@@ -10,9 +10,13 @@
 //! A column with an ordinary default is filled like any other, and left to the server in a record without the field, as in an
 //! INSERT that leaves it out; `{ default = true }` leaves it to the server always.
 
+mod duration;
 pub mod types;
 pub mod notation;
+pub mod mode;
 pub mod plan;
+mod keys;
+pub mod retention;
 pub mod compile;
 pub mod editions;
 
@@ -20,6 +24,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::model::mode::{Fold, Mode};
 use crate::model::types::{Encoding, Unit};
 
 /// One `[[model]]` as written.
@@ -41,6 +46,23 @@ pub struct RawModel {
     /// Where in that a list of messages is; `"."` where it is a list itself.
     pub records: Option<RawPath>,
     #[serde(default)]
+    pub mode: Mode,
+    /// The columns by which rows are the same one; default: the primary key's.
+    pub key: Option<Vec<String>>,
+    /// The column whose greatest value is the newest row's, whatever came last.
+    pub newest: Option<String>,
+    /// The column whose least value is the first row's, whatever came first.
+    pub oldest: Option<String>,
+    /// JSON fields with which a message deletes the row of its key; all of them.
+    #[serde(default)]
+    pub delete_when: BTreeMap<String, Scalar>,
+    /// How long the table keeps its rows, like `"30d"`: its partitions are made and dropped in time.
+    pub retention: Option<String>,
+    /// The length of those partitions; by itself one that makes some tens of them.
+    pub partitions: Option<String>,
+    /// What a partition column that is an integer counts since 1970.
+    pub partition_unit: Option<Unit>,
+    #[serde(default)]
     pub columns: BTreeMap<String, RawSource>,
 }
 
@@ -59,6 +81,8 @@ pub enum Tombstones {
     #[default]
     DeadLetter,
     Skip,
+    /// The row of its key is deleted.
+    Delete,
 }
 
 /// The right side of one line of `[model.columns]`. Which settings go together is checked by [`compile::compile`], whose
@@ -82,7 +106,13 @@ pub struct RawSource {
     pub clock: Option<Clock>,
     pub message: Option<bool>,
     pub kafka: Option<Kafka>,
+    /// The name of one of the record's headers; of several by that name, the last.
+    pub header: Option<String>,
     pub default: Option<bool>,
+    /// How many rows of a key become one value.
+    pub fold: Option<Fold>,
+    /// The length of a bucket that a time is floored to, like `"1m"`.
+    pub floor: Option<String>,
 }
 
 /// Bytes that a serializer puts before the text.

@@ -10,7 +10,7 @@ use jiff::tz::{Offset, TimeZone};
 
 use super::types::{Encoding, Type, Unit};
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Notation {
     pub time: TimeForm,
     /// Whose clocks showed a time that has no offset from UTC.
@@ -80,7 +80,23 @@ impl Years {
     }
 }
 
+impl Default for Notation {
+    fn default() -> Self {
+        Notation::PLAIN
+    }
+}
+
 impl Notation {
+    /// As the type alone says it.
+    pub const PLAIN: Notation = Notation {
+        time: TimeForm::Iso8601,
+        zone: None,
+        years: None,
+        encoding: Encoding::Postgres,
+        from_text: false,
+        empty_is_null: false,
+    };
+
     /// For `rowmill check`, behind the field's name.
     pub(super) fn explain(&self, ty: &Type) -> String {
         let mut words = String::new();

@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use crate::model::duration;
+use crate::model::mode::Keyed;
 use crate::model::notation::Notation;
+use crate::model::retention::Retention;
 use crate::model::types::Type;
+pub use crate::model::types::quoted;
 use crate::model::{Framing, Kafka, OnUnknown, Tombstones};
 
 /// Everything that decoding and writing need to know, fixed at start.
@@ -26,6 +30,10 @@ pub struct TablePlan {
     pub columns: Vec<PlanColumn>,
     /// How many of the first columns are stamped by the writer.
     pub clock_columns: usize,
+    /// How rows of one key become one; `None` where each row is one more.
+    pub keyed: Option<Keyed>,
+    /// How long rows are kept, where the models say so.
+    pub retention: Option<Retention>,
 }
 
 /// So many columns of a table may be left out of its rows: a row says which in one word.
@@ -50,6 +58,10 @@ pub struct Model {
     pub tombstones: Tombstones,
     /// One for each of the table's COPY columns, in their order.
     pub sources: Vec<Source>,
+    /// The same: the length of the bucket that a time is floored to, in microseconds.
+    pub floors: Vec<Option<i64>>,
+    /// A message that meets all of these deletes the row of its key; none does where there are none.
+    pub delete_when: Vec<Condition>,
     /// Columns that the server fills, with the reason.
     pub left_out: Vec<(String, &'static str)>,
 }
@@ -110,6 +122,9 @@ pub enum Source {
     Clock,
     Message,
     Kafka(Kafka),
+    Header(String),
+    /// One, which a count adds up.
+    One,
     /// Another model of the same table fills the column.
     Null,
 }
@@ -158,6 +173,12 @@ impl Envelope {
     }
 }
 
+impl AsRef<str> for PlanColumn {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
 impl TablePlan {
     /// The table without its schema, for thread names.
     pub fn short_name(&self) -> &str {
@@ -178,12 +199,19 @@ impl Model {
     pub fn explain(&self, plan: &Plan) -> Vec<String> {
         let topic = plan.topics.iter().find(|topic| topic.name == self.topic);
         let envelope = topic.and_then(|topic| topic.envelope.explain());
-        let columns = &plan.tables[self.table].columns;
-        let filled = columns.iter().zip(&self.sources).map(|(column, source)| {
-            format!("{} {}: {}", quoted(&column.name), column.ty, source.explain(column))
+        let table = &plan.tables[self.table];
+        let filled = table.columns.iter().enumerate().map(|(index, column)| {
+            let floor = self.floors[index].map(floor_words).unwrap_or_default();
+            let join = table.keyed.as_ref().map_or("", |keyed| keyed.joins[index].words());
+            let source = self.sources[index].explain(column);
+            format!("{} {}: {source}{floor}{join}", quoted(&column.name), column.ty)
         });
         let left_out = self.left_out.iter().map(|(name, why)| format!("{}: {why}", quoted(name)));
-        envelope.into_iter().chain(filled).chain(left_out).collect()
+        let mode = table.keyed.as_ref().map(|keyed| keyed.explain(&table.columns));
+        let kept = table.retention.as_ref().map(Retention::explain);
+        let deletes = (!self.delete_when.is_empty())
+            .then(|| format!("a message deletes the row of its key {}", when_text(&self.delete_when)));
+        mode.into_iter().chain(kept).chain(deletes).chain(envelope).chain(filled).chain(left_out).collect()
     }
 
     /// `always`, or its conditions.
@@ -217,11 +245,21 @@ impl Source {
             Source::Message => "the whole message".into(),
             Source::Kafka(Kafka::Element) => "which element of the message's list it is, from 0".into(),
             Source::Kafka(part) => format!("the record's {}", part.name()),
+            Source::Header(name) => format!("the record's header {name:?}; {absent}"),
+            Source::One => "1 for each record".into(),
             Source::Null if column.optional.is_some() => {
                 "its default: only other models of this table fill it".into()
             }
             Source::Null => "NULL: only other models of this table fill it".into(),
         }
+    }
+}
+
+/// What a bucket is, of so many microseconds.
+fn floor_words(micros: i64) -> String {
+    match duration::longest(micros) {
+        (1, word) => format!("; its {word} in UTC"),
+        (count, word) => format!("; its {count} {word}s in UTC"),
     }
 }
 
@@ -231,9 +269,4 @@ fn when_text(when: &[Condition]) -> String {
     }
     let conditions: Vec<_> = when.iter().map(Condition::to_string).collect();
     format!("when {}", conditions.join(" and "))
-}
-
-/// An identifier as SQL wants it.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -12,9 +12,13 @@ pub struct Table {
     pub sql_name: String,
     /// Live columns by attribute number.
     pub columns: Vec<Column>,
+    /// The names of the primary key's columns, in its order; none where there is no primary key.
+    pub primary_key: Vec<String>,
     /// What the catalog said of its definition in short, in the same statement snapshot as the columns or a later one.
     pub fingerprint: String,
     pub kind: Kind,
+    /// By which column it is partitioned in ranges, if by one alone.
+    pub ranged_by: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +163,11 @@ impl fmt::Display for Type {
         };
         f.write_str(name)
     }
+}
+
+/// An identifier as SQL wants it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// How a JSON string stands for the bytes of a bytea.

@@ -2,6 +2,8 @@
 //! set aside ([`DeadLetter`]). Data carries the claim under which it was read.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,6 +30,9 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// By which the record is known again: over key, value, timestamp and headers. Stored in the ledger.
     pub fn hash(&self) -> i64 {
+        if let Some(cut) = self.headers.cut() {
+            return cut.hash;
+        }
         let mut hash = StableHash::default();
         for part in [self.key, self.value] {
             hash.eat(&part.map_or(-1, |p| p.len() as i64).to_le_bytes());
@@ -39,12 +44,49 @@ impl Record<'_> {
     }
 }
 
+/// What is known of a record that is too large to be held: its key and value are only their beginnings, and headers it has none
+/// any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Bytes of the whole record: key, value, and headers in the arena's form.
+    pub bytes: i64,
+    /// Bytes of the whole value; -1 if it is null.
+    pub value_bytes: i64,
+    /// [`Record::hash`] of the whole record.
+    pub hash: i64,
+}
+
+/// So many bytes of the key and of the value of such a record are kept.
+pub const CUT_KEEPS_BYTES: usize = 1024;
+
 /// A record's headers in the arena's own form: for each `u32` name length, name, `i32` value length (-1: null), value,
-/// all little-endian. Written only by [`Headers::append`].
+/// all little-endian. Written only by [`Headers::append`]; or, in their place, what [`Headers::of_cut`] wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(pub &'a [u8]);
 
+/// No name is so long.
+const IS_CUT: [u8; 4] = [0xff; 4];
+
 impl<'a> Headers<'a> {
+    /// What stands in the place of the headers of a record that was cut.
+    pub fn of_cut(cut: Cut) -> [u8; 28] {
+        let mut bytes = [0; 28];
+        bytes[..4].copy_from_slice(&IS_CUT);
+        for (place, number) in [cut.bytes, cut.value_bytes, cut.hash].into_iter().enumerate() {
+            bytes[4 + 8 * place..][..8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What was cut off the record, if it was.
+    #[inline]
+    pub fn cut(self) -> Option<Cut> {
+        let numbers = self.0.strip_prefix(&IS_CUT)?;
+        let number =
+            |place: usize| i64::from_le_bytes(numbers[8 * place..][..8].try_into().expect("eight bytes"));
+        Some(Cut { bytes: number(0), value_bytes: number(1), hash: number(2) })
+    }
+
     /// Appends one header to an arena.
     pub fn append(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
         arena.extend_from_slice(&(name.len() as u32).to_le_bytes());
@@ -56,7 +98,7 @@ impl<'a> Headers<'a> {
 
     /// The headers in their order; names repeat as the producer wrote them.
     pub fn iter(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone {
-        let mut rest = self.0;
+        let mut rest = if self.cut().is_some() { &[][..] } else { self.0 };
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
@@ -67,6 +109,28 @@ impl<'a> Headers<'a> {
             let value = usize::try_from(value_length).ok().map(|n| take(&mut rest, n));
             Some((name, value))
         })
+    }
+}
+
+impl<'a> Record<'a> {
+    /// The record as it is held where no part of it may have more than `part_max` bytes: itself, or, written into `cut`, what is
+    /// kept of it.
+    pub fn bounded<'b>(self, part_max: usize, cut: &'b mut [u8; 28]) -> Record<'b>
+    where
+        'a: 'b,
+    {
+        let bytes = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let parts = [bytes(self.key), bytes(self.value), self.headers.0.len()];
+        if parts.iter().all(|bytes| *bytes <= part_max) || self.headers.cut().is_some() {
+            return self;
+        }
+        *cut = Headers::of_cut(Cut {
+            bytes: parts.iter().sum::<usize>() as i64,
+            value_bytes: self.value.map_or(-1, |value| value.len() as i64),
+            hash: self.hash(),
+        });
+        let kept = |part: Option<&'a [u8]>| part.map(|part| &part[..part.len().min(CUT_KEEPS_BYTES)]);
+        Record { key: kept(self.key), value: kept(self.value), headers: Headers(cut), ..self }
     }
 }
 
@@ -257,6 +321,8 @@ pub struct Row {
     pub record: u32,
     /// Which message of the record it is, where a record has many. All rows of a record stand together.
     pub element: Option<u16>,
+    /// True where it has a key and nothing else: the row of that key is to be deleted.
+    pub deletes: bool,
     pub shape: Shape,
 }
 
@@ -318,6 +384,15 @@ pub struct DeadLetter {
     pub reason: Cow<'static, str>,
     /// A sentence for people.
     pub message: String,
+}
+
+/// Where a record stands in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of its segment.
+    segment: usize,
+    /// Index into the segment's raw batch.
+    record: u32,
 }
 
 impl TableBatch {
@@ -384,29 +459,52 @@ impl TableBatch {
     /// Moves row `at`, the first of its record, and everything after it into a new batch; what stays here can be committed by
     /// itself.
     pub fn split_off(&mut self, at: usize) -> TableBatch {
-        let mut tail = TableBatch::new(self.table, self.edition);
-        if at >= self.rows.len() {
-            return tail;
+        match self.place_of_row(at) {
+            Some(place) => {
+                assert_eq!(self.record_rows(at).start, at, "a record's rows go in one transaction");
+                self.split_off_at(place)
+            }
+            None => TableBatch::new(self.table, self.edition),
         }
-        let cut_bytes = self.row_bytes(at).start;
-        let cut_record = self.rows[at].record;
-        let cut = self.segment_of(at);
-        assert_eq!(self.record_rows(at).start, at, "a record's rows go in one transaction");
-        let stored = records_of(&self.rows, self.segments[cut].rows.start..at).count() as i64;
+    }
+
+    /// Where the record of row `at` stands; `None` behind the last row.
+    pub fn place_of_row(&self, at: usize) -> Option<Place> {
+        let row = self.rows.get(at)?;
+        Some(Place { segment: self.segment_of(at), record: row.record })
+    }
+
+    /// Where the record of the `nth` dead letter stands, in the order of the records; `None` where there are no more than `nth`.
+    pub fn place_of_letter(&self, nth: usize) -> Option<Place> {
+        if nth >= self.dead.len() {
+            return None;
+        }
+        let place = |dead: &DeadLetter| Place { segment: dead.segment, record: dead.record };
+        let mut places: Vec<Place> = self.dead.iter().map(place).collect();
+        Some(*places.select_nth_unstable(nth).1)
+    }
+
+    /// Moves the record at a place, and everything after it, into a new batch.
+    pub fn split_off_at(&mut self, cut: Place) -> TableBatch {
+        let mut tail = TableBatch::new(self.table, self.edition);
+        let within = self.segments[cut.segment].rows.clone();
+        let at = within.start + self.rows[within.clone()].partition_point(|row| row.record < cut.record);
+        let stored = records_of(&self.rows, within.start..at).count() as i64;
+        let cut_bytes = if at == 0 { 0 } else { self.rows[at - 1].end as usize };
         tail.bytes = self.bytes.split_off(cut_bytes);
         tail.rows = self.rows.split_off(at);
         tail.rows.iter_mut().for_each(|row| row.end -= cut_bytes as u32);
-        tail.segments = self.segments.split_off(cut);
-        let dead_before = |d: &DeadLetter| d.segment < cut || (d.segment == cut && d.record < cut_record);
-        let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(dead_before);
-        let head = Head { rows: at, record: cut_record as usize, stored };
-        if let Some(head_segment) = tail.segments[0].split_off_head(&head, &head_dead, cut) {
+        tail.segments = self.segments.split_off(cut.segment);
+        let is_before = |d: &DeadLetter| (d.segment, d.record) < (cut.segment, cut.record);
+        let (head_dead, mut tail_dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(is_before);
+        let head = Head { rows: at, record: cut.record as usize, stored };
+        if let Some(head_segment) = tail.segments[0].split_off_head(&head, &head_dead, cut.segment) {
             self.segments.push(head_segment);
         }
         for segment in &mut tail.segments {
             segment.rows = segment.rows.start.saturating_sub(at)..segment.rows.end - at;
         }
-        tail_dead.iter_mut().for_each(|d| d.segment -= cut);
+        tail_dead.iter_mut().for_each(|d| d.segment -= cut.segment);
         self.dead = head_dead;
         tail.dead = tail_dead;
         tail
@@ -504,6 +602,13 @@ impl<'a> Rows<'a> {
         self.parts.is_empty()
     }
 
+    /// Each row's bytes, in order, and whether it deletes.
+    pub fn tuples(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.parts.iter().flat_map(|(batch, rows)| {
+            rows.clone().map(|row| (&batch.bytes[batch.row_bytes(row)], batch.rows[row].deletes))
+        })
+    }
+
     /// The shapes of these rows, in the order in which they first appear.
     pub fn shapes(&self) -> Vec<Shape> {
         let mut shapes: Vec<Shape> = Vec::new();
@@ -548,10 +653,17 @@ fn stretches(rows: &[Row], shape: Shape) -> impl Iterator<Item = Range<usize>> {
 /// The spans of a transaction, one for each claim: positions that wait without rows, then those of the load.
 pub fn spans(idle: &[Span], load: &[TableBatch]) -> Vec<Span> {
     let mut spans: Vec<Span> = idle.to_vec();
+    // There may be thousands of partitions.
+    let address = |span: &Span| Arc::as_ptr(&span.claim);
+    let mut places: HashMap<*const Claim, usize> =
+        spans.iter().enumerate().map(|(place, span)| (address(span), place)).collect();
     for Segment { span: more, .. } in load.iter().flat_map(|b| &b.segments) {
-        match spans.iter_mut().rev().find(|s| Arc::ptr_eq(&s.claim, &more.claim)) {
-            Some(span) => span.join(more),
-            None => spans.push(more.clone()),
+        match places.entry(address(more)) {
+            Entry::Occupied(place) => spans[*place.get()].join(more),
+            Entry::Vacant(place) => {
+                place.insert(spans.len());
+                spans.push(more.clone());
+            }
         }
     }
     spans
@@ -569,7 +681,7 @@ impl Segment {
     /// cut, of this segment under the index `own`.
     fn split_off_head(&mut self, head: &Head, dead: &[DeadLetter], own: usize) -> Option<Segment> {
         let Head { rows: at, record, stored } = *head;
-        let raw = self.raw.as_ref().expect("a segment with rows keeps its records");
+        let raw = self.raw.as_ref().expect("a segment with rows or dead letters keeps its records");
         let mut before = (self.records.start..record).filter(|i| raw.offset(*i) >= self.span.first);
         let records = before.clone().count() as i64;
         let last = before.next_back()?;
@@ -627,6 +739,41 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_is_cut_is_known_by_the_hash_of_all_of_it() {
+        #[track_caller]
+        fn check(key: usize, value: Option<usize>, header: usize, is_cut: bool) {
+            let (key, value) = (vec![b'k'; key], value.map(|bytes| vec![b'v'; bytes]));
+            let mut headers = Vec::new();
+            Headers::append(&mut headers, &vec![b'h'; header], None);
+            let whole = Record {
+                topic: "t",
+                partition: 0,
+                offset: 1,
+                timestamp_ms: Some(2),
+                key: Some(&key),
+                value: value.as_deref(),
+                headers: Headers(&headers),
+            };
+            let mut room = [0; 28];
+            let held = whole.bounded(4000, &mut room);
+            assert_eq!((held.headers.cut().is_some(), held.hash()), (is_cut, whole.hash()));
+            if let Some(cut) = held.headers.cut() {
+                assert_eq!(cut.value_bytes, value.as_ref().map_or(-1, |v| v.len() as i64));
+                assert_eq!(
+                    cut.bytes as usize,
+                    key.len() + value.as_ref().map_or(0, Vec::len) + headers.len()
+                );
+                assert_eq!(held.headers.iter().count(), 0);
+                assert!(held.key.is_some_and(|key| key.len() <= CUT_KEEPS_BYTES));
+            }
+        }
+        check(4000, Some(4000), 3992, false);
+        check(4001, Some(0), 0, true);
+        check(0, Some(4001), 0, true);
+        check(0, None, 4000, true);
+    }
+
+    #[test]
     fn rows_go_in_one_copy_for_each_shape() {
         #[track_caller]
         fn check(shapes: &[u64], expected: &[(u64, &[(usize, usize)])]) {
@@ -636,6 +783,7 @@ mod tests {
                     end: index as u32 + 1,
                     record: index as u32,
                     element: None,
+                    deletes: false,
                     shape: Shape(*shape),
                 });
             }
@@ -711,7 +859,7 @@ mod tests {
                         for element in elements {
                             table.bytes.extend_from_slice(format!("row{offset};").as_bytes());
                             let (end, shape) = (table.bytes.len() as u32, Shape::WHOLE);
-                            table.rows.push(Row { end, record: index, element, shape });
+                            table.rows.push(Row { end, record: index, element, deletes: false, shape });
                         }
                         counts.rows += 1;
                     }
@@ -823,6 +971,27 @@ mod tests {
                 both.sort();
                 assert_eq!(both, outcomes(&whole), "{runs} at {at}");
                 assert_eq!(totals(&[&head, &tail]), totals(&[&whole]), "{runs} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_can_be_cut_at_every_dead_letter_and_nothing_is_lost() {
+        for runs in ["d", "ddd", "rdrd", "..d.d", "s.rd rr.o dddr", "ddd ddd", "RdR sdo", "oosd d"] {
+            let whole = batch(runs);
+            assert_eq!(whole.place_of_letter(whole.dead.len()), None, "{runs}");
+            for nth in 0..whole.dead.len() {
+                let mut head = batch(runs);
+                // A row that the server refuses becomes a letter behind those of the decoder.
+                head.dead.reverse();
+                let place = head.place_of_letter(nth).expect("there are so many");
+                let tail = head.split_off_at(place);
+                assert_eq!(head.dead.len(), nth, "{runs} at {nth}");
+                let mut both = outcomes(&head);
+                both.extend(outcomes(&tail));
+                both.sort();
+                assert_eq!(both, outcomes(&whole), "{runs} at {nth}");
+                assert_eq!(totals(&[&head, &tail]), totals(&[&whole]), "{runs} at {nth}");
             }
         }
     }

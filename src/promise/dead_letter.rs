@@ -13,20 +13,20 @@ use crate::promise::batch::{Record, TableBatch};
 
 /// The COPY that [`append`] writes tuples for.
 const COPY_SQL: &str = "COPY rowmill.dead_letter (pipeline, topic, partition, \"offset\", target, reason, message, key, \
-                            value, header_names, header_values, kafka_timestamp) FROM STDIN (FORMAT binary)";
+                            value, header_names, header_values, kafka_timestamp, whole_bytes) FROM STDIN (FORMAT binary)";
 
-/// Refuses a table that cannot say what became of a dead letter afterwards.
+/// Refuses a table that cannot say how much of a record a dead letter holds, or what became of it afterwards.
 pub fn check_columns(client: &mut pg::Client) -> anyhow::Result<()> {
     let found = client
         .query_typed(
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('rowmill.dead_letter')
-                            AND attname = 'settled_tables' AND NOT attisdropped)",
+            "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('rowmill.dead_letter')
+                AND attname IN ('settled_tables', 'whole_bytes') AND NOT attisdropped",
             &[],
         )
         .context("cannot look for the columns of rowmill.dead_letter")?;
-    if !found[0].get::<_, bool>(0) {
+    if found[0].get::<_, i64>(0) != 2 {
         bail!(
-            "rowmill.dead_letter lacks the columns that say what became of a letter: run `rowmill init`, which adds them"
+            "rowmill.dead_letter lacks columns that this program needs: run `rowmill init`, which adds them"
         );
     }
     Ok(())
@@ -36,7 +36,7 @@ pub fn check_columns(client: &mut pg::Client) -> anyhow::Result<()> {
 const WRITE_BYTES: usize = 64 << 10;
 
 /// Fields of [`COPY_SQL`].
-const FIELDS: i16 = 12;
+const FIELDS: i16 = 13;
 
 /// Type oid of bytea, which a binary array names: pg_type.dat.
 const BYTEA_OID: i32 = 17;
@@ -117,6 +117,8 @@ fn end_tuple(record: &Record<'_>, out: &mut Vec<u8>) {
     // A producer may write any timestamp; one that PostgreSQL has not is none.
     let micros = record.timestamp_ms.and_then(micros_of_millis);
     optional(micros.map(i64::to_be_bytes).as_ref().map(|bytes| bytes.as_slice()), out);
+    let whole = record.headers.cut().map(|cut| cut.bytes.to_be_bytes());
+    optional(whole.as_ref().map(|bytes| bytes.as_slice()), out);
 }
 
 /// A text field of our own words: NUL is the one character that PostgreSQL cannot store.
@@ -146,7 +148,7 @@ fn bytea_array<'a>(elements: impl Iterator<Item = Option<&'a [u8]>> + Clone, out
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promise::batch::Headers;
+    use crate::promise::batch::{Cut, Headers};
 
     fn tuple(about: &About<'_>, record: &Record<'_>) -> Vec<Option<Vec<u8>>> {
         let mut out = Vec::new();
@@ -184,7 +186,7 @@ mod tests {
         // Dimensions, has nulls, element type; size and lower bound; the elements.
         let names = *b"\0\0\0\x01\0\0\0\0\0\0\0\x11\0\0\0\x02\0\0\0\x01\0\0\0\x01h\0\0\0\x01n";
         let values = *b"\0\0\0\x01\0\0\0\x01\0\0\0\x11\0\0\0\x02\0\0\0\x01\0\0\0\x01v\xff\xff\xff\xff";
-        let expected: [&[u8]; FIELDS as usize] = [
+        let expected: [&[u8]; FIELDS as usize - 1] = [
             b"p",
             b"t",
             &1i32.to_be_bytes(),
@@ -198,7 +200,13 @@ mod tests {
             &values,
             &1000i64.to_be_bytes(),
         ];
-        assert_eq!(tuple(&about, &record), expected.map(|field| Some(field.to_vec())));
+        let mut expected: Vec<Option<Vec<u8>>> = expected.map(|field| Some(field.to_vec())).into();
+        expected.push(None);
+        assert_eq!(tuple(&about, &record), expected);
+        let cut = Headers::of_cut(Cut { bytes: 5_000_000_000, value_bytes: 4_999_999_999, hash: 1 });
+        let fields = tuple(&about, &Record { headers: Headers(&cut), ..record });
+        assert_eq!(fields[12].as_deref(), Some(&5_000_000_000i64.to_be_bytes()[..]));
+        assert_eq!(fields[9].as_deref(), Some(&b"\0\0\0\0\0\0\0\0\0\0\0\x11"[..]), "no header");
     }
 
     #[test]
@@ -215,7 +223,7 @@ mod tests {
         };
         let fields = tuple(&About { pipeline: "", target: "", reason: "", message: "" }, &empty);
         let nulls: Vec<bool> = fields.iter().map(Option::is_none).collect();
-        assert_eq!(nulls[7..], [true, true, false, false, true]);
+        assert_eq!(nulls[7..], [true, true, false, false, true, true]);
         let no_elements = *b"\0\0\0\0\0\0\0\0\0\0\0\x11";
         assert_eq!(fields[9].as_deref(), Some(&no_elements[..]));
     }

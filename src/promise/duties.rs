@@ -13,10 +13,10 @@ use crate::promise::topics::Topic;
 /// One ledger row, as a snapshot shows it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    pub topic: String,
+    pub topic: Arc<str>,
     pub partition: i32,
-    pub target: String,
-    pub owner: Option<String>,
+    pub target: Arc<str>,
+    pub owner: Option<Arc<str>>,
     /// False where the owner's lease ran out, or its session is gone.
     pub owner_alive: bool,
     pub epoch: i64,
@@ -24,11 +24,27 @@ pub struct Entry {
     /// The record that was committed last.
     pub anchor: Option<Anchor>,
     pub routing_hash: i64,
-    pub pipeline: String,
-    pub topic_id: String,
-    pub cluster_id: String,
+    pub pipeline: Arc<str>,
+    pub topic_id: Arc<str>,
+    pub cluster_id: Arc<str>,
     /// Which table had the target's name at the last move; `None` before the first.
     pub table: Option<Seen>,
+}
+
+/// A ledger row, and the epoch under which somebody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub target: &'a str,
+    pub epoch: i64,
+}
+
+impl Entry {
+    /// As its owner would give it up.
+    pub fn hold(&self) -> Hold<'_> {
+        Hold { topic: &self.topic, partition: self.partition, target: &self.target, epoch: self.epoch }
+    }
 }
 
 /// A table by its object identifier, and since when it has the name of the one before: seconds since 1970 UTC by the server's
@@ -41,11 +57,14 @@ pub struct Seen {
 
 /// The targets whose name belongs to another table than when `known` was looked at the last time. Rows that have not moved since
 /// show the older one.
-pub fn new_tables(known: &mut BTreeMap<String, Seen>, entries: &[Entry]) -> BTreeSet<String> {
+pub fn new_tables(known: &mut BTreeMap<Arc<str>, Seen>, entries: &[Entry]) -> BTreeSet<Arc<str>> {
     let mut new = BTreeSet::new();
     for entry in entries {
         let Some(seen) = entry.table else { continue };
-        let before = known.entry(entry.target.clone()).or_insert(seen);
+        let Some(before) = known.get_mut(&entry.target) else {
+            known.insert(entry.target.clone(), seen);
+            continue;
+        };
         if seen.since_s > before.since_s {
             if seen.oid != before.oid {
                 new.insert(entry.target.clone());
@@ -68,6 +87,11 @@ impl Held {
             (claim, committed)
         };
         Held(ownership.all().into_iter().map(committed).collect())
+    }
+
+    /// The sum of where all tables of what is held stand. A ledger whose rows come to less was taken back.
+    pub fn committed(&self) -> i128 {
+        self.0.iter().flat_map(|(_, committed)| committed).map(|offset| i128::from(*offset)).sum()
     }
 }
 
@@ -92,6 +116,8 @@ pub struct Duties<'e> {
     /// Claims that another member should have.
     pub give_away: Vec<Arc<Claim>>,
     pub claim: Vec<Partition>,
+    /// Partitions stand still: nothing is to be done here, and nothing is to come.
+    pub is_settled: bool,
 }
 
 impl Viewer<'_> {
@@ -119,27 +145,33 @@ impl Viewer<'_> {
                 && !kept.contains_key(partition)
                 && !claim.contains(partition)
         };
-        let give_up = rows
+        let give_up: Vec<&Entry> = rows
             .iter()
             .flat_map(|(partition, rows)| rows.iter().map(move |entry| (partition, *entry)))
             .filter(|(partition, entry)| is_forgotten(partition, entry))
             .map(|(_, entry)| entry)
             .collect();
         let give_away = moves.release.iter().filter_map(|partition| kept.get(partition));
-        let give_away =
+        let give_away: Vec<Arc<Claim>> =
             give_away.filter(|claim| !claim.is_draining()).map(|claim| (*claim).clone()).collect();
-        Duties { lost, give_up, give_away, claim: moves.claim }
+        let is_idle = lost.is_empty() && give_up.is_empty() && give_away.is_empty() && moves.claim.is_empty();
+        // With less than its share, others are about to give something.
+        let has_its_share = kept.len() >= holdings.len() / members.len().max(1);
+        let is_settled = is_idle && has_its_share && !kept.values().any(|claim| claim.is_draining());
+        Duties { lost, give_up, give_away, claim: moves.claim, is_settled }
     }
 
+    /// The rows of each partition, sorted by their targets.
     fn by_partition<'e>(&self, entries: &'e [Entry]) -> BTreeMap<Partition, Vec<&'e Entry>> {
         let topics: BTreeMap<&str, usize> =
             self.topics.iter().enumerate().map(|(index, topic)| (&*topic.name, index)).collect();
         let mut rows: BTreeMap<Partition, Vec<&Entry>> = BTreeMap::new();
         for entry in entries {
-            if let Some(topic) = topics.get(entry.topic.as_str()) {
+            if let Some(topic) = topics.get(&*entry.topic) {
                 rows.entry(Partition { topic: *topic, id: entry.partition }).or_default().push(entry);
             }
         }
+        rows.values_mut().for_each(|rows| rows.sort_unstable_by(|a, b| a.target.cmp(&b.target)));
         rows
     }
 
@@ -155,7 +187,7 @@ impl Viewer<'_> {
         }
         let rows = rows.get(&claim.partition).map_or(&[][..], Vec::as_slice);
         self.topics[claim.partition.topic].targets.iter().zip(committed).find_map(|(target, committed)| {
-            let row = rows.iter().find(|entry| entry.target == *target);
+            let row = rows.binary_search_by(|entry| (*entry.target).cmp(target)).ok().map(|at| rows[at]);
             lost(self.me, *committed, row.map(|entry| (entry.owner.as_deref(), entry.next_offset)))
         })
     }
@@ -169,7 +201,7 @@ impl Viewer<'_> {
         let mut holdings = Vec::new();
         for (partition, rows) in rows {
             let is_shared = |entry: &&&Entry| {
-                entry.pipeline == self.pipeline
+                *entry.pipeline == *self.pipeline
                     && entry.routing_hash == self.topics[partition.topic].routing_hash
             };
             let mut rows = rows.iter().filter(is_shared).peekable();
@@ -200,7 +232,7 @@ mod tests {
             topic: "t".into(),
             partition: id,
             target: target.into(),
-            owner: (!owner.is_empty()).then(|| owner.trim_end_matches('!').to_owned()),
+            owner: (!owner.is_empty()).then(|| owner.trim_end_matches('!').into()),
             owner_alive: !owner.ends_with('!'),
             epoch: 1,
             next_offset: next,
@@ -261,6 +293,25 @@ mod tests {
         check(&[0, 1], &["a", "b"], &["a", "a"], [&[], &[], &[1], &[]]);
         // The row is gone.
         check(&[0, 1], &["a"], &["a"], [&[1], &[], &[], &[]]);
+    }
+
+    #[test]
+    fn it_is_settled_where_nothing_is_to_do_and_nothing_to_come() {
+        #[track_caller]
+        fn check(held: &[i32], members: &[&str], owners: &[&str], expected: bool) {
+            let (topics, entries) = (topics(), entries(owners));
+            let viewer = Viewer { me: VIEWER, reach: Reach::Well, pipeline: "p", topics: &topics };
+            let peer = |name: &&str| Peer { name: (*name).to_owned(), reach: Reach::Well };
+            let members: Vec<Peer> = members.iter().map(peer).collect();
+            let duties = viewer.duties(&Held::note(&ownership(held)), &members, &entries);
+            assert_eq!(duties.is_settled, expected);
+        }
+        check(&[0], &["a", "b"], &["a", "b"], true);
+        check(&[0], &["a", "b"], &["a", "b", "b"], true);
+        // Something is free, one has too much, or too little yet.
+        check(&[0], &["a"], &["a", ""], false);
+        check(&[0, 1, 2], &["a", "b"], &["a", "a", "a"], false);
+        check(&[], &["a", "b"], &["b", "b"], false);
     }
 
     #[test]

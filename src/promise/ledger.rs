@@ -3,7 +3,9 @@
 //!
 //! Every statement is unnamed or simple, so that a pooler in transaction mode may stand in between.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +14,8 @@ use postgres::types::Type;
 
 use crate::client::pg::{Client, describe, escape_literal};
 use crate::promise::decide::{Peer, Standing};
-use crate::promise::duties::{Entry, Seen};
+use crate::promise::duties::{Entry, Hold, Seen};
+use crate::promise::looks::Sum;
 use crate::promise::offsets::Anchor;
 use crate::promise::reach::Reach;
 use crate::promise::span::{Counts, Move};
@@ -102,45 +105,83 @@ pub fn heartbeat(client: &mut Client, me: &Member, session: Option<i32>, reach: 
     Ok(())
 }
 
-/// The living members of the pipeline, and the rows of all topics that it uses, whoever owns them.
-pub fn snapshot(client: &mut Client, pipeline: &str, topics: &[String]) -> Result<(Vec<Peer>, Vec<Entry>)> {
+/// The living members of the pipeline.
+pub fn living(client: &mut Client, pipeline: &str) -> Result<Vec<Peer>> {
     let rows = client.query_typed(
-        "SELECT member, reach FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member)",
+        "SELECT member, reach FROM rowmill.member WHERE pipeline = $1 AND rowmill.alive(pipeline, member) ORDER BY member",
         &[(&pipeline, Type::TEXT)],
     )?;
-    let peer = |row: &postgres::Row| Peer { name: row.get(0), reach: Reach::of(row.get(1)) };
-    let members = rows.iter().map(peer).collect();
+    Ok(rows.iter().map(|row| Peer { name: row.get(0), reach: Reach::of(row.get(1)) }).collect())
+}
+
+/// The rows of all topics that the pipeline uses, whoever owns them; `living` are its members. By the key's first column, so
+/// that the rows of others cost nothing, and in no order: sorting them would cost the server more than reading them.
+pub fn entries(
+    client: &mut Client,
+    pipeline: &str,
+    living: &[Peer],
+    topics: &[String],
+) -> Result<Vec<Entry>> {
+    let living: BTreeSet<&str> = living.iter().map(|peer| &*peer.name).collect();
     let rows = client.query_typed(
-        "WITH alive AS MATERIALIZED (
-             SELECT pipeline, owner, rowmill.alive(pipeline, owner) AS alive
-             FROM (SELECT DISTINCT pipeline, owner FROM rowmill.ledger WHERE owner IS NOT NULL) AS owners)
-         SELECT l.topic, l.partition, l.target, l.owner, coalesce(a.alive, false), l.epoch, l.next_offset,
-                l.routing_hash, l.pipeline, l.topic_id, l.cluster_id, l.anchor_offset, l.anchor_hash,
-                l.table_oid, coalesce(extract(epoch FROM l.table_since), 0)::FLOAT8
-         FROM rowmill.ledger l LEFT JOIN alive a USING (pipeline, owner)
-         WHERE l.topic = ANY ($1)
-         ORDER BY l.topic, l.partition, l.target",
+        "SELECT topic, partition, target, owner, epoch, next_offset, routing_hash, pipeline, topic_id, cluster_id,
+                anchor_offset, anchor_hash, table_oid, coalesce(extract(epoch FROM table_since), 0)::FLOAT8
+         FROM rowmill.ledger WHERE topic = ANY ($1)",
         &[(&topics, Type::TEXT_ARRAY)],
     )?;
-    let entries = rows
-        .iter()
-        .map(|row| Entry {
-            topic: row.get(0),
+    let mut names = Names::default();
+    let entry = |row: &postgres::Row| {
+        let owner: Option<&str> = row.get(3);
+        let the_pipeline: &str = row.get(7);
+        Entry {
+            topic: names.shared(row.get(0)),
             partition: row.get(1),
-            target: row.get(2),
-            owner: row.get(3),
-            owner_alive: row.get(4),
-            epoch: row.get(5),
-            next_offset: row.get(6),
-            routing_hash: row.get(7),
-            pipeline: row.get(8),
-            topic_id: row.get(9),
-            cluster_id: row.get(10),
-            anchor: anchor(row, 11),
-            table: row.get::<_, Option<u32>>(13).map(|oid| Seen { oid, since_s: row.get(14) }),
-        })
-        .collect();
-    Ok((members, entries))
+            target: names.shared(row.get(2)),
+            owner: owner.map(|owner| names.shared(owner)),
+            // Nothing depends on whether the members of another pipeline live.
+            owner_alive: the_pipeline == pipeline && owner.is_some_and(|owner| living.contains(owner)),
+            epoch: row.get(4),
+            next_offset: row.get(5),
+            routing_hash: row.get(6),
+            pipeline: names.shared(the_pipeline),
+            topic_id: names.shared(row.get(8)),
+            cluster_id: names.shared(row.get(9)),
+            anchor: anchor(row, 10),
+            table: row.get::<_, Option<u32>>(12).map(|oid| Seen { oid, since_s: row.get(13) }),
+        }
+    };
+    Ok(rows.iter().map(entry).collect())
+}
+
+/// What all rows of these topics come to, and the sum of where those of ours stand. The server reads them, and sends two numbers.
+pub fn sum(client: &mut Client, me: &str, topics: &[String]) -> Result<(Sum, i128)> {
+    let row = &client.query_typed(
+        "SELECT count(*),
+                coalesce(sum(hashtextextended(
+                    concat_ws('|', topic, partition, target, coalesce(owner, '-'), epoch, routing_hash, pipeline, topic_id, cluster_id,
+                              coalesce(table_oid::BIGINT, 0), extract(epoch FROM table_since)), 0)), 0)::TEXT,
+                coalesce(sum(next_offset) FILTER (WHERE owner = $2), 0)::TEXT
+         FROM rowmill.ledger WHERE topic = ANY ($1)",
+        &[(&topics, Type::TEXT_ARRAY), (&me, Type::TEXT)],
+    )?[0];
+    let next: &str = row.get(2);
+    let next = next.parse().context("the sum of offsets is no number")?;
+    Ok((Sum { rows: row.get(0), hashes: row.get(1) }, next))
+}
+
+/// Names that many rows have, each once.
+#[derive(Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        let name: Arc<str> = name.into();
+        self.0.insert(name.clone());
+        name
+    }
 }
 
 /// The anchor whose offset and hash are two columns, the first of which is number `at`.
@@ -258,75 +299,108 @@ pub fn accept_gap(
     Ok(moved)
 }
 
-/// CLAIM: all targets of the partition, or none (an empty list).
+/// CLAIM, for partitions of one topic at once: of each all targets, or none; it is missing from the answer then.
 pub fn claim(
     client: &mut Client,
     me: &Member,
     topic: &str,
-    partition: i32,
+    partitions: &[i32],
     routing_hash: i64,
     targets: &[String],
-) -> Result<Vec<Claimed>> {
+) -> Result<BTreeMap<i32, Vec<Claimed>>> {
     let rows = client.query_typed(
-        "SELECT target, epoch, next_offset, anchor_offset, anchor_hash, topic_id
-         FROM rowmill.claim($1, $2, $3, $4, $5, $6)",
+        "SELECT p.id, c.target, c.epoch, c.next_offset, c.anchor_offset, c.anchor_hash, c.topic_id
+         FROM unnest($4) AS p(id), LATERAL rowmill.claim($1, $2, $3, p.id, $5, $6) AS c",
         &[
             (&me.name, Type::TEXT),
             (&me.pipeline, Type::TEXT),
             (&topic, Type::TEXT),
-            (&partition, Type::INT4),
+            (&partitions, Type::INT4_ARRAY),
             (&routing_hash, Type::INT8),
             (&targets, Type::TEXT_ARRAY),
         ],
     )?;
-    Ok(rows
-        .iter()
-        .map(|row| Claimed {
-            target: row.get(0),
-            epoch: row.get(1),
-            next_offset: row.get(2),
-            anchor: anchor(row, 3),
-            topic_id: row.get(5),
-        })
-        .collect())
+    let mut claimed: BTreeMap<i32, Vec<Claimed>> = BTreeMap::new();
+    for row in rows {
+        claimed.entry(row.get(0)).or_default().push(Claimed {
+            target: row.get(1),
+            epoch: row.get(2),
+            next_offset: row.get(3),
+            anchor: anchor(&row, 4),
+            topic_id: row.get(6),
+        });
+    }
+    Ok(claimed)
 }
 
-/// RELEASE: gives up one target of a partition if it is still ours.
-pub fn release(
-    client: &mut Client,
-    me: &str,
-    topic: &str,
-    partition: i32,
-    target: &str,
-    epoch: i64,
-) -> Result<()> {
+/// RELEASE: gives up those of these rows that are still ours. Locked in key order, as an advance of ours may still run.
+pub fn release(client: &mut Client, me: &str, holds: &[Hold<'_>]) -> Result<()> {
+    let topics: Vec<&str> = holds.iter().map(|hold| hold.topic).collect();
+    let partitions: Vec<i32> = holds.iter().map(|hold| hold.partition).collect();
+    let targets: Vec<&str> = holds.iter().map(|hold| hold.target).collect();
+    let epochs: Vec<i64> = holds.iter().map(|hold| hold.epoch).collect();
     client.execute_typed(
-        "UPDATE rowmill.ledger SET owner = NULL
-         WHERE topic = $1 AND partition = $2 AND target = $3 AND owner = $4 AND epoch = $5",
+        "WITH ours AS (
+             SELECT l.topic, l.partition, l.target
+             FROM unnest($2, $3, $4, $5) AS h(topic, partition, target, epoch)
+             JOIN rowmill.ledger l ON l.topic = h.topic AND l.partition = h.partition AND l.target = h.target
+                                  AND l.owner = $1 AND l.epoch = h.epoch
+             ORDER BY l.topic, l.partition, l.target
+             FOR UPDATE OF l)
+         UPDATE rowmill.ledger l SET owner = NULL FROM ours
+         WHERE l.topic = ours.topic AND l.partition = ours.partition AND l.target = ours.target",
         &[
-            (&topic, Type::TEXT),
-            (&partition, Type::INT4),
-            (&target, Type::TEXT),
             (&me, Type::TEXT),
-            (&epoch, Type::INT8),
+            (&topics, Type::TEXT_ARRAY),
+            (&partitions, Type::INT4_ARRAY),
+            (&targets, Type::TEXT_ARRAY),
+            (&epochs, Type::INT8_ARRAY),
         ],
     )?;
     Ok(())
 }
 
-/// Leaves the reason of a stop where `rowmill status` finds it, or takes it away.
-pub fn mark_stopped(
-    client: &mut Client,
-    me: &str,
-    topic: &str,
-    partition: i32,
-    reason: Option<&str>,
-) -> Result<()> {
+/// What `rowmill status` is told of a partition: why it does not go on, or that it does.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub reason: Option<String>,
+}
+
+/// Leaves the reasons of stops where `rowmill status` finds them, or takes them away. Locked in key order.
+pub fn mark_stopped(client: &mut Client, me: &str, stops: &[Stop]) -> Result<()> {
+    let topics: Vec<&str> = stops.iter().map(|stop| &*stop.topic).collect();
+    let partitions: Vec<i32> = stops.iter().map(|stop| stop.partition).collect();
+    let reasons: Vec<Option<&str>> = stops.iter().map(|stop| stop.reason.as_deref()).collect();
     client.execute_typed(
-        "UPDATE rowmill.ledger SET stopped = $4 WHERE topic = $1 AND partition = $2 AND owner = $3",
-        &[(&topic, Type::TEXT), (&partition, Type::INT4), (&me, Type::TEXT), (&reason, Type::TEXT)],
+        "WITH ours AS (
+             SELECT l.topic, l.partition, l.target, s.reason
+             FROM unnest($2, $3, $4) AS s(topic, partition, reason)
+             JOIN rowmill.ledger l ON l.topic = s.topic AND l.partition = s.partition AND l.owner = $1
+             ORDER BY l.topic, l.partition, l.target
+             FOR UPDATE OF l)
+         UPDATE rowmill.ledger l SET stopped = ours.reason FROM ours
+         WHERE l.topic = ours.topic AND l.partition = ours.partition AND l.target = ours.target",
+        &[
+            (&me, Type::TEXT),
+            (&topics, Type::TEXT_ARRAY),
+            (&partitions, Type::INT4_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+        ],
     )?;
     Ok(())
+}
+
+/// Ends what this member still has under way on the server, beside the asking session: nobody waits for it any more, and
+/// its locks would hold up who comes next. Returns how many sessions were ended.
+pub fn end_my_work(client: &mut Client, me: &Member) -> Result<u64> {
+    let ended = client.execute_typed(
+        "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+         WHERE application_name = $1 AND pid <> pg_backend_pid() AND usename = current_user AND state <> 'idle'",
+        &[(&me.application_name(), Type::TEXT)],
+    )?;
+    Ok(ended)
 }
 
 /// The member is gone in good order.

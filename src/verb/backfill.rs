@@ -24,6 +24,8 @@ use crate::figures::instruments::Waits;
 use crate::kafka::ask::Asker;
 use crate::kafka::reread;
 use crate::model::editions::Editions;
+use crate::model::mode::Mode;
+use crate::model::plan::TablePlan;
 use crate::promise::batch::{RawBatch, Rows, TableBatch};
 use crate::promise::claim::{Claim, Lane};
 use crate::promise::dead_letter;
@@ -108,12 +110,15 @@ pub fn run(config: &Config, which: &Which) -> Result<()> {
 impl<'c> Filling<'c> {
     fn new(config: &'c Config, name: &str) -> Result<Filling<'c>> {
         let setup = setup::read(config)?;
-        let is_meant = |table: &crate::model::plan::TablePlan| {
+        let is_meant = |table: &TablePlan| {
             table.name == name || setup.tables.get(name).is_some_and(|t| t.sql_name == table.sql_name)
         };
         let Some(table) = setup.plan.tables.iter().position(is_meant) else {
             bail!("no model fills a table {name:?}: write it as in the models, or as schema.table");
         };
+        if let Some(why) = against_the_order(&setup.plan.tables[table]) {
+            bail!(why);
+        }
         let client = setup.server.connect("rowmill backfill")?;
         let sessions = Sessions {
             server: Server::of(&config.postgres)?,
@@ -188,14 +193,16 @@ impl<'c> Filling<'c> {
         let mut raw = RawBatch::new(topic, 0, 0);
         let mut next = from;
         let bytes_max = self.config.limits.memory_max_bytes;
-        let read = reread::range(&self.config.kafka, &stretch.topic, stretch.partition, from..to, |record| {
-            raw.push(&claim, next, record);
-            next = record.offset + 1;
-            if raw.cost_bytes() > bytes_max && to - from > 1 {
-                bail!(TooLarge);
-            }
-            Ok(())
-        });
+        let (topic_name, part_max) = (&stretch.topic, self.config.limits.message_max_bytes);
+        let read =
+            reread::range(&self.config.kafka, topic_name, stretch.partition, from..to, part_max, |record| {
+                raw.push(&claim, next, record);
+                next = record.offset + 1;
+                if raw.cost_bytes() > bytes_max && to - from > 1 {
+                    bail!(TooLarge);
+                }
+                Ok(())
+            });
         match read {
             Err(error) if error.is::<TooLarge>() => return Ok(Ended::TooLarge),
             read => read?,
@@ -285,7 +292,7 @@ impl<'c> Filling<'c> {
             counts,
         )?;
         if !extended {
-            session.execute("ROLLBACK")?;
+            session.rollback()?;
             return Ok(None);
         }
         session.commit_with("COMMIT")?;
@@ -294,17 +301,30 @@ impl<'c> Filling<'c> {
     }
 }
 
+/// Why older records cannot come after newer ones in this table, if they cannot.
+fn against_the_order(table: &TablePlan) -> Option<String> {
+    let keyed = table.keyed.as_ref().filter(|keyed| keyed.mode != Mode::Add && keyed.time.is_none())?;
+    let (name, mode) = (&table.name, keyed.mode.name());
+    let setting = if keyed.mode == Mode::First { "oldest" } else { "newest" };
+    Some(format!(
+        "table {name} has mode = {mode:?}, where the order of offsets decides, and a backfill comes with older records after newer \
+         ones: say {setting} = \"...\" in the model, with a column that says when a record was true; or let a pipeline of another \
+         name read the topic from its begin into a new table"
+    ))
+}
+
 /// Sends a batch; what the server refuses is set aside. Each part that is judged becomes a batch of its own.
 fn sift(sink: &Sink, session: &mut Session, batch: TableBatch) -> Result<Vec<TableBatch>, Failure> {
     let mut done = Vec::new();
     let mut rest = batch;
     while !rest.rows.is_empty() {
         let records = Records::of(&rest);
-        let found = isolate(records.len(), |range| {
+        let send = |range| {
             let mut rows = Rows::part(&mut rest, records.rows(&range));
             let refusal = sink.try_send(session, &mut rows)?;
             Ok::<_, Failure>(refusal.map(|refusal| records.refused(&rest, &range, refusal)))
-        })?;
+        };
+        let found = isolate(records.len(), send, || false)?;
         let tail = rest.split_off(records.rows_of_first(found.judged));
         let bad = found.bad.into_iter().map(|(record, refusal)| {
             (records.rows(&(record..record + 1)).start, refusal.code, refusal.message)

@@ -16,6 +16,8 @@ const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/
 const TIMESCALEDB_SQL: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.timescaledb.sql"));
 
+const BUILT_IN: &[&str] = &["state", "metric", "log", "network_trace", "network_ping"];
+
 #[derive(Args)]
 pub struct Init {
     /// The PostgreSQL server, without a password; the role must be allowed to create a schema. Default: DATABASE_URL.
@@ -92,6 +94,7 @@ pub fn run(init: &Init) -> Result<()> {
     if init.models {
         let sql = if init.timescaledb { TIMESCALEDB_SQL } else { TABLES_SQL };
         execute(&mut transaction, sql, "create the built-in tables")?;
+        refuse_strange_tables(&mut transaction)?;
         say!("tables state, metric, log, network_trace, network_ping, in schema public");
     }
     if let (Some(other), Some(config)) = (&init.take_over, &config) {
@@ -102,6 +105,25 @@ pub fn run(init: &Init) -> Result<()> {
         accept(&mut transaction, gap)?;
     }
     transaction.commit().context("cannot commit; nothing was changed")
+}
+
+/// A table that was there before may be somebody else's, with triggers that do what they like with our rights, and rights of theirs on
+/// our rows. `sql/tables.sql` would leave it as it is.
+fn refuse_strange_tables(transaction: &mut Transaction<'_>) -> Result<()> {
+    let rows = transaction.query_typed(
+        "SELECT format('%I.%I', n.nspname, c.relname), pg_get_userbyid(c.relowner)
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'public' AND c.relname = ANY ($1) AND NOT pg_has_role(current_user, c.relowner, 'USAGE')",
+        &[(&BUILT_IN, Type::TEXT_ARRAY)],
+    )?;
+    if let Some(row) = rows.first() {
+        let (table, owner): (&str, &str) = (row.get(0), row.get(1));
+        bail!(
+            "table {table} is there already and belongs to {owner}, who may do with its rows, and have done with them, as they like: \
+             look at its triggers, then give it to this role (ALTER TABLE {table} OWNER TO ..) or drop it; nothing was changed"
+        );
+    }
+    Ok(())
 }
 
 fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {

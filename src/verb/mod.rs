@@ -2,9 +2,13 @@
 
 pub mod backfill;
 pub mod out;
+pub mod page;
 pub mod service;
 pub mod setup;
+pub mod web;
 
+pub mod collect;
+pub mod serve;
 pub mod run;
 
 pub mod check;

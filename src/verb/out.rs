@@ -1,23 +1,37 @@
-//! Standard output, for every verb. Whoever reads it may have seen enough and close it, as `head` does: what is said from then
-//! on goes nowhere, and the verb does what it was asked to, to the end. `println!` would end the process in the middle.
+//! Standard output, for every verb: a line, a line of JSON, or lines that were put together elsewhere. Whatever they hold, no character
+//! of it acts on a terminal or begins a line of its own: names, errors and payloads are other people's.
+//!
+//! Whoever reads it may have seen enough and close it, as `head` does: what is said from then on goes nowhere, and the verb does what
+//! it was asked to, to the end. `println!` would end the process in the middle.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::base::printable::{self, Printable};
 
 /// Something was not written that somebody still waits for.
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
-/// A line on standard output, written as for `println!`.
+/// One line on standard output, written as for `println!`. A line break within it is shown, and breaks nothing.
 macro_rules! say {
-    () => { $crate::verb::out::write(format_args!("\n")) };
-    ($($text:tt)*) => { $crate::verb::out::write(format_args!("{}\n", format_args!($($text)*))) };
+    () => { $crate::verb::out::line(format_args!("")) };
+    ($($text:tt)*) => { $crate::verb::out::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
 
-/// Text as it is.
-pub fn write(text: Arguments<'_>) {
-    write_to(&mut std::io::stdout().lock(), text);
+pub fn line(text: Arguments<'_>) {
+    write_line(&mut std::io::stdout().lock(), Printable(&text.to_string()));
+}
+
+/// One line of JSON, with the same meaning for whoever parses it.
+pub fn json(value: &serde_json::Value) {
+    write_line(&mut std::io::stdout().lock(), printable::json(&value.to_string()));
+}
+
+/// Lines of a text whose line breaks are our own.
+pub fn lines(text: &str) {
+    text.lines().for_each(|text| line(format_args!("{text}")));
 }
 
 /// False if the output is not whole, which was said; for the exit code.
@@ -28,8 +42,8 @@ pub fn is_complete() -> bool {
     !INCOMPLETE.load(Relaxed)
 }
 
-fn write_to(out: &mut impl Write, text: Arguments<'_>) {
-    if let Err(error) = out.write_fmt(text) {
+fn write_line(out: &mut impl Write, text: impl Display) {
+    if let Err(error) = writeln!(out, "{text}") {
         failed(&error);
     }
 }
@@ -58,9 +72,9 @@ mod tests {
 
     #[test]
     fn a_reader_who_left_is_no_failure_and_a_full_disk_is() {
-        write_to(&mut Broken(ErrorKind::BrokenPipe), format_args!("x"));
+        write_line(&mut Broken(ErrorKind::BrokenPipe), "x");
         assert!(is_complete());
-        write_to(&mut Broken(ErrorKind::StorageFull), format_args!("x"));
+        write_line(&mut Broken(ErrorKind::StorageFull), "x");
         assert!(!is_complete());
     }
 }

@@ -16,7 +16,8 @@ use crate::base::thread::{Exit, Kind, Name, Threads};
 use crate::config::Metrics;
 use crate::figures::board::{Board, Service};
 use crate::figures::notify::Manager;
-use crate::figures::{page, statsd};
+use crate::figures::statsd;
+use crate::verb::page;
 
 /// Between two report lines, for a person who watches and for a log file.
 const REPORT_TERMINAL: Duration = Duration::from_secs(1);
@@ -51,6 +52,11 @@ impl Process {
         watch_health(&threads, &board, Manager::from_environment()?)?;
         tell(metrics, &threads, &board)?;
         Ok(Process { threads, signals, board, exits, ended: Vec::new() })
+    }
+
+    /// For whoever serves what it shows.
+    pub fn board(&self) -> Arc<Board> {
+        self.board.clone()
     }
 
     /// The service runs from now on: it is watched, and its line is reported.
@@ -161,7 +167,7 @@ fn watch(board: &Board, mut manager: Option<Manager>) -> Result<()> {
 /// Serves the figures as configured. A process whose default address is taken goes on without.
 fn tell(metrics: &Metrics, threads: &Threads, board: &Arc<Board>) -> Result<()> {
     if let Some(address) = metrics.listen {
-        match page::serve(address, board.clone()) {
+        match page::serve(address, board.clone(), threads) {
             Err(error) if !metrics.listen_is_wanted => {
                 log::warn!("{error:#}; going on without metrics")
             }

@@ -12,10 +12,11 @@ use crate::figures::process;
 use crate::model::compile::{Problem, compile};
 use crate::model::plan::{Plan, TablePlan};
 use crate::model::types::Table;
+use crate::promise::dead_letter;
 use crate::promise::duties::Entry;
 use crate::promise::ledger::{self, Member};
 use crate::promise::topics::Topic;
-use crate::store::postgres::audit::{self, Remarks};
+use crate::store::postgres::audit::{self, Remarks, Seats};
 use crate::store::postgres::catalog;
 
 /// What every verb that works on a pipeline needs.
@@ -41,6 +42,7 @@ pub fn read(config: &Config) -> Result<Setup> {
     let server = Server::of(&config.postgres)?;
     let mut client = server.connect("rowmill setup")?;
     ledger::check_version(&mut client)?;
+    dead_letter::check_columns(&mut client)?;
     let tables = tables(config, &mut client)?.map_err(all_problems)?;
     let plan = compiled(config, &tables).map_err(all_problems)?;
     let remarks = audit(&mut client, &plan)?;
@@ -108,6 +110,14 @@ pub fn audit(client: &mut Client, plan: &Plan) -> Result<Remarks> {
     Ok(remarks)
 }
 
+/// How many sessions the server allows, and how many there are.
+pub fn seats(client: &mut Client) -> Result<Seats> {
+    let mut transaction = client.begin()?;
+    let seats = audit::seats(&mut transaction).context("cannot ask how many sessions the server allows")?;
+    transaction.commit()?;
+    Ok(seats)
+}
+
 /// The same of one table, when its definition has changed.
 pub fn audit_table(client: &mut Client, table: &TablePlan) -> Result<Remarks> {
     let mut transaction = client.begin()?;
@@ -164,15 +174,16 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
     for topic in topics {
         let stale = |entries: &[Entry]| entries.iter().any(|e| is_stale(e, &config.pipeline, topic));
         let read = |client: &mut Client| {
-            ledger::snapshot(client, &config.pipeline, &names).context("cannot read the ledger")
+            // Nothing here depends on who lives.
+            ledger::entries(client, &config.pipeline, &[], &names).context("cannot read the ledger")
         };
-        if !stale(&read(client)?.1) {
+        if !stale(&read(client)?) {
             continue;
         }
         let adopted =
             ledger::adopt_routing(client, &config.pipeline, &topic.name, topic.routing_hash, &topic.targets)
                 .context("cannot adopt the changed routing")?;
-        if stale(&read(client)?.1) {
+        if stale(&read(client)?) {
             bail!(
                 "which table takes which records of topic {:?} changed, and its tables are not level or another process still \
                  runs with the old models: stop all processes of pipeline {:?} with SIGTERM first, which levels them",
@@ -186,9 +197,9 @@ fn settle_routing(client: &mut Client, config: &Config, topics: &[Topic]) -> Res
 }
 
 fn is_stale(entry: &Entry, pipeline: &str, topic: &Topic) -> bool {
-    entry.pipeline == pipeline
+    *entry.pipeline == *pipeline
         && *entry.topic == *topic.name
-        && topic.targets.contains(&entry.target)
+        && topic.targets.iter().any(|target| **target == *entry.target)
         && entry.routing_hash != topic.routing_hash
 }
 

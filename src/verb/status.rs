@@ -8,11 +8,13 @@ use postgres::types::Type;
 
 use crate::client::pg::{Client, Server};
 use crate::config::Config;
-use crate::decode::reject::printable;
 use crate::kafka::tail::{Place, Tail, tails};
+use crate::model::plan::TablePlan;
 use crate::promise::ledger;
 use crate::promise::reach::Reach;
+use crate::store::postgres::partitions as parts;
 use crate::verb::out::say;
+use crate::verb::setup;
 
 /// Kafka need not answer for a status; then lag is unknown.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -22,6 +24,7 @@ pub fn run(config: &Config) -> Result<()> {
     ledger::check_version(&mut client)?;
     members(&mut client, &config.pipeline)?;
     partitions(&mut client, config)?;
+    kept(&mut client, config)?;
     dead_letters(&mut client, &config.pipeline)
 }
 
@@ -64,8 +67,9 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         .context("cannot read the ledger")?;
     let places = slowest(rows.iter().map(|row| (row.get(0), row.get(1), row.get(3))));
     let tails = tails(&config.kafka, &places, ANSWER)?;
+    say!();
     say!(
-        "\n{:<28} {:>4} {:<24} {:>12} {:>8} {:>12} {:>6} {:>10}  owner",
+        "{:<28} {:>4} {:<24} {:>12} {:>8} {:>12} {:>6} {:>10}  owner",
         "topic",
         "part",
         "table",
@@ -75,6 +79,14 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         "dead",
         "progress"
     );
+    let mut furthest_behind: BTreeMap<(&str, i32), Table<'_>> = BTreeMap::new();
+    for row in &rows {
+        let table = Table { target: row.get(2), next: row.get(3), still_s: row.get(7) };
+        let slowest = furthest_behind.entry((row.get(0), row.get(1))).or_insert(table);
+        if table.next < slowest.next {
+            *slowest = table;
+        }
+    }
     for row in &rows {
         let (topic, partition, next): (String, i32, i64) = (row.get(0), row.get(1), row.get(3));
         let tail = tails.get(&(topic.clone(), partition));
@@ -94,6 +106,11 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         if let Some(why) = tail.and_then(why_still) {
             say!("     {why}");
         }
+        let table = Table { target: row.get(2), next, still_s: row.get(7) };
+        let lag = tail.and_then(|tail| tail.lag(next)).unwrap_or_default();
+        if let Some(other) = waited_for(table, lag, furthest_behind[&(topic.as_str(), partition)]) {
+            say!("     waits for table {}, which is {} offsets behind it", other.target, next - other.next);
+        }
         if let Some(since) = row.get::<_, Option<String>>(9) {
             say!("     the name belongs to another table than before since {since}");
         }
@@ -102,6 +119,25 @@ fn partitions(client: &mut Client, config: &Config) -> Result<()> {
         say!("lag is unknown where it is \"?\": Kafka at {} did not answer", config.kafka.brokers);
     }
     Ok(())
+}
+
+/// One table of a partition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Table<'r> {
+    target: &'r str,
+    next: i64,
+    /// Since it moved, in seconds; `None` before the first time.
+    still_s: Option<f64>,
+}
+
+/// A table with more to come that stands still for longer, while another of its topic is behind, waits for that one: they share
+/// the topic's memory.
+const STILL_S: f64 = 3.0;
+
+/// The table that another one of its partition waits for, which has so many offsets before it.
+fn waited_for<'r>(table: Table<'_>, lag: i64, slowest: Table<'r>) -> Option<Table<'r>> {
+    let stands_still = table.still_s.is_some_and(|still_s| still_s > STILL_S);
+    Some(slowest).filter(|slowest| lag > 0 && stands_still && slowest.next < table.next)
 }
 
 /// What keeps a table where it is, beside what its owner says.
@@ -127,6 +163,36 @@ fn slowest(places: impl Iterator<Item = Place>) -> Vec<Place> {
     slowest.into_iter().map(|((topic, partition), next)| (topic, partition, next)).collect()
 }
 
+/// The tables that keep their rows for a time: how many partitions each has, and who is in the way of those that should be gone.
+fn kept(client: &mut Client, config: &Config) -> Result<()> {
+    if config.models.iter().all(|model| model.retention.is_none()) {
+        return Ok(());
+    }
+    // A table that does not fit its model is what `check` explains.
+    let Ok(plan) = setup::plan(config, client)? else { return Ok(()) };
+    say!();
+    for table in &plan.tables {
+        kept_of(client, table)
+            .with_context(|| format!("cannot look at the partitions of table {}", table.name))?;
+    }
+    Ok(())
+}
+
+fn kept_of(client: &mut Client, table: &TablePlan) -> Result<()> {
+    let Some(retention) = &table.retention else { return Ok(()) };
+    let look = parts::look(client, table, retention)?;
+    say!("table {}: {} partitions; {}", table.name, look.count, retention.explain());
+    if !look.missing.is_empty() {
+        say!("     {} are missing; the log of a running rowmill says why", look.missing.len());
+    }
+    for partition in &look.overdue {
+        let holders = parts::in_the_way(client, table, &partition.sql_name)?;
+        let holders = if holders.is_empty() { "nobody".to_owned() } else { holders.join(", ") };
+        say!("     {} should be gone; in the way: {holders}", partition.sql_name);
+    }
+    Ok(())
+}
+
 fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
     let rows = client
         .query_typed(
@@ -135,11 +201,12 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
             &[(&pipeline, Type::TEXT)],
         )
         .context("cannot read the dead letters")?;
+    say!();
     if rows.is_empty() {
-        say!("\nno open dead letters");
+        say!("no open dead letters");
         return Ok(());
     }
-    say!("\n{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
+    say!("{:<24} {:<20} {:>8}  newest", "open letters of table", "reason", "count");
     for row in rows {
         say!(
             "{:<24} {:<20} {:>8}  {}: {}",
@@ -147,8 +214,29 @@ fn dead_letters(client: &mut Client, pipeline: &str) -> Result<()> {
             row.get::<_, String>(1),
             row.get::<_, i64>(2),
             row.get::<_, String>(3),
-            printable(&row.get::<_, String>(4))
+            row.get::<_, String>(4)
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_waits_for_the_one_that_is_behind() {
+        #[track_caller]
+        fn check(next: i64, still_s: Option<f64>, lag: i64, expected: bool) {
+            let slow = Table { target: "slow", next: 100, still_s: Some(0.5) };
+            let found = waited_for(Table { target: "fast", next, still_s }, lag, slow);
+            assert_eq!(found, expected.then_some(slow));
+        }
+        check(5000, Some(10.0), 7, true);
+        // It goes on, there is nothing more, it is the slow one itself, or it never moved.
+        check(5000, Some(0.5), 7, false);
+        check(5000, Some(10.0), 0, false);
+        check(100, Some(10.0), 7, false);
+        check(5000, None, 7, false);
+    }
 }

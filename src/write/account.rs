@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::hand::covers;
+use super::hand::Written;
 use super::told::Told;
 use super::{State, Writer};
 use crate::promise::batch::{DeadLetter, TableBatch};
@@ -23,7 +23,8 @@ impl Writer {
         }
         self.metrics.transactions.fetch_add(1, Relaxed);
         self.metrics.batch_rows.observe(spans.iter().map(|s| s.counts.rows).sum::<i64>() as f64);
-        let is_in = |part: &Span| spans.iter().any(|span| covers(span, part));
+        let written = Written::of(spans);
+        let is_in = |part: &Span| written.holds(part);
         for batch in load {
             for segment in batch.segments.iter().filter(|s| is_in(&s.span)) {
                 self.metrics.bytes.fetch_add(batch.rows_bytes(segment.rows.clone()).len() as u64, Relaxed);

@@ -1,6 +1,7 @@
 //! The transaction: `BEGIN; COPY rows; COPY dead letters; SELECT advance; COMMIT`, the last two in one message. Tried until
 //! everything in hand is committed, or dropped because it is not ours any more.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -19,12 +20,15 @@ use crate::promise::dead_letter;
 use crate::promise::decide::{FollowUp, Resolved, after_failure};
 use crate::promise::guard::Objection;
 use crate::promise::ledger::{self, Target};
-use crate::promise::session::Session;
+use crate::promise::session::{Lent, Session};
 use crate::promise::span::{Span, moves};
 use crate::store::postgres::sink::stored_all;
 
 /// Between two tries while PostgreSQL is away: from the first to the last value, doubling.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A search for bad rows is committed as far as it came then: its locks, and whoever ends the process, wait for it.
+const SEARCH_MAX: Duration = Duration::from_secs(2);
 
 /// How a try to write everything ended.
 enum Attempt {
@@ -49,6 +53,8 @@ impl Writer {
             }
             let spans = state.hand.spans();
             if spans.is_empty() {
+                state.session = None;
+                self.lender.leave(self.borrower);
                 self.end_trouble(state);
                 return Ok(());
             }
@@ -56,6 +62,7 @@ impl Writer {
                 Attempt::Done => {
                     state.took = state.began_at.elapsed();
                     self.metrics.transaction_seconds.observe(state.took.as_secs_f64());
+                    state.size.took(state.hand.rows(), state.begun, state.copied, state.committed);
                     if spans.iter().any(|span| span.counts.rows > 0) {
                         state.streak.end();
                     }
@@ -72,19 +79,50 @@ impl Writer {
                 Attempt::Failed(failure) => Err((failure, spans)),
             };
             let Err((failure, attempted)) = result else {
+                // The server said so: others may have the session.
+                state.session.take().into_iter().for_each(Lent::give_back);
                 self.end_trouble(state);
                 return Ok(());
             };
             let place = place(&attempted);
             let Some(failure) = self.after(state, failure, attempted)? else { continue };
             self.metrics.retried(failure.class);
+            if failure.cut_off {
+                self.send_less(state, &place);
+                continue;
+            }
             self.begin_trouble(state, &failure, &place);
-            self.pause(&mut back_off);
+            // Whoever waits for its turn goes on waiting.
+            if !(failure.starved && failure.class == Class::World) {
+                self.pause(&mut back_off);
+            }
             if failure.class == Class::Table {
                 // One that came meanwhile may go in, and then it was the others' fault.
                 state.hand.more(|| self.inlet.try_recv().ok());
             }
         }
+    }
+
+    /// The last transaction lasted too long, and the server ended it: less of it at once.
+    fn send_less(&self, state: &mut State, place: &str) {
+        let rows = state.hand.rows();
+        let within = self.statement_timeout(state);
+        state.size.cut_off(rows);
+        let words = format!("it did not take {rows} rows within {:.0} s", within.as_secs_f64());
+        if state.hand.cut(state.room()) {
+            log::warn!("table {}: {words}; sending {} at once", &self.name, state.hand.rows());
+            return;
+        }
+        state.size.wait_longer();
+        if within == self.statement_max {
+            // A single record, and all the time that there is: somebody has to look.
+            self.begin_trouble(state, &Failure::new(Class::Table, words), place);
+        }
+    }
+
+    /// How long a statement may last now, its waits for locks included.
+    fn statement_timeout(&self, state: &State) -> Duration {
+        (self.lender.sessions.lock_timeout + state.size.patience()).min(self.statement_max)
     }
 
     /// The sink for what is in hand. Where its edition is forgotten, that data is void.
@@ -120,7 +158,7 @@ impl Writer {
                 failure.words
             ),
         };
-        let is_new = failure.class == Class::Table && state.troubled.is_empty();
+        let is_new = (failure.class == Class::Table || failure.starved) && state.troubled.is_empty();
         if state.trouble.begins() || is_new {
             log::warn!("{sentence}");
         }
@@ -174,40 +212,53 @@ impl Writer {
         let session = state.session.as_mut().expect("begin has connected");
         if planted(Bug::AdvanceFirst) {
             let advance =
-                ledger::advance_and_commit(&self.sessions.me.name, &state.sink.target, &moves(spans));
+                ledger::advance_and_commit(&self.lender.sessions.me.name, &state.sink.target, &moves(spans));
             session.execute(&format!("{advance}; BEGIN"))?;
         }
         fault(Point::BeforeCopy);
         let mut rows = Rows::of(state.hand.load_mut());
         let no_rows = rows.is_empty();
+        let copy_at = Instant::now();
+        let mut rest = None;
         if !no_rows {
-            self.pulse.during("COPY of rows", || state.sink.send(session, &mut rows))?;
+            let sent = self.pulse.during("COPY of rows", || state.sink.send(session, &mut rows))?;
+            if state.sink.folds() {
+                state.size.folded(sent.rows);
+            }
+            rest = sent.rest.filter(|_| !(planted(Bug::FoldLostOnRetry) && state.trouble.lasts()));
         }
+        state.copied = copy_at.elapsed();
         fault(Point::AfterCopy);
-        let result = self.finish(session, &state.sink.target, state.hand.load(), spans);
+        let finish_at = Instant::now();
+        let result = self.finish(session, &state.sink.target, state.hand.load(), spans, rest.as_deref());
+        state.committed = finish_at.elapsed();
         // Without rows, none of them can be at fault: our schema is.
         result.map_err(|failure| if no_rows { failure.not_of_a_row() } else { failure })
     }
 
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
         state.began_at = Instant::now();
-        self.pulse
-            .during("BEGIN", || {
-                if state.session.is_none() {
-                    state.session = Some(self.sessions.open()?);
-                }
-                state.session.as_mut().expect("just opened").begin()
-            })
-            .map_err(Failure::not_of_a_row)
+        let within = self.statement_timeout(state);
+        let begun = self.pulse.during("BEGIN", || {
+            if state.session.is_none() {
+                state.session = Some(self.lender.borrow(self.borrower)?);
+                // Waiting for it is no work of this table's.
+                state.began_at = Instant::now();
+            }
+            state.session.as_mut().expect("just borrowed").begin_within(within)
+        });
+        state.begun = state.began_at.elapsed();
+        begun.map_err(Failure::not_of_a_row)
     }
 
-    /// Dead letters, then the move of the ledger and the COMMIT in one message.
+    /// Dead letters, then what the sink left for the end, the move of the ledger and the COMMIT in one message.
     fn finish(
         &self,
         session: &mut Session,
         target: &Target,
         load: &[TableBatch],
         spans: &[Span],
+        rest: Option<&str>,
     ) -> Result<(), Failure> {
         if load.iter().any(|batch| !batch.dead.is_empty()) {
             self.pulse
@@ -225,7 +276,7 @@ impl Writer {
         let sent_at = Instant::now();
         let result = self.pulse.during("COMMIT", || match planted(Bug::AdvanceFirst) {
             true => session.commit_with("COMMIT"),
-            false => session.advance_and_commit(target, spans),
+            false => session.advance_and_commit(target, spans, rest),
         });
         if result.is_ok() {
             self.metrics.commit_seconds.observe(sent_at.elapsed().as_secs_f64());
@@ -235,10 +286,10 @@ impl Writer {
     }
 
     fn letters(&self, session: &mut Session, load: &[TableBatch]) -> Result<(), Failure> {
-        let letters = dead_letter::of(load, &self.sessions.me.pipeline, &self.name);
+        let letters = dead_letter::of(load, &self.lender.sessions.me.pipeline, &self.name);
         let sent = load.iter().map(|batch| batch.dead.len()).sum();
         let stored = match planted(Bug::LettersOutside) {
-            true => self.sessions.open()?.letters(letters)?,
+            true => self.lender.sessions.open()?.letters(letters)?,
             false => session.letters(letters)?,
         };
         stored_all(stored, sent, "rowmill.dead_letter")
@@ -247,7 +298,16 @@ impl Writer {
     /// Finds the rows that the server refuses, sets them aside, and commits everything else, a batch at a time. After an
     /// error the hand holds what is not committed, and the spans of the commit that failed come with it.
     fn without_bad_rows(&self, state: &mut State) -> Result<(), (Failure, Vec<Span>)> {
-        if let Err(failure) = self.survey(state) {
+        // A few rows say little of a table: what waits behind them is heard as well.
+        let are_few = state.hand.rows() < survey::ENOUGH;
+        if are_few {
+            state.hand.more(|| self.inlet.try_recv().ok());
+        }
+        let surveyed = self.survey(state);
+        if are_few {
+            state.hand.cut(state.room());
+        }
+        if let Err(failure) = surveyed {
             state.session = None;
             return Err((failure, state.hand.spans()));
         }
@@ -264,10 +324,13 @@ impl Writer {
             let spans = state.hand.spans_of_first();
             let session = state.session.as_mut().expect("begin has connected");
             let first = &state.hand.load()[..1];
-            if let Err(failure) = self.finish(session, &state.sink.target, first, &spans) {
+            let finish_at = Instant::now();
+            // The search has brought the rows into the table.
+            if let Err(failure) = self.finish(session, &state.sink.target, first, &spans, None) {
                 // Each row was tried, deferred constraints included.
                 return Err((failure.not_of_a_row(), spans));
             }
+            state.size.took(state.judged, state.begun, state.copied, finish_at.elapsed());
             self.account(state, &spans, 1);
             state.hand.committed_first(&spans);
         }
@@ -281,17 +344,22 @@ impl Writer {
         let session = state.session.as_mut().expect("begin has connected");
         let batch = &mut state.hand.load_mut()[0];
         let records = Records::of(batch);
-        let found = isolate(records.len(), |range| {
+        let search_at = Instant::now();
+        let send = |range| {
             let mut rows = Rows::part(batch, records.rows(&range));
             let refusal = self.pulse.during("COPY of a chunk", || state.sink.try_send(session, &mut rows))?;
+            self.metrics.tried.fetch_add(1, Relaxed);
             Ok::<_, Failure>(refusal.map(|refusal| records.refused(batch, &range, refusal)))
-        })?;
+        };
+        let found = isolate(records.len(), send, || search_at.elapsed() > SEARCH_MAX)?;
         let none_went_in = found.bad.len() == found.judged;
         if !none_went_in {
             state.streak.end();
         }
         found.bad.iter().filter(|_| none_went_in).for_each(|(_, refusal)| state.streak.add(refusal));
-        state.hand.cut_first(records.rows_of_first(found.judged));
+        state.judged = records.rows_of_first(found.judged);
+        state.copied = search_at.elapsed();
+        state.hand.cut_first(state.judged);
         let bad = found.bad.into_iter().map(|(record, refusal)| {
             (records.rows(&(record..record + 1)).start, refusal.code, refusal.message)
         });
@@ -303,6 +371,9 @@ impl Writer {
     /// was encoded for another table. What is left of the failure is to be waited out.
     fn after(&self, state: &mut State, failure: Failure, spans: Vec<Span>) -> Result<Option<Failure>> {
         state.session = None;
+        if failure.class == Class::Lost && !failure.starved {
+            self.lender.forget_idle();
+        }
         match after_failure(failure.class, failure.at_commit) {
             FollowUp::SendAgain => Ok(Some(failure)),
             FollowUp::Stop => Err(self.stopped(&failure, &spans)),
@@ -367,7 +438,7 @@ impl Writer {
             }
         }
         // What went in is sent again with its neighbors.
-        session.execute("ROLLBACK")?;
+        session.rollback()?;
         match streak.against_the_table() {
             Some(why) => Err(Failure::new(Class::Table, why)),
             None => Ok(()),
@@ -381,7 +452,7 @@ impl Writer {
         let mut back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
         let standings = loop {
             let asked = self.pulse.during("asking what became of a COMMIT", || {
-                state.session.insert(self.sessions.open()?).resolve(&self.name, &spans)
+                state.session.insert(self.lender.borrow(self.borrower)?).resolve(&self.name, &spans)
             });
             match asked {
                 Ok(standings) => break standings,

@@ -1,6 +1,7 @@
 //! What a writer has in hand: rows that no transaction took yet, and positions that wait without rows. Pure; the simulator
 //! drives it as well.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::base::mutant::{Bug, planted};
@@ -15,63 +16,76 @@ pub struct Hand {
     idle: Vec<Span>,
     /// The transaction's batches, in order.
     load: Vec<TableBatch>,
-    /// What one transaction had no room for; it comes before anything else.
-    rest: Option<TableBatch>,
+    /// What one transaction had no room for, in order; it comes before anything else.
+    rest: VecDeque<TableBatch>,
 }
 
 impl Hand {
     /// What the transaction before had no room for.
     pub fn take_rest(&mut self) -> Option<TableBatch> {
-        self.rest.take()
+        self.rest.pop_front()
     }
 
-    /// Takes `first` and what `more` gives, up to `bytes_max` of rows: what a batch has beyond that is the rest, and so is one
-    /// of another edition. Behind a table that was stuck, one batch may have grown to the whole budget. A load of positions
-    /// alone waits for rows.
-    pub fn gather(
-        &mut self,
-        first: TableBatch,
-        bytes_max: usize,
-        mut more: impl FnMut() -> Option<TableBatch>,
-    ) {
-        let mut room = bytes_max;
+    /// Takes `first`, what is left from before, and what `more` gives, up to so much: what a batch has beyond that
+    /// is the rest, and so is one of another edition. Behind a table that was stuck, one batch may have grown to the whole
+    /// budget. A load of positions alone waits for rows.
+    pub fn gather(&mut self, first: TableBatch, room: Room, mut more: impl FnMut() -> Option<TableBatch>) {
+        let mut room = room;
         let mut next = Some(first);
         while let Some(mut batch) = next {
             if self.load.last().is_some_and(|before| before.edition != batch.edition) {
-                self.rest = Some(batch);
+                self.rest.push_front(batch);
                 break;
             }
-            let fits = batch.rows.partition_point(|row| row.end as usize <= room);
-            if fits < batch.rows.len() {
-                // Records go whole, and one at least, however large.
-                let record = batch.record_rows(fits);
-                let at = if record.start == 0 && self.load.is_empty() { record.end } else { record.start };
-                self.rest = Some(batch.split_off(at)).filter(|rest| !rest.segments.is_empty());
-                self.load.push(batch);
-                break;
-            }
-            room -= batch.bytes.len();
+            let rest = room.take(&mut batch, self.load.is_empty());
             self.load.push(batch);
-            next = more();
+            if let Some(rest) = rest {
+                self.rest.push_front(rest);
+                break;
+            }
+            next = self.rest.pop_front().or_else(&mut more);
         }
         self.load.retain(|batch| !batch.segments.is_empty());
         if self.load.iter().all(TableBatch::is_positions_only) {
-            for segment in self.load.drain(..).flat_map(|batch| batch.segments) {
-                keep_idle(&mut self.idle, segment.span);
-            }
+            self.idle = self.spans();
+            self.load.clear();
         }
+    }
+
+    /// Leaves in the load what has room, and one record at least: the rest is for later. False if that was everything.
+    pub fn cut(&mut self, room: Room) -> bool {
+        let mut room = room;
+        let mut later: Vec<TableBatch> = Vec::new();
+        for mut batch in std::mem::take(&mut self.load) {
+            if !later.is_empty() {
+                later.push(batch);
+                continue;
+            }
+            later.extend(room.take(&mut batch, self.load.is_empty()));
+            self.load.push(batch);
+        }
+        self.load.retain(|batch| !batch.segments.is_empty());
+        let is_cut = !later.is_empty();
+        later.into_iter().rev().for_each(|batch| self.rest.push_front(batch));
+        is_cut
     }
 
     /// Takes more of the same edition to a load that cannot be written, however much is there: the budget bounds it.
     pub fn more(&mut self, mut more: impl FnMut() -> Option<TableBatch>) {
-        while self.rest.is_none()
-            && let Some(batch) = more()
-        {
+        while let Some(batch) = self.rest.pop_front().or_else(&mut more) {
             match self.edition() {
-                Some(edition) if edition != batch.edition => self.rest = Some(batch),
+                Some(edition) if edition != batch.edition => {
+                    self.rest.push_front(batch);
+                    return;
+                }
                 _ => self.load.push(batch),
             }
         }
+    }
+
+    /// Rows of the load.
+    pub fn rows(&self) -> usize {
+        self.load.iter().map(|batch| batch.rows.len()).sum()
     }
 
     pub fn load(&self) -> &[TableBatch] {
@@ -146,7 +160,8 @@ impl Hand {
     /// Drops what turned out to be committed.
     pub fn settle(&mut self, done: &[Span]) {
         note_committed(done);
-        self.keep(|span| !done.iter().any(|d| covers(d, span)));
+        let written = Written::of(done);
+        self.keep(|span| !written.holds(span));
     }
 
     fn keep(&mut self, keep: impl Fn(&Span) -> bool) {
@@ -156,16 +171,61 @@ impl Hand {
     }
 }
 
-/// True if a transaction with `span` wrote what `part` stands for.
-pub fn covers(span: &Span, part: &Span) -> bool {
-    Arc::ptr_eq(&span.claim, &part.claim) && part.next <= span.next
+/// What one transaction still has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bytes: usize,
+    pub rows: usize,
+    /// Dead letters; one at least, at first.
+    pub letters: usize,
 }
 
-fn keep_idle(idle: &mut Vec<Span>, span: Span) {
-    match idle.iter_mut().find(|s| Arc::ptr_eq(&s.claim, &span.claim)) {
-        Some(known) => known.join(&span),
-        None => idle.push(span),
+impl Room {
+    const NONE: Room = Room { bytes: 0, rows: 0, letters: 0 };
+
+    /// Makes room for a batch: what it has beyond that is cut off. Records go whole, and the first one of all, however large.
+    fn take(&mut self, batch: &mut TableBatch, is_first: bool) -> Option<TableBatch> {
+        let fits = batch.rows.partition_point(|row| row.end as usize <= self.bytes).min(self.rows);
+        let has_more_rows = fits < batch.rows.len();
+        let row = has_more_rows.then(|| {
+            let record = batch.record_rows(fits);
+            if record.start == 0 && is_first { record.end } else { record.start }
+        });
+        let row = row.and_then(|row| batch.place_of_row(row));
+        let letter = batch.place_of_letter(self.letters);
+        if let Some(cut) = row.into_iter().chain(letter).min() {
+            *self = Room::NONE;
+            return Some(batch.split_off_at(cut));
+        }
+        *self = match has_more_rows {
+            true => Room::NONE,
+            false => Room {
+                bytes: self.bytes - batch.bytes.len(),
+                rows: self.rows - batch.rows.len(),
+                letters: self.letters - batch.dead.len(),
+            },
+        };
+        None
     }
+}
+
+/// What a transaction wrote: of each claim, up to where. A lookup, because thousands of partitions may be in one transaction.
+pub struct Written(HashMap<usize, i64>);
+
+impl Written {
+    pub fn of(spans: &[Span]) -> Written {
+        Written(spans.iter().map(|span| (address(span), span.next)).collect())
+    }
+
+    /// True if it wrote what `part` stands for.
+    pub fn holds(&self, part: &Span) -> bool {
+        self.0.get(&address(part)).is_some_and(|next| part.next <= *next)
+    }
+}
+
+/// Of the claim: a partition that is claimed again is another one.
+fn address(span: &Span) -> usize {
+    Arc::as_ptr(&span.claim) as usize
 }
 
 fn note_committed(spans: &[Span]) {

@@ -22,18 +22,23 @@ pub struct Found {
     pub bad: Vec<(usize, Refusal)>,
 }
 
-/// Sends records `0..rows` in growing chunks; a row stands for all of its record. `send` takes a range whole, or says what is wrong with it and takes nothing.
-/// A row that it names is believed only if the rows before it go in; where it names none, halving finds one.
+/// Sends records `0..rows` in growing chunks, the first after a bad one about as large as the good stretch before it; a row stands for all of its record. `send` takes a range whole, or says what is wrong with it and takes nothing.
+/// A row that it names is believed only if the rows before it go in; where it names none, halving finds one. The search ends early
+/// where `is_late` says so, but never before a row is judged.
 ///
 /// # Errors
 /// The first error of `send`, which is none of a row's.
 pub fn isolate<E>(
     rows: usize,
     mut send: impl FnMut(Range<usize>) -> Result<Option<Refusal>, E>,
+    mut is_late: impl FnMut() -> bool,
 ) -> Result<Found, E> {
     let mut found = Found::default();
-    let (mut chunk, mut good_chunks) = (CHUNK_ROWS, 0);
+    let (mut chunk, mut good_chunks, mut after_bad) = (CHUNK_ROWS, 0, 0);
     while found.judged < rows && found.bad.len() < BAD_ROWS_MAX && good_chunks < GOOD_CHUNKS_MAX {
+        if found.judged > 0 && is_late() {
+            break;
+        }
         let at = found.judged;
         let count = chunk.min(rows - at);
         let Some(refusal) = send(at..at + count)? else {
@@ -50,7 +55,9 @@ pub fn isolate<E>(
         if good == 0 || send(at..at + good)?.is_none() {
             found.bad.push((at + good, refusal));
             found.judged += good + 1;
-            chunk = CHUNK_ROWS;
+            // The next one is about as far away as this one was: where most rows are bad, few go in vain.
+            chunk = (2 * (at + good - after_bad)).clamp(1, CHUNK_ROWS);
+            after_bad = found.judged;
         }
     }
     Ok(found)
@@ -117,24 +124,28 @@ mod tests {
     const NAMES: [Names; 4] = [Names::Right, Names::Wrong, Names::Beyond, Names::Not];
 
     /// Runs the search as often as it takes, as a writer does; every refusal and how often rows were sent.
-    fn search(rows: usize, bad: &[usize], names: Names) -> (Vec<usize>, usize) {
+    fn search(rows: usize, bad: &[usize], names: Names, is_late: bool) -> (Vec<usize>, usize) {
         let (mut found, mut stored, mut sent, mut from) = (Vec::new(), Vec::new(), 0, 0);
         while from < rows {
-            let result = isolate(rows - from, |range| {
-                sent += range.len();
-                let range = from + range.start..from + range.end;
-                let Some(first) = bad.iter().find(|row| range.contains(row)) else {
-                    stored.extend(range);
-                    return Ok::<_, ()>(None);
-                };
-                let row = match names {
-                    Names::Right => Some(first - range.start),
-                    Names::Wrong => Some(range.len() - 1),
-                    Names::Beyond => Some(range.len()),
-                    Names::Not => None,
-                };
-                Ok(Some(Refusal { row, code: "x".into(), ..Refusal::default() }))
-            })
+            let result = isolate(
+                rows - from,
+                |range| {
+                    sent += range.len();
+                    let range = from + range.start..from + range.end;
+                    let Some(first) = bad.iter().find(|row| range.contains(row)) else {
+                        stored.extend(range);
+                        return Ok::<_, ()>(None);
+                    };
+                    let row = match names {
+                        Names::Right => Some(first - range.start),
+                        Names::Wrong => Some(range.len() - 1),
+                        Names::Beyond => Some(range.len()),
+                        Names::Not => None,
+                    };
+                    Ok(Some(Refusal { row, code: "x".into(), ..Refusal::default() }))
+                },
+                || is_late,
+            )
             .expect("it never fails");
             assert!(result.judged > 0, "a search goes on");
             assert!(result.bad.len() <= BAD_ROWS_MAX);
@@ -152,8 +163,10 @@ mod tests {
         fn check(rows: usize, bad: impl IntoIterator<Item = usize>) {
             let bad: Vec<usize> = bad.into_iter().collect();
             for names in NAMES {
-                let (found, _) = search(rows, &bad, names);
-                assert_eq!(found, bad, "{rows} rows, {names:?}");
+                for is_late in [false, true] {
+                    let (found, _) = search(rows, &bad, names, is_late);
+                    assert_eq!(found, bad, "{rows} rows, {names:?}");
+                }
             }
         }
         check(0, []);
@@ -173,7 +186,7 @@ mod tests {
     #[test]
     fn a_refused_row_is_its_records() {
         use crate::promise::batch::{Row, Shape};
-        let row = |element| Row { end: 0, record: 0, element, shape: Shape::WHOLE };
+        let row = |element| Row { end: 0, record: 0, element, deletes: false, shape: Shape::WHOLE };
         let mut batch = TableBatch::new(0, 1);
         batch.rows = vec![row(None), row(Some(0)), row(Some(1)), row(Some(4)), row(None)];
         let records = Records(vec![0..1, 1..4, 4..5]);
@@ -196,10 +209,23 @@ mod tests {
 
     #[test]
     fn few_bad_rows_cost_few_rows_sent_again() {
-        let (_, sent) = search(16_000, &[8_000], Names::Right);
+        let (_, sent) = search(16_000, &[8_000], Names::Right, false);
         assert!(sent <= 16_000 * 2, "{sent}");
-        let (_, sent) = search(16_000, &(0..16_000).step_by(20).collect::<Vec<_>>(), Names::Right);
+        let (_, sent) = search(16_000, &(0..16_000).step_by(20).collect::<Vec<_>>(), Names::Right, false);
         assert!(sent <= 16_000 * 5, "{sent}");
+    }
+
+    /// Where the server never says which row it is, and where it does.
+    #[test]
+    fn many_bad_rows_cost_few_rows_sent_again() {
+        for (period, most) in [(1, 5), (2, 5), (10, 7), (20, 7)] {
+            let bad: Vec<usize> = (0..4000).step_by(period).collect();
+            for names in [Names::Not, Names::Right] {
+                let (found, sent) = search(4000, &bad, names, false);
+                assert_eq!(found, bad);
+                assert!(sent <= 4000 * most, "{period}, {names:?}: {sent}");
+            }
+        }
     }
 
     #[test]
@@ -207,13 +233,17 @@ mod tests {
         #[track_caller]
         fn check(is_bad: impl Fn(usize) -> bool, bad: usize) {
             let mut good_chunks = 0;
-            let found = isolate(100_000, |mut range| {
-                let Some(row) = range.position(&is_bad) else {
-                    good_chunks += 1;
-                    return Ok::<_, ()>(None);
-                };
-                Ok(Some(Refusal { row: Some(row), code: "x".into(), ..Refusal::default() }))
-            });
+            let found = isolate(
+                100_000,
+                |mut range| {
+                    let Some(row) = range.position(&is_bad) else {
+                        good_chunks += 1;
+                        return Ok::<_, ()>(None);
+                    };
+                    Ok(Some(Refusal { row: Some(row), code: "x".into(), ..Refusal::default() }))
+                },
+                || false,
+            );
             assert_eq!(found.map(|f| f.bad.len()), Ok(bad));
             assert!(good_chunks <= GOOD_CHUNKS_MAX, "{good_chunks}");
         }

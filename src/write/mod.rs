@@ -11,6 +11,7 @@ mod account;
 mod commit;
 pub mod hand;
 pub mod isolate;
+pub mod size;
 pub mod survey;
 pub mod told;
 
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use hand::Hand;
+use hand::{Hand, Room};
+use size::Size;
 use survey::Streak;
 use told::Told;
 
@@ -31,13 +33,19 @@ use crate::figures::instruments::{TableMetrics, Wait, Waits};
 use crate::promise::batch::TableBatch;
 use crate::promise::claim::{Ownership, Wake};
 use crate::promise::guard::Guard;
-use crate::promise::session::{Session, Sessions};
+use crate::promise::loans::Borrower;
+use crate::promise::session::{Lender, Lent};
 use crate::promise::span::Span;
 use crate::promise::topics::Topic;
 use crate::store::postgres::sink::{Sink, Sinks};
 
-/// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more.
+/// Rows of one transaction, in bytes: beyond this, a larger batch gains nothing, and a bad row costs more. [`size`] says how many
+/// rows, where the server is slow, and how many times as many bytes, where rows of one key become one.
 const GATHER_BYTES_MAX: usize = 2 << 20;
+
+/// Dead letters of one transaction. What they take from the budget is given back when they are committed: hundreds of thousands at
+/// once would leave the topic without credit for seconds, and those that share the poller with it as well.
+const LETTERS_MAX: usize = 8192;
 
 /// Between two BEGINs of a writer with little to write: four times what a transaction takes, within these bounds. Most of
 /// what a small transaction costs the server does not depend on its rows, and one that takes long shows a server that is
@@ -57,7 +65,9 @@ const IDLE_COMMIT: Duration = Duration::from_secs(1);
 
 /// What a writer needs.
 pub struct Writer {
-    pub sessions: Sessions,
+    pub lender: Arc<Lender>,
+    /// The number by which it borrows.
+    pub borrower: Borrower,
     /// The table, as the ledger and people call it.
     pub name: String,
     pub sinks: Sinks,
@@ -72,6 +82,8 @@ pub struct Writer {
     pub guard: Option<Arc<Guard>>,
     pub waits: Arc<Waits>,
     pub pulse: Arc<Pulse>,
+    /// A statement never lasts longer: below what the watchdog takes for a hang.
+    pub statement_max: Duration,
 }
 
 /// Asks for a new edition of the plan.
@@ -82,7 +94,8 @@ pub type Renew = Box<dyn Fn() -> Result<(), Failure> + Send>;
 
 /// What a writer keeps between transactions.
 struct State {
-    session: Option<Session>,
+    /// For the transaction under way.
+    session: Option<Lent>,
     hand: Hand,
     /// For the edition in hand.
     sink: Sink,
@@ -97,8 +110,17 @@ struct State {
     /// When the oldest of the positions without rows came.
     idle_since: Instant,
     began_at: Instant,
+    /// What its BEGIN took.
+    begun: Duration,
     /// What the last transaction took.
     took: Duration,
+    /// How much the next one takes.
+    size: Size,
+    /// What the COPY of the rows took, or the search for bad ones among them, and what came after it up to the COMMIT's reply.
+    copied: Duration,
+    committed: Duration,
+    /// How many rows a search has judged.
+    judged: usize,
 }
 
 impl Writer {
@@ -117,7 +139,12 @@ impl Writer {
             troubled: Vec::new(),
             idle_since: Instant::now(),
             began_at: Instant::now() - PACE.1,
+            begun: Duration::ZERO,
             took: Duration::ZERO,
+            size: Size::default(),
+            copied: Duration::ZERO,
+            committed: Duration::ZERO,
+            judged: 0,
         };
         loop {
             let next = match state.hand.take_rest() {
@@ -147,7 +174,7 @@ impl Writer {
             self.waits.during(Wait::Pace, || std::thread::sleep(state.rest()));
         }
         let had_none = state.hand.idle().is_empty();
-        state.hand.gather(batch, GATHER_BYTES_MAX, || self.inlet.try_recv().ok());
+        state.hand.gather(batch, state.room(), || self.inlet.try_recv().ok());
         if had_none {
             state.idle_since = Instant::now();
         }
@@ -161,6 +188,12 @@ impl State {
             [] => Duration::MAX,
             _ => IDLE_COMMIT.saturating_sub(self.idle_since.elapsed()),
         }
+    }
+
+    /// What one transaction takes.
+    fn room(&self) -> Room {
+        let bytes = GATHER_BYTES_MAX * self.size.width();
+        Room { bytes, rows: self.size.rows(), letters: LETTERS_MAX }
     }
 
     /// Until the next transaction may begin.

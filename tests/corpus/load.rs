@@ -159,8 +159,10 @@ fn table(name: &str) -> Table {
         name: name.to_owned(),
         sql_name: format!("\"public\".\"{name}\""),
         columns: columns.collect(),
+        primary_key: Vec::new(),
         fingerprint: String::new(),
         kind: Kind::Ordinary,
+        ranged_by: None,
     }
 }
 

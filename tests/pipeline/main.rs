@@ -5,14 +5,23 @@
 mod servers;
 mod world;
 
+#[path = "../http/client.rs"]
+#[allow(dead_code, reason = "how a connection ends is for others to ask")]
+mod http_client;
+
 #[path = "../architecture/source.rs"]
 #[allow(dead_code, reason = "of the rules' reader, only the texts are needed")]
 mod source;
 
 mod backpressure;
+mod bombs;
+mod browser;
+mod cgroup;
 mod changes;
 mod check;
 mod closed_pipe;
+mod collect;
+mod contract;
 mod corpus;
 mod crash;
 mod cut;
@@ -21,18 +30,27 @@ mod definitions;
 mod delivery;
 mod failover;
 mod guard;
+mod hostile;
+mod keyed;
 mod lists;
 mod lookups;
 mod mallory;
 mod metrics;
+mod modes;
 mod outage;
 mod poison;
 mod pooler;
 mod refusals;
+mod retention;
 mod roles;
 mod security;
+mod serve;
 mod shutdown;
+mod slow;
 mod systemd;
 mod takeover;
+mod terminal;
+mod texts;
+mod traps;
 mod unknown_commit;
 mod verify;

@@ -1,146 +1,78 @@
-//! Somebody who may create in the schema public and nowhere else, against every verb: she makes a function or an operator for
-//! each one that our SQL uses, in the way of all our roles, and none of hers is ever called.
+//! Somebody who may create in the schema public, in that of the tables, or in both, where she may also write to a table, against
+//! every verb: she makes a function or an operator for each one that our SQL uses, in the way of all our roles, and none of hers is
+//! ever called.
 //!
-//! What our SQL uses is read from the source: the string literals of `src/` that hold a statement, and the files of `sql/`. The
-//! scan takes every lower-case name before an opening parenthesis unless a dot stands before it, every run of operator
-//! characters, and what `IN`, `ANY`, `BETWEEN`, `DISTINCT`, `JOIN .. USING` and `ORDER BY` mean by themselves; more than there
-//! is does no harm. It does not see names that are put together at run time.
-
-use std::collections::BTreeSet;
+//! What our SQL uses is read from the source: the string literals of `src/` that hold a statement, and the files of `sql/`.
 
 use postgres::{Client, NoTls};
 
 use crate::roles::{ROLES, url_of};
 use crate::source::Tree;
+use crate::traps::{self, Used};
 use crate::world::{World, record, rowmill_as, wait_for};
 
-/// Better matches than the server's own, for calls whose types its "any" leaves open. `concat_ws` as the fingerprint calls it.
-const BETTER: [&str; 10] = [
-    "format(TEXT, TEXT)",
-    "format(TEXT, NAME)",
-    "format(TEXT, NAME, NAME)",
-    "format(TEXT, TEXT, TEXT)",
-    "format(TEXT, ANYCOMPATIBLE, ANYCOMPATIBLE)",
-    "concat_ws(TEXT, SMALLINT, NAME, OID, INTEGER, BOOLEAN)",
-    "concat_ws(TEXT, TEXT, BOOLEAN)",
-    "concat(TEXT, TEXT, TEXT, TEXT, TEXT)",
-    "count(TEXT)",
-    "array_agg(TEXT)",
-];
-
 /// What our SQL calls by a name without a schema.
-#[derive(Default)]
-struct Used {
-    functions: BTreeSet<String>,
-    operators: BTreeSet<String>,
-}
-
-impl Used {
-    fn by_us() -> Used {
-        let mut used = Used::default();
-        for (text, _) in Tree::read("src").sources.iter().flat_map(|source| &source.texts) {
-            if ["SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "WHERE", " AND ", "::"]
-                .iter()
-                .any(|w| text.contains(w))
-            {
-                used.read(text);
-            }
+fn used_by_us() -> Used {
+    let mut used = Used::default();
+    for (text, _) in Tree::read("src").sources.iter().flat_map(|source| &source.texts) {
+        if ["SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "WHERE", " AND ", "::"]
+            .iter()
+            .any(|w| text.contains(w))
+        {
+            used.read(text);
         }
-        for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")).expect("sql") {
-            used.read(&std::fs::read_to_string(file.expect("a file").path()).expect("a text"));
-        }
-        used.operators.extend(["=", "<>", "<", ">", "<=", ">="].map(str::to_owned));
-        used
     }
-
-    fn read(&mut self, sql: &str) {
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        for (at, _) in sql.match_indices('(') {
-            let before = &sql[..at];
-            let name = &before[before.trim_end_matches(is_name).len()..];
-            if !name.is_empty() && !before[..at - name.len()].ends_with(['.', '"', '$']) {
-                self.functions.insert(name.to_owned());
-            }
-        }
-        let runs = sql.split(|c: char| !"+-*/<>=~!@#%^&|`?".contains(c));
-        self.operators.extend(runs.filter(|run| !run.is_empty()).map(str::to_owned));
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")).expect("sql") {
+        used.read(&std::fs::read_to_string(file.expect("a file").path()).expect("a text"));
     }
-}
-
-/// Each of hers raises, and leaves a trace that no rollback takes away.
-const TRAPS: &str = "
-CREATE SEQUENCE public.sprung;
-GRANT USAGE, SELECT ON public.sprung TO PUBLIC;
-CREATE FUNCTION pg_temp.trap(signature TEXT, result TEXT) RETURNS BOOLEAN LANGUAGE plpgsql AS $make$
-BEGIN
-    EXECUTE format(
-        'CREATE FUNCTION public.%s RETURNS %s LANGUAGE plpgsql AS
-         $$ BEGIN PERFORM pg_catalog.nextval(''public.sprung''); RAISE EXCEPTION ''mallory was called: %%'', %L; END $$',
-        signature, result, signature);
-    RETURN true;
-EXCEPTION WHEN OTHERS THEN
-    -- Pseudo-types that only the server may use.
-    RETURN false;
-END $make$;
-CREATE FUNCTION pg_temp.operator(name TEXT, a OID, b OID, result OID) RETURNS BOOLEAN LANGUAGE plpgsql AS $make$
-DECLARE
-    number    INTEGER := nextval('pg_temp.number');
-    arguments TEXT := concat_ws(', ', nullif(a, 0)::REGTYPE, nullif(b, 0)::REGTYPE);
-    sides     TEXT := concat_ws(', ', 'LEFTARG = ' || nullif(a, 0)::REGTYPE, 'RIGHTARG = ' || nullif(b, 0)::REGTYPE);
-BEGIN
-    IF NOT pg_temp.trap(format('operator_%s(%s)', number, arguments), result::REGTYPE::TEXT) THEN
-        RETURN false;
-    END IF;
-    EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.operator_%s, %s)', name, number, sides);
-    RETURN true;
-EXCEPTION WHEN OTHERS THEN
-    RETURN false;
-END $make$;
-";
-
-/// Her own session makes a trap for each; how many.
-fn set_traps(mallory: &mut Client, used: &Used) -> (i64, i64) {
-    mallory.batch_execute("CREATE SEQUENCE pg_temp.number").expect("hers");
-    mallory.batch_execute(TRAPS).expect("hers");
-    let functions: Vec<&String> = used.functions.iter().collect();
-    let operators: Vec<&String> = used.operators.iter().collect();
-    let sql = "SELECT count(*) FILTER (WHERE pg_temp.trap(
-                   format('%I(%s)', proname, oidvectortypes(proargtypes)),
-                   CASE WHEN proretset THEN 'SETOF ' ELSE '' END || prorettype::REGTYPE))
-               FROM pg_catalog.pg_proc WHERE proname = ANY ($1) AND pronamespace = 'pg_catalog'::REGNAMESPACE";
-    let made = mallory.query_one(sql, &[&functions]).expect("traps").get(0);
-    for better in BETTER {
-        let trapped = "SELECT pg_temp.trap($1, 'TEXT')";
-        assert!(mallory.query_one(trapped, &[&better]).expect("a trap").get::<_, bool>(0), "{better}");
-    }
-    let sql = "SELECT count(*) FILTER (WHERE pg_temp.operator(oprname::TEXT, oprleft, oprright, oprresult))
-               FROM pg_catalog.pg_operator WHERE oprname = ANY ($1) AND oprnamespace = 'pg_catalog'::REGNAMESPACE";
-    (made, mallory.query_one(sql, &[&operators]).expect("traps").get(0))
+    used
 }
 
 #[test]
 fn what_a_stranger_makes_in_public_is_never_called() {
-    let world = World::alone("mallory");
+    play("mallory", &["public"], "public");
+}
+
+#[test]
+fn what_a_stranger_makes_in_the_tables_schema_is_never_called() {
+    play("mallory_app", &["app"], "app");
+}
+
+#[test]
+fn what_a_stranger_makes_in_both_is_never_called_and_her_rights_to_a_table_help_nothing() {
+    play("mallory_both", &["app", "public"], "app");
+}
+
+/// She makes her traps in these schemas, which all our roles look into before the server's own. The tables are in `home`.
+fn play(name: &str, hers: &[&str], home: &str) {
+    let world = World::alone(name);
     world.create_topic("in", 1);
     let mut admin = world.sql();
-    admin.batch_execute("DROP SCHEMA rowmill CASCADE").expect("the tests' own is gone");
+    admin
+        .batch_execute("DROP SCHEMA rowmill CASCADE; CREATE SCHEMA IF NOT EXISTS app")
+        .expect("the tests' own is gone");
     admin.batch_execute(ROLES).expect("roles");
     admin
-        .batch_execute("DROP ROLE IF EXISTS mallory; CREATE ROLE mallory LOGIN PASSWORD 'pw'; GRANT CREATE ON SCHEMA public TO mallory")
+        .batch_execute("DROP ROLE IF EXISTS mallory; CREATE ROLE mallory LOGIN PASSWORD 'pw'; GRANT USAGE ON SCHEMA app TO PUBLIC")
         .expect("mallory");
     let database: String = admin.query_one("SELECT current_database()", &[]).expect("a name").get(0);
+    // Her schemas come before the server's own, so that each of hers hides it, whatever the types.
+    let path = format!("{}, pg_catalog", hers.join(", "));
     for role in ["rowmill_owner", "rowmill_writer"] {
-        // Her schema comes before the server's own, so that each of hers hides it, whatever the types.
         admin
             .batch_execute(&format!(
-                "ALTER ROLE {role} PASSWORD 'pw'; ALTER ROLE {role} IN DATABASE {database} SET search_path = public, pg_catalog"
+                "ALTER ROLE {role} PASSWORD 'pw'; ALTER ROLE {role} IN DATABASE {database} SET search_path = {path}"
             ))
             .expect("a role");
     }
-    let used = Used::by_us();
+    let used = used_by_us();
     let mut mallory = Client::connect(&url_of(&world, "mallory"), NoTls).expect("she logs in");
-    let (functions, operators) = set_traps(&mut mallory, &used);
-    assert!(functions > 60 && operators > 100, "{functions} functions, {operators} operators");
+    traps::prepare(&mut mallory);
+    for schema in hers {
+        admin.batch_execute(&format!("GRANT CREATE ON SCHEMA {schema} TO mallory")).expect("a right");
+        let (functions, operators) = traps::set_traps(&mut mallory, schema, &used);
+        assert!(functions > 60 && operators > 100, "{functions} functions, {operators} operators");
+    }
     let (owner, writer) = (url_of(&world, "rowmill_owner"), url_of(&world, "rowmill_writer"));
     // They work on whoever does not look out.
     let mut careless = Client::connect(&writer, NoTls).expect("the writer logs in");
@@ -153,11 +85,14 @@ fn what_a_stranger_makes_in_public_is_never_called() {
         careless.query(sql, &[]).expect_err(sql);
     }
     drop(careless);
-    admin.batch_execute("SELECT setval('public.sprung', 1, false)").expect("as new");
+    for schema in hers {
+        admin.batch_execute(&format!("SELECT setval('{schema}.sprung', 1, false)")).expect("as new");
+    }
     let untouched = |after: &str| {
         let mut admin = world.sql();
-        let touched: bool = admin.query_one("SELECT is_called FROM public.sprung", &[]).expect("hers").get(0);
-        assert!(!touched, "after {after}");
+        for schema in hers {
+            assert!(!traps::are_sprung(&mut admin, schema), "{schema} after {after}");
+        }
     };
     let as_role = |url: &str, arguments: &[&str]| {
         let (text, ok) = rowmill_as(&world, url, arguments);
@@ -168,29 +103,48 @@ fn what_a_stranger_makes_in_public_is_never_called() {
 
     as_role(&owner, &["init", "--models"]);
     let mut superuser = world.sql();
-    superuser.batch_execute("SET search_path = public, pg_catalog").expect("set");
+    superuser.batch_execute(&format!("SET search_path = {path}")).expect("set");
     superuser.batch_execute(ROLES).expect("grants");
     untouched("sql/roles.sql");
     admin
-        .batch_execute(
-            "CREATE TABLE public.t (n BIGINT NOT NULL UNIQUE, word VARCHAR(20), _topic TEXT, _partition INTEGER, _offset BIGINT);
-             GRANT INSERT ON public.t TO rowmill_writer; GRANT SELECT ON public.t TO rowmill_owner",
-        )
+        .batch_execute(&format!(
+            "CREATE TABLE {home}.t (n BIGINT NOT NULL UNIQUE, word VARCHAR(20), _topic TEXT, _partition INTEGER, _offset BIGINT);
+             GRANT INSERT ON {home}.t TO rowmill_writer; GRANT SELECT ON {home}.t TO rowmill_owner"
+        ))
         .expect("a table");
+    if hers.len() > 1 {
+        admin.batch_execute(&format!("GRANT INSERT ON {home}.t TO mallory")).expect("a right");
+    }
 
     let config = world.model("in", "t", "");
     let file = world.file("mallory.toml", &config);
     let text = as_role(&writer, &["check", "--config", &file]);
-    assert!(text.contains("WARNING") && text.contains("mallory may create in schema public"), "{text}");
+    for schema in hers {
+        let warning = format!("mallory may create in schema {schema}");
+        assert!(text.contains("WARNING") && text.contains(&warning), "{text}");
+    }
     // Rows, a letter, and a row that only the server refuses.
     world.produce("in", 0, (0..50).map(record).chain(["{".to_owned(), record(7)]));
     let engine = world.engine(&config, &[("DATABASE_URL", writer.as_str())]);
-    wait_for("rows and letters", 30, || {
-        world.count("SELECT (SELECT count(*) FROM public.t) + (SELECT count(*) FROM rowmill.dead_letter)")
-            >= 52
-    });
+    let outcomes =
+        format!("SELECT (SELECT count(*) FROM {home}.t) + (SELECT count(*) FROM rowmill.dead_letter)");
+    wait_for("rows and letters", 30, || world.count(&outcomes) >= 52);
     let second = world.engine(&config, &[("DATABASE_URL", writer.as_str())]);
     wait_for("a second member", 30, || second.log().contains("member"));
+    if hers.len() > 1 {
+        // With her right to the table she writes rows, and nothing else: neither a trigger nor the ledger.
+        mallory.batch_execute(&format!("INSERT INTO {home}.t (n) VALUES (-1)")).expect("a row of hers");
+        for sql in [
+            format!(
+                "CREATE TRIGGER hers BEFORE INSERT ON {home}.t EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+            ),
+            "UPDATE rowmill.ledger SET next_offset = next_offset".to_owned(),
+            "SELECT rowmill.advance('x', 'x', 0, 'x', '[]')".to_owned(),
+        ] {
+            mallory.batch_execute(&sql).expect_err(&sql);
+        }
+        admin.batch_execute(&format!("DELETE FROM {home}.t WHERE n = -1")).expect("gone");
+    }
     as_role(&owner, &["status", "--config", &file]);
     let (status, _) = engine.stop();
     assert!(status.success() && !second.log().contains("mallory was called"), "{}", second.log());
@@ -200,7 +154,7 @@ fn what_a_stranger_makes_in_public_is_never_called() {
     for action in [&["list"][..], &["show", "1"], &["retry", "--every", "--dry-run"]] {
         as_role(&owner, &[&["dead-letters", "--config", &file], action].concat());
     }
-    admin.batch_execute("DELETE FROM public.t WHERE n = 7").expect("room");
+    admin.batch_execute(&format!("DELETE FROM {home}.t WHERE n = 7")).expect("room");
     let text = as_role(&owner, &["dead-letters", "--config", &file, "retry", "--every"]);
     assert!(text.contains("1 letter stored"), "{text}");
     as_role(&owner, &["dead-letters", "--config", &file, "discard", "--every"]);
@@ -209,6 +163,11 @@ fn what_a_stranger_makes_in_public_is_never_called() {
     let other = world.file("other.toml", &format!("pipeline = \"other\"\n{config}"));
     admin.batch_execute("UPDATE rowmill.member SET heartbeat_at = 'epoch'").expect("nobody lives");
     as_role(&owner, &["init", "--config", &other, "--take-over", "rowmill"]);
+    assert_eq!(
+        world.count("SELECT count(*) FROM rowmill.ledger WHERE next_offset <> 60"),
+        0,
+        "as it was moved by name"
+    );
     drop((mallory, admin, superuser));
     let mut last = world.sql();
     last.batch_execute(&format!(
@@ -216,4 +175,75 @@ fn what_a_stranger_makes_in_public_is_never_called() {
          ALTER ROLE rowmill_writer IN DATABASE {database} RESET search_path"
     ))
     .expect("gone");
+}
+
+#[test]
+fn a_built_in_table_that_somebody_else_made_is_refused() {
+    let world = World::alone("mallory_metric");
+    let mut admin = world.sql();
+    admin.batch_execute("DROP SCHEMA rowmill CASCADE").expect("the tests' own is gone");
+    admin.batch_execute(ROLES).expect("roles");
+    admin
+        .batch_execute(
+            "ALTER ROLE rowmill_owner PASSWORD 'pw'; DROP ROLE IF EXISTS mallory; CREATE ROLE mallory LOGIN PASSWORD 'pw';
+             GRANT CREATE ON SCHEMA public TO mallory",
+        )
+        .expect("mallory");
+    let mut mallory = Client::connect(&url_of(&world, "mallory"), NoTls).expect("she logs in");
+    mallory.batch_execute("CREATE TABLE public.metric (value FLOAT8)").expect("a table of hers");
+    let owner = url_of(&world, "rowmill_owner");
+    let (text, ok) = rowmill_as(&world, &owner, &["init", "--models"]);
+    assert!(!ok && text.contains("public.metric is there already and belongs to mallory"), "{text}");
+    assert_eq!(
+        world.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'rowmill'"),
+        0,
+        "nothing was changed"
+    );
+    drop(mallory);
+    admin.batch_execute("DROP TABLE public.metric; DROP OWNED BY mallory; DROP ROLE mallory").expect("gone");
+    let (text, ok) = rowmill_as(&world, &owner, &["init", "--models"]);
+    assert!(ok, "{text}");
+    // Again, as often as one likes.
+    let (text, ok) = rowmill_as(&world, &owner, &["init", "--models"]);
+    assert!(ok, "{text}");
+}
+
+#[test]
+fn check_tells_who_may_have_code_run_for_each_row() {
+    let world = World::alone("mallory_triggers");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let mut admin = world.sql();
+    let person = format!("mallory_{}", std::process::id());
+    let config = world.model("in", "t", "");
+    let file = world.file("triggers.toml", &config);
+    let check = || {
+        let (text, ok) = rowmill_as(&world, &world.database_url, &["check", "--config", &file]);
+        assert!(ok, "{text}");
+        text
+    };
+    assert!(!check().contains("run with this role's rights"));
+    admin.batch_execute(&format!("CREATE ROLE {person}; GRANT TRIGGER ON t TO {person}")).expect("a right");
+    assert!(check().contains(&format!("WARNING  {person} may make triggers on table \"public\".\"t\"")));
+    admin
+        .batch_execute(&format!(
+            "REVOKE TRIGGER ON t FROM {person};
+             CREATE FUNCTION hers() RETURNS TRIGGER LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             ALTER FUNCTION hers() OWNER TO {person};
+             CREATE TRIGGER of_ours BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION hers()"
+        ))
+        .expect("a trigger");
+    let text = check();
+    assert!(
+        text.contains(&format!(
+            "WARNING  trigger of_ours of table \"public\".\"t\" calls a function of {person}"
+        )),
+        "{text}"
+    );
+    admin
+        .batch_execute(&format!("DROP TRIGGER of_ours ON t; ALTER TABLE t OWNER TO {person}"))
+        .expect("hers now");
+    let text = check();
+    assert!(text.contains(&format!("WARNING  table \"public\".\"t\" belongs to {person}")), "{text}");
+    admin.batch_execute(&format!("DROP TABLE t; DROP OWNED BY {person}; DROP ROLE {person}")).expect("gone");
 }

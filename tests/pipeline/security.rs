@@ -15,7 +15,7 @@ use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
 use crate::metrics::{free_port, get};
-use crate::world::{World, all_rows, record, rowmill, wait_for};
+use crate::world::{World, all_rows, record, rowmill, rowmill_as, wait_for};
 
 /// Where this configuration's servers are, and whom it trusts.
 struct Servers {
@@ -242,6 +242,7 @@ fn records_flow_over_tls_with_users_and_passwords_from_credentials() {
             "on",
             ">acl-pw",
             "~user:*",
+            "+strlen",
             "+mget",
             "+dbsize",
             "+select",
@@ -465,4 +466,36 @@ fn a_log_line_is_one_event_without_payloads() {
         assert!(event["message"].is_string() && event["time"].is_string(), "{line}");
     }
     assert!(log.contains("refuses a row") && !log.contains("payload-"), "{log}");
+}
+
+/// Who listens where PostgreSQL should, and asks for the password as it is, is not given it.
+#[test]
+fn a_password_is_not_handed_to_whoever_listens_while_the_server_is_down() {
+    use std::io::{Read as _, Write as _};
+
+    let world = World::new("security_listener");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody connects");
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).expect("a startup message");
+        let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
+        stream.read_exact(&mut startup).expect("all of it");
+        // AuthenticationCleartextPassword, in two pieces.
+        stream.write_all(b"R\0\0\0").expect("sent");
+        stream.flush().expect("sent");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        stream.write_all(&[8, 0, 0, 0, 3]).expect("sent");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("set");
+        let mut answer = Vec::new();
+        // A connection that is closed, or reset, is right.
+        stream.read_to_end(&mut answer).ok();
+        answer
+    });
+    let url = format!("postgresql://rowmill_writer:s3cret@127.0.0.1:{port}/d");
+    let (text, ok) = rowmill_as(&world, &url, &["init"]);
+    assert!(!ok && text.contains("is not given it without TLS") && !text.contains("s3cret"), "{text}");
+    let answer = heard.join().expect("the listener ends");
+    assert!(!answer.windows(6).any(|six| six == b"s3cret"), "{answer:?}");
 }

@@ -1,6 +1,7 @@
 //! Which servers a test gets, and in what company. Most tests only use servers: a few of them at a time share those that
 //! `make test` starts. A test that strikes servers has a second set to itself, which comes up when the first such test asks
-//! for it; those tests go one after another, beside the others. It never starts an engine and knows nothing of tables.
+//! for it; those tests go one after another, beside the others. A test of what only several brokers have gets a third set, with
+//! three, which ends with it. It never starts an engine and knows nothing of tables.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ static PLACE_IS_FREE: Condvar = Condvar::new();
 /// The addresses of the second set while it stands. A test that fails poisons the lock: who knows what it left behind.
 static STRUCK: Mutex<Option<Addresses>> = Mutex::new(None);
 
+/// Whose turn it is with three brokers: one test at a time.
+static REPLICATED: Mutex<()> = Mutex::new(());
+
 type Addresses = BTreeMap<String, String>;
 
 /// Servers for one test. Dropping it lets the next one in.
@@ -34,6 +38,7 @@ pub(crate) struct Servers {
 enum Turn {
     Beside(usize),
     Alone { _lock: MutexGuard<'static, Option<Addresses>> },
+    Replicated { _lock: MutexGuard<'static, ()> },
 }
 
 impl Servers {
@@ -50,8 +55,17 @@ impl Servers {
             STRUCK.clear_poison();
             lock
         });
-        let addresses = lock.get_or_insert_with(start_second_set).clone();
+        let addresses = lock.get_or_insert_with(|| start_another_set("alone", None)).clone();
         Servers { addresses, turn: Turn::Alone { _lock: lock } }
+    }
+
+    /// Three brokers that have everything three times, and the other servers beside them. This test may strike them all.
+    pub(crate) fn replicated() -> Servers {
+        let lock = REPLICATED.lock().unwrap_or_else(PoisonError::into_inner);
+        Servers {
+            addresses: start_another_set("replicated", Some("3")),
+            turn: Turn::Replicated { _lock: lock },
+        }
     }
 
     /// One of the addresses that the stack gives.
@@ -85,13 +99,13 @@ impl Servers {
     fn place(&self) -> usize {
         match self.turn {
             Turn::Beside(place) => place,
-            Turn::Alone { .. } => 1,
+            Turn::Alone { .. } | Turn::Replicated { .. } => 1,
         }
     }
 
     /// Runs one of the stack's own commands, for example `restart postgres`; what it printed.
     pub(crate) fn stack(&self, arguments: &[&str]) -> String {
-        let is_alone = matches!(self.turn, Turn::Alone { .. });
+        let is_alone = !matches!(self.turn, Turn::Beside(_));
         assert!(
             is_alone || HARMLESS.contains(&arguments[0]),
             "{arguments:?} would strike others: use World::alone"
@@ -102,9 +116,15 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        if let Turn::Beside(place) = self.turn {
-            PLACES.lock().unwrap_or_else(PoisonError::into_inner)[place - 1] = false;
-            PLACE_IS_FREE.notify_one();
+        match self.turn {
+            Turn::Beside(place) => {
+                PLACES.lock().unwrap_or_else(PoisonError::into_inner)[place - 1] = false;
+                PLACE_IS_FREE.notify_one();
+            }
+            Turn::Alone { .. } => {}
+            // Where the test failed, `stack/with` ends it and keeps the logs.
+            Turn::Replicated { .. } if std::thread::panicking() => {}
+            Turn::Replicated { .. } => drop(run(&self.addresses, &["down", "--wipe"])),
         }
     }
 }
@@ -121,11 +141,12 @@ fn take_place() -> usize {
 }
 
 /// Starts it from nothing, in a directory within the first set's, so that `stack/down` ends both.
-fn start_second_set() -> Addresses {
+fn start_another_set(name: &str, brokers: Option<&str>) -> Addresses {
     let mut addresses: Addresses = std::env::vars().collect();
     let first = addresses.get("STACK_DIR").expect("STACK_DIR is not set: run through `make test`");
-    let directory = format!("{first}/alone");
+    let directory = format!("{first}/{name}");
     addresses.insert("STACK_DIR".to_owned(), directory.clone());
+    addresses.extend(brokers.map(|count| ("BROKERS".to_owned(), count.to_owned())));
     run(&addresses, &["down", "--wipe"]);
     run(&addresses, &["up"]);
     let output = Command::new("bash")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::world::{World, all_rows, wait_for};
+use crate::world::{World, all_rows, record, wait_for};
 
 /// How many members own something, and how many partitions are owned in all.
 fn owners(world: &World) -> (i64, i64) {
@@ -126,5 +126,32 @@ fn a_row_that_its_owner_does_not_read_is_given_up() {
         world.produce("in", partition, (0..100).map(crate::world::record));
     }
     world.wait_drained(&["in"], 15);
+    world.check("t", &["in"], all_rows);
+}
+
+/// With a statement for each of them, a process so far from its database would lose its own lease over it.
+#[test]
+fn many_partitions_change_hands_however_far_the_database_is() {
+    const PARTITIONS: i64 = 500;
+    let world = World::new("many_far");
+    world.create_topic("in", PARTITIONS as i32);
+    world.create_table("t", "");
+    let (_proxy, url) = world.distant_postgres(Duration::from_millis(5));
+    let config = world.model("in", "t", "");
+    let first = world.engine(&config, &[("DATABASE_URL", &url)]);
+    wait_for("the first to own all", 30, || owners(&world) == (1, PARTITIONS));
+    let second = world.engine(&config, &[("DATABASE_URL", &url)]);
+    let fair = format!(
+        "SELECT count(*) FROM (SELECT FROM rowmill.ledger WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = {}) AS fair",
+        PARTITIONS / 2
+    );
+    let took = wait_for("each to own half", 20, || world.count(&fair) == 2);
+    eprintln!("{PARTITIONS} partitions shared out in {:.1} s", took.as_secs_f64());
+    for engine in [&first, &second] {
+        assert!(!engine.log().contains("was lost"), "{}", engine.log());
+    }
+    (0..10).for_each(|partition| world.produce("in", partition * 50, (0..100).map(record)));
+    wait_for("all rows", 30, || world.count("SELECT count(*) FROM t") == 1000);
+    assert!(first.stop().0.success() && second.stop().0.success());
     world.check("t", &["in"], all_rows);
 }

@@ -39,6 +39,9 @@ pub(crate) struct World {
 /// A server on a busy machine is slow, and that is no failure; one that hangs is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
+/// How often a test's topic is replicated: once where there is one broker.
+const AS_THE_BROKERS_SAY: TopicReplication<'static> = TopicReplication::Fixed(-1);
+
 /// Topic, partition, offset.
 type Place = (String, i32, i64);
 
@@ -53,12 +56,14 @@ pub(crate) enum Class {
     Skipped,
 }
 
-/// Waits for a condition, and says what it waited for if it does not come.
+/// Waits for a condition, and says what it waited for if it does not come. Less than 10 s is a bound that must hold. More is only an
+/// end of patience, four times as long where a dozen tests share two cores: it costs time only where something is broken.
 #[track_caller]
 pub(crate) fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
+    let limit = if seconds < 10 { seconds } else { seconds * 4 };
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s");
+        assert!(start.elapsed() < Duration::from_secs(limit), "{what}: not within {limit} s");
         std::thread::sleep(Duration::from_millis(20));
     }
     start.elapsed()
@@ -104,6 +109,11 @@ impl World {
     /// A world on servers that this test may kill, restart and reconfigure: nobody else uses them meanwhile.
     pub(crate) fn alone(name: &str) -> World {
         World::on(Servers::alone(), name)
+    }
+
+    /// A world with three brokers of its own, called kafka, kafka2 and kafka3; two of them must have what is acknowledged.
+    pub(crate) fn replicated(name: &str) -> World {
+        World::on(Servers::replicated(), name)
     }
 
     fn on(servers: Servers, name: &str) -> World {
@@ -155,7 +165,7 @@ impl World {
     pub(crate) fn create_topic(&self, short: &str, partitions: i32) {
         let admin: AdminClient<DefaultClientContext> = self.kafka().create().expect("an admin client");
         let name = self.topic(short);
-        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(&name, partitions, AS_THE_BROKERS_SAY);
         patiently("create a topic", || {
             let created = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
             match &created[0] {
@@ -184,6 +194,17 @@ impl World {
         });
     }
 
+    /// The name, for the stack's commands, of the broker that leads this partition.
+    pub(crate) fn leader(&self, topic: &str, partition: usize) -> String {
+        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
+        let topic = self.topic(topic);
+        let answer = patiently("ask for a leader", || consumer.fetch_metadata(Some(&topic), ANSWER_WITHIN));
+        match answer.topics()[0].partitions()[partition].leader() {
+            1 => "kafka".to_owned(),
+            node => format!("kafka{node}"),
+        }
+    }
+
     pub(crate) fn sql(&self) -> Client {
         Client::connect(&self.database_url, NoTls).expect("PostgreSQL answers")
     }
@@ -197,6 +218,15 @@ impl World {
         let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
         let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
         let proxy = Proxy::before_postgres(address.parse().expect("an address")).expect("a free port");
+        let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
+        (proxy, url)
+    }
+
+    /// This world's PostgreSQL as if each way to it took so long, and the URL that leads there.
+    pub(crate) fn distant_postgres(&self, way: Duration) -> (Proxy, String) {
+        let (rest, database) = self.database_url.rsplit_once('/').expect("the URL names a database");
+        let (login, address) = rest.rsplit_once('@').expect("the URL has a login");
+        let proxy = Proxy::from_afar(0, address.parse().expect("an address"), way).expect("a free port");
         let url = format!("{login}@127.0.0.1:{}/{database}", proxy.port());
         (proxy, url)
     }
@@ -262,9 +292,24 @@ impl World {
         self.engine_logging_to(None, config, environment)
     }
 
+    /// Starts another verb that is a service.
+    pub(crate) fn verb(&self, verb: &str, config: &str, environment: &[(&str, &str)]) -> Engine {
+        self.start(verb, None, config, environment)
+    }
+
     /// The same, with its log elsewhere.
     pub(crate) fn engine_logging_to(
         &self,
+        log_file: Option<File>,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Engine {
+        self.start("run", log_file, config, environment)
+    }
+
+    fn start(
+        &self,
+        verb: &str,
         log_file: Option<File>,
         config: &str,
         environment: &[(&str, &str)],
@@ -276,7 +321,7 @@ impl World {
         let log = self.dir.path().join(format!("engine-{number}.log"));
         let child = self
             .command(env!("CARGO_BIN_EXE_rowmill"))
-            .args(["run", "--config"])
+            .args([verb, "--config"])
             .arg(&path)
             .env("DATABASE_URL", &self.database_url)
             .env("REDIS_URL", &self.redis_url)
@@ -567,7 +612,15 @@ impl Drop for World {
             for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
                 if entry.path().extension().is_some_and(|e| e == "log") {
                     let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                    let tail: Vec<&str> = text.lines().rev().take(40).collect();
+                    // Of the lines that come every ten seconds, the last few say all.
+                    let (mut reports, is_report) = (0, |line: &str| line.contains(" thread=report "));
+                    let tail = text.lines().rev().filter(|line| {
+                        !is_report(line) || {
+                            reports += 1;
+                            reports <= 3
+                        }
+                    });
+                    let tail: Vec<&str> = tail.take(40).collect();
                     eprintln!("--- {}", entry.path().display());
                     tail.iter().rev().for_each(|line| eprintln!("{line}"));
                 }

@@ -9,7 +9,7 @@ use rowmill_faults::random::Random;
 
 use crate::kafka::Cluster;
 use crate::network::Message;
-use crate::records::Outcome;
+use crate::records::{Outcome, SUMS, Shape};
 use rowmill::base::mutant::{Bug, planted};
 use rowmill::promise::decide::{Peer, Standing};
 use rowmill::promise::offsets::{Anchor, Partition};
@@ -38,6 +38,9 @@ pub(crate) struct Row {
 /// One COPYed row or dead letter.
 pub(crate) type Stored = (Key, i64, Outcome);
 
+/// What the rows of one key came to: how many, and their sum.
+pub(crate) type Added = (String, i64, i64);
+
 /// What a restore brings back.
 #[derive(Clone)]
 pub(crate) struct Database {
@@ -45,6 +48,8 @@ pub(crate) struct Database {
     members: BTreeMap<String, (u64, u64, Reach)>,
     pub(crate) ledger: BTreeMap<Key, Row>,
     stored: BTreeMap<Key, BTreeMap<i64, Outcome>>,
+    /// The rows of the table of sums, by their keys.
+    sums: BTreeMap<String, (i64, i64)>,
     /// The definition of each table, by its fingerprint: it counts the changes.
     definitions: BTreeMap<usize, u64>,
 }
@@ -90,6 +95,7 @@ impl Server {
             members: BTreeMap::new(),
             ledger,
             stored: BTreeMap::new(),
+            sums: BTreeMap::new(),
             definitions: BTreeMap::new(),
         };
         Server {
@@ -206,7 +212,7 @@ impl Server {
 
     /// One whole transaction: COPY, advance, COMMIT.
     pub(crate) fn commit(&mut self, message: &Message, cluster: &Cluster) -> Ended {
-        let Message { from, table, stored, moves, fingerprint, .. } = message;
+        let Message { from, table, stored, added, moves, fingerprint, .. } = message;
         let table = *table;
         let before = self.database.clone();
         if *fingerprint != self.fingerprint(table) {
@@ -223,7 +229,14 @@ impl Server {
             let before = self.database.stored.entry(*key).or_default().insert(*offset, *outcome);
             assert_eq!(before, None, "{key:?} offset {offset} has two outcomes");
         }
+        for (key, count, total) in added {
+            let sum = self.database.sums.entry(key.clone()).or_default();
+            *sum = (sum.0 + count, sum.1 + total);
+        }
         moves.iter().for_each(|m| self.check((m.partition, table), cluster));
+        if table == SUMS {
+            self.check_sums(cluster);
+        }
         Ended::Committed
     }
 
@@ -281,6 +294,20 @@ impl Server {
         let stored = self.database.stored.get(&key).cloned().unwrap_or_default();
         assert_eq!(stored, listed, "{key:?}: outcomes of [{}, {})", row.start, row.next);
         assert_eq!(row.counts, expected, "{key:?}: counts of [{}, {})", row.start, row.next);
+    }
+
+    /// The same for the table of sums: each record that the ledger counts as a row is in its key's sum, once.
+    pub(crate) fn check_sums(&self, cluster: &Cluster) {
+        let mut expected: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        for (key, row) in self.database.ledger.iter().filter(|(key, _)| key.1 == SUMS) {
+            let records = cluster.logs[&key.0].history.range(row.start..row.next);
+            let is_row = |shape: &Shape| shape.outcome(key.0.topic, cluster.lane(*key)) == Outcome::Row;
+            for (kind, n) in records.map(|(_, shape)| *shape).filter(is_row).map(Shape::added) {
+                let sum = expected.entry(kind.to_owned()).or_default();
+                *sum = (sum.0 + 1, sum.1 + n);
+            }
+        }
+        assert_eq!(self.database.sums, expected, "the sums and the records that are in them");
     }
 
     /// The offset below which no table needs a record again, not even after a failover.

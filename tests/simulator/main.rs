@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     resolved_not: u64,
     fenced: u64,
     isolated: u64,
+    cut_off: u64,
+    waited: u64,
     halts: u64,
     reopened: u64,
 }
@@ -74,6 +76,8 @@ impl Seen {
         self.resolved_not += more.resolved_not;
         self.fenced += more.fenced;
         self.isolated += more.isolated;
+        self.cut_off += more.cut_off;
+        self.waited += more.waited;
         self.halts += more.halts;
         self.reopened += more.reopened;
     }
@@ -95,6 +99,8 @@ impl Seen {
             self.resolved_not,
             self.fenced,
             self.isolated,
+            self.cut_off,
+            self.waited,
             self.halts,
             self.reopened,
         ];
@@ -309,6 +315,7 @@ impl World {
         for key in self.out.server.database.ledger.keys() {
             self.out.server.check(*key, &self.out.cluster);
         }
+        self.out.server.check_sums(&self.out.cluster);
         for member in &self.members {
             assert_eq!(member.stop_reason(), None, "{} stopped without a cause", member.name);
         }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rowmill_faults::random::Random;
 
-use crate::database::{Ended, Key, Server, Stored};
+use crate::database::{Added, Ended, Key, Server, Stored};
 use crate::kafka::{Cluster, Handle, Polled, TOPIC_ID};
 use crate::network::{Message, Network, Reply};
 use crate::records::{self, Outcome, Shape};
@@ -19,18 +20,21 @@ use rowmill::decode::{BatchDecoder, Outlet};
 use rowmill::figures::instruments::Waits;
 use rowmill::kafka::readings::Readings;
 use rowmill::model::editions::{Edition, Editions};
-use rowmill::model::plan::Plan;
+use rowmill::model::plan::{Plan, TablePlan};
 use rowmill::promise::batch::{Headers, RawBatch, Record, Segment, TableBatch};
 use rowmill::promise::claim::{Claim, Lane, Ownership, Start};
 use rowmill::promise::decide::{FollowUp, Resolved, after_failure};
 use rowmill::promise::duties::{Entry, Held, Viewer};
 use rowmill::promise::gate::{Opening, Verdict, opening};
+use rowmill::promise::loans::{Loan, Loans, Number};
 use rowmill::promise::offsets::Partition;
 use rowmill::promise::reach::Reach;
 use rowmill::promise::span::{Span, moves};
 use rowmill::promise::topics::Topic;
-use rowmill::write::hand::Hand;
+use rowmill::store::postgres::fold::fold;
+use rowmill::write::hand::{Hand, Room};
 use rowmill::write::isolate::{Records, isolate};
+use rowmill::write::size::Size;
 
 /// The simulated pipeline's name.
 const PIPELINE: &str = "p";
@@ -78,6 +82,9 @@ pub(crate) struct Member {
     decoder: BatchDecoder,
     outlets: Vec<Outlet>,
     writers: Vec<Writer>,
+    /// The sessions that the writers take turns with.
+    loans: Loans,
+    began: Instant,
     /// Where this process was in a partition that it lost; only the planted bug looks.
     was_at: BTreeMap<Key, i64>,
     /// Claims that the guard stopped: nothing of them may be sent any more.
@@ -97,6 +104,7 @@ enum Lease {
 struct Writer {
     inlet: VecDeque<TableBatch>,
     hand: Hand,
+    size: Size,
     state: Sending,
 }
 
@@ -113,7 +121,7 @@ enum Sending {
     #[default]
     Ready,
     /// The message with the COMMIT is on its way.
-    Sent(u64, Vec<Span>, Holds),
+    Sent(u64, Vec<Span>, Holds, Number),
     /// Its outcome is unknown, or it was fenced: the ledger must be asked.
     Unknown(Vec<Span>),
 }
@@ -123,12 +131,13 @@ impl Member {
         let pulse = Arc::new(Pulse::new("simulated"));
         let lookups = LookupCache::new(None, &[], pulse, Waits::new("simulated")).expect("no Redis to reach");
         let budget = Budget::new(usize::MAX >> 1, topics.len());
+        let session = server.open_session();
         let editions = Arc::new(Editions::begin(Arc::new(plan_now(server))));
         Member {
             name,
             frozen_until: 0,
             cut_until: 0,
-            session: server.open_session(),
+            session,
             topics: topics.clone(),
             ownership: Arc::default(),
             lease: Lease::Idle,
@@ -141,6 +150,9 @@ impl Member {
             budget,
             outlets: (0..records::TABLES).map(|table| Outlet::new(table, 0, 1)).collect(),
             writers: (0..records::TABLES).map(|_| Writer::default()).collect(),
+            // Enough for all tables, or one of them less.
+            loans: Loans::new(records::TABLES - usize::from(session.is_multiple_of(4))),
+            began: Instant::now(),
             was_at: BTreeMap::new(),
             halted: Vec::new(),
         }
@@ -235,7 +247,7 @@ impl Member {
         }
         for entry in duties.give_up {
             let topic = self.topics.iter().position(|t| *t.name == *entry.topic).expect("one of ours");
-            let place = self.topics[topic].targets.iter().position(|t| *t == entry.target);
+            let place = self.topics[topic].targets.iter().position(|t| **t == *entry.target);
             let table = self.topics[topic].tables[place.expect("one of the topic's")];
             let key = (Partition { topic, id: entry.partition }, table);
             out.server.release(&self.name, key, entry.epoch);
@@ -256,10 +268,10 @@ impl Member {
             let topic = &self.topics[partition.topic];
             let place = topic.tables.iter().position(|t| *t == table).expect("the topic feeds it");
             Entry {
-                topic: topic.name.to_string(),
+                topic: topic.name.clone(),
                 partition: partition.id,
-                target: topic.targets[place].clone(),
-                owner: row.owner.clone(),
+                target: topic.targets[place].as_str().into(),
+                owner: row.owner.as_deref().map(Into::into),
                 owner_alive: row.owner.as_deref().is_some_and(|owner| server.alive(owner)),
                 epoch: row.epoch,
                 next_offset: row.next,
@@ -267,7 +279,7 @@ impl Member {
                 routing_hash: topic.routing_hash,
                 pipeline: PIPELINE.into(),
                 topic_id: TOPIC_ID.into(),
-                cluster_id: String::new(),
+                cluster_id: "".into(),
                 table: None,
             }
         };
@@ -455,7 +467,9 @@ impl Member {
     fn write(&mut self, table: usize, out: &mut Outside) {
         match std::mem::take(&mut self.writers[table].state) {
             Sending::Ready => self.send(table, out),
-            Sending::Sent(id, spans, holds) => self.await_reply(table, id, spans, holds, out),
+            Sending::Sent(id, spans, holds, session) => {
+                self.await_reply(table, id, spans, holds, session, out)
+            }
             Sending::Unknown(spans) => self.ask(table, spans, out),
         }
     }
@@ -474,11 +488,18 @@ impl Member {
         }
         let hand = &mut self.writers[table].hand;
         if hand.load().is_empty() && !may_move_idle {
+            self.loans.leave(table);
             return;
         }
         if out.fault(20) {
             // A lock, a full disk, a connection that broke before the COMMIT.
             assert_eq!(after_failure(Class::World, false), FollowUp::SendAgain);
+            return;
+        }
+        if out.fault(20) {
+            // The server ended it because it lasted too long: what one transaction takes next is less.
+            self.writers[table].send_less();
+            out.seen.cut_off += 1;
             return;
         }
         let refused =
@@ -493,6 +514,7 @@ impl Member {
             }
         };
         if spans.is_empty() {
+            self.loans.leave(table);
             return;
         }
         let is_halted = |span: &Span| self.halted.iter().any(|claim| Arc::ptr_eq(claim, &span.claim));
@@ -505,10 +527,19 @@ impl Member {
             return;
         };
         let fingerprint = plan.tables[table].fingerprint.clone();
+        let session = match self.loans.ask(table, self.began) {
+            Loan::Take(number) | Loan::Open(number) => number,
+            Loan::Wait => {
+                // Others have them all; what is in hand is for its turn.
+                out.seen.waited += 1;
+                return;
+            }
+        };
         let stored = batches.iter().flat_map(|b| stored(b, table)).collect();
-        let message = Message::new(&self.name, table, stored, moves(&spans), fingerprint);
+        let added = added(batches, &plan.tables[table]);
+        let message = Message::new(&self.name, session, table, stored, added, moves(&spans), fingerprint);
         let id = out.network.send(message);
-        self.writers[table].state = Sending::Sent(id, spans, holds);
+        self.writers[table].state = Sending::Sent(id, spans, holds, session);
     }
 
     /// The guard objects to one of the topics in a writer's hand.
@@ -523,15 +554,32 @@ impl Member {
         }
     }
 
-    fn await_reply(&mut self, table: usize, id: u64, spans: Vec<Span>, holds: Holds, out: &mut Outside) {
+    fn await_reply(
+        &mut self,
+        table: usize,
+        id: u64,
+        spans: Vec<Span>,
+        holds: Holds,
+        session: Number,
+        out: &mut Outside,
+    ) {
         let class = match out.network.reply(id) {
             Reply::NotYet => {
-                self.writers[table].state = Sending::Sent(id, spans, holds);
+                self.writers[table].state = Sending::Sent(id, spans, holds, session);
                 return;
             }
             Reply::Ended(Ended::Committed) => {
+                self.loans.give_back(session, table);
                 must_be_committed(&spans, table, &out.server);
-                let hand = &mut self.writers[table].hand;
+                let Writer { hand, size, .. } = &mut self.writers[table];
+                let rows = match holds {
+                    Holds::Everything => hand.rows(),
+                    Holds::First => hand.load()[0].rows.len(),
+                };
+                // Without faults rows are cheap again: how dear they are decides how long it takes until all are stored.
+                let mut took =
+                    || Duration::from_millis(if out.faults { out.random.below(3000) as u64 } else { 1 });
+                size.took(rows, took(), took(), took());
                 match holds {
                     Holds::Everything => hand.committed(&spans),
                     Holds::First => hand.committed_first(&spans),
@@ -539,6 +587,7 @@ impl Member {
                 return;
             }
             Reply::Ended(Ended::TableChanged) => {
+                self.loans.lose(session, table);
                 assert_eq!(after_failure(Class::TableChanged, true), FollowUp::Reopen);
                 self.reopen(table, out);
                 return;
@@ -546,6 +595,7 @@ impl Member {
             Reply::Ended(Ended::Fenced) => Class::Fenced,
             Reply::Broken => Class::Lost,
         };
+        self.loans.lose(session, table);
         assert_eq!(after_failure(class, true), FollowUp::Ask);
         self.writers[table].state = Sending::Unknown(spans);
     }
@@ -649,14 +699,15 @@ fn is_refused(batch: &TableBatch, row: usize, cluster: &Cluster) -> bool {
 fn set_bad_rows_aside(hand: &mut Hand, cluster: &Cluster) {
     let batch = &hand.load()[0];
     let records = Records::of(batch);
-    let found = isolate(records.len(), |range| {
+    let send = |range: std::ops::Range<usize>| {
         let rows = records.rows(&range);
         let first = rows.clone().find(|row| is_refused(batch, *row, cluster));
         let named = |row: usize| (!row.is_multiple_of(3)).then_some(row - rows.start);
         let refusal = |row| Refusal { row: named(row), code: "refused".into(), ..Refusal::default() };
         let refused = |row| records.refused(batch, &range, refusal(row));
         Ok::<_, std::convert::Infallible>(first.map(refused))
-    });
+    };
+    let found = isolate(records.len(), send, || false);
     let Ok(found) = found;
     hand.cut_first(records.rows_of_first(found.judged));
     let first_row = |record: usize| records.rows(&(record..record + 1)).start;
@@ -679,14 +730,54 @@ fn stored(batch: &TableBatch, table: usize) -> Vec<Stored> {
     rows.chain(dead).collect()
 }
 
+/// What the engine makes of a transaction's rows where the table has keys: the kind, how many, and their sum.
+fn added(batches: &[TableBatch], table: &TablePlan) -> Vec<Added> {
+    let Some(keyed) = &table.keyed else { return Vec::new() };
+    let rows = batches.iter().flat_map(|batch| {
+        (0..batch.rows.len()).map(|row| (&batch.bytes[batch.row_bytes(row)], batch.rows[row].deletes))
+    });
+    let folded = fold(table, keyed, rows, 0).expect("small sums");
+    let mut rest = folded.bytes.as_slice();
+    let mut take = |count: usize| {
+        let (head, tail) = rest.split_at(count);
+        rest = tail;
+        head
+    };
+    let mut groups = Vec::new();
+    for _ in 0..folded.groups {
+        assert_eq!(take(2), 3i16.to_be_bytes(), "three columns");
+        let length = u32::from_be_bytes(take(4).try_into().expect("a length"));
+        let kind = String::from_utf8(take(length as usize).to_vec()).expect("a kind");
+        let mut number = || i64::from_be_bytes(take(12)[4..].try_into().expect("eight bytes"));
+        groups.push((kind, number(), number()));
+    }
+    assert!(rest.is_empty(), "nothing else is sent");
+    groups
+}
+
 impl Writer {
     /// Takes some of what is there; what one transaction has no room for waits for the next.
     fn gather(&mut self, random: &mut Random) {
         let Some(first) = self.hand.take_rest().or_else(|| self.inlet.pop_front()) else { return };
-        let bytes_max = ROW_BYTES * (1 + random.below(30));
-        self.hand.gather(first, bytes_max, || {
+        let room = Room {
+            bytes: ROW_BYTES * (1 + random.below(30)),
+            rows: self.size.rows(),
+            letters: 1 + random.below(4),
+        };
+        self.hand.gather(first, room, || {
             let comes = random.one_in(2);
             comes.then(|| self.inlet.pop_front()).flatten()
         });
+    }
+
+    fn send_less(&mut self) {
+        let before = self.hand.rows();
+        self.size.cut_off(before);
+        let room = Room { bytes: usize::MAX, rows: self.size.rows(), letters: usize::MAX };
+        if self.hand.cut(room) {
+            assert!(self.hand.rows() <= before && !self.hand.load().is_empty(), "something is left to send");
+        } else {
+            self.size.wait_longer();
+        }
     }
 }

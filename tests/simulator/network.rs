@@ -4,14 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::database::{Ended, Server, Stored};
+use crate::database::{Added, Ended, Server, Stored};
 use crate::kafka::Cluster;
 use rowmill::promise::span::Move;
 
 pub(crate) struct Message {
     pub(crate) from: String,
+    /// By which of the sender's sessions it goes.
+    pub(crate) session: u64,
     pub(crate) table: usize,
     pub(crate) stored: Vec<Stored>,
+    /// What is added up of those, where the table has keys.
+    pub(crate) added: Vec<Added>,
     pub(crate) moves: Vec<Move>,
     /// Of the definition that the rows were encoded for.
     pub(crate) fingerprint: String,
@@ -24,13 +28,15 @@ pub(crate) struct Message {
 impl Message {
     pub(crate) fn new(
         from: &str,
+        session: u64,
         table: usize,
         stored: Vec<Stored>,
+        added: Vec<Added>,
         moves: Vec<Move>,
         fingerprint: String,
     ) -> Message {
         let from = from.to_owned();
-        Message { from, table, stored, moves, fingerprint, outcome: None, is_broken: false }
+        Message { from, session, table, stored, added, moves, fingerprint, outcome: None, is_broken: false }
     }
 }
 
@@ -49,6 +55,15 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn send(&mut self, message: Message) -> u64 {
+        let is_busy = |other: &Message| {
+            other.from == message.from && other.session == message.session && other.outcome.is_none()
+        };
+        assert!(
+            !self.messages.values().any(is_busy),
+            "{} sends by session {}, which may still commit something else",
+            message.from,
+            message.session
+        );
         self.next_id += 1;
         self.messages.insert(self.next_id, message);
         self.next_id

@@ -14,7 +14,7 @@ use rowmill::model::types::{Column, Kind, Table, Type};
 use rowmill::promise::topics::Topic;
 use rowmill::verb::setup;
 
-/// Topic `a` feeds two tables by a field, topic `b` one of them.
+/// Topic `a` feeds two tables by a field, topic `b` one of them, and a third that has its sums.
 const MODELS: &str = r#"
 [[model]]
 topic = "a"
@@ -30,9 +30,20 @@ tombstones = "skip"
 topic = "b"
 table = "u"
 tombstones = "skip"
+[[model]]
+topic = "b"
+table = "s"
+mode = "add"
+tombstones = "skip"
+[model.columns]
+count = { fold = "count" }
+total = { fold = "sum", field = "n" }
 "#;
 
-pub(crate) const TABLES: usize = 2;
+pub(crate) const TABLES: usize = 3;
+
+/// The table of sums.
+pub(crate) const SUMS: usize = 2;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +92,16 @@ impl Shape {
         }
     }
 
+    /// The key and the number of one that is added up.
+    pub(crate) fn added(self) -> (&'static str, i64) {
+        match self {
+            Shape::ForT => ("t", 1),
+            Shape::ForU => ("u", 2),
+            Shape::Unroutable => ("?", 3),
+            other => unreachable!("{other:?} is no row"),
+        }
+    }
+
     /// The specification, in words of its own: `lane` counts the tables of the topic.
     pub(crate) fn outcome(self, topic: usize, lane: usize) -> Outcome {
         let home = lane == 0;
@@ -88,7 +109,7 @@ impl Shape {
             (Shape::Tombstone, _) => Outcome::Skipped,
             (Shape::NoJson, _) if home => Outcome::Dead,
             (Shape::Refused, _) if home => Outcome::Dead,
-            (Shape::MissingField, 1) => Outcome::Dead,
+            (Shape::MissingField | Shape::Refused, 1) => Outcome::Dead,
             (Shape::ForT | Shape::ForU | Shape::Unroutable, 1) => Outcome::Row,
             (Shape::ForT, _) if lane == 0 => Outcome::Row,
             (Shape::ForU, _) if lane == 1 => Outcome::Row,
@@ -109,8 +130,15 @@ pub(crate) fn plan() -> Arc<Plan> {
     static PLAN: OnceLock<Arc<Plan>> = OnceLock::new();
     let compiled = || {
         let models: Models = toml::from_str(MODELS).expect("the models are TOML");
-        let tables: HashMap<_, _> =
-            ["t", "u"].iter().zip(1..).map(|(n, oid)| ((*n).into(), table(oid, n))).collect();
+        let columns = |name| match name {
+            "s" => vec![column("kind", Type::Text), column("count", Type::Int8), column("total", Type::Int8)],
+            _ => vec![column("n", Type::Int8)],
+        };
+        let tables: HashMap<_, _> = ["t", "u", "s"]
+            .into_iter()
+            .zip(1..)
+            .map(|(n, oid)| (n.into(), table(oid, n, columns(n))))
+            .collect();
         Arc::new(compile(&models.model, &tables, &[]).unwrap_or_else(|problems| panic!("{problems:?}")))
     };
     PLAN.get_or_init(compiled).clone()
@@ -120,23 +148,28 @@ pub(crate) fn topics() -> Arc<[Topic]> {
     setup::topics(&plan())
 }
 
-fn table(oid: u32, name: &str) -> Table {
-    let column = Column {
-        name: "n".into(),
+fn column(name: &str, ty: Type) -> Column {
+    Column {
+        name: name.into(),
         attnum: 1,
-        ty: Type::Int8,
+        ty,
         not_null: true,
         has_default: false,
         generated_or_identity_always: false,
         fills_itself: false,
-    };
+    }
+}
+
+fn table(oid: u32, name: &str, columns: Vec<Column>) -> Table {
     Table {
         oid,
         schema: "public".into(),
         name: name.into(),
         sql_name: format!("\"public\".\"{name}\""),
-        columns: vec![column],
+        primary_key: vec![columns[0].name.clone()],
+        columns,
         fingerprint: String::new(),
         kind: Kind::Ordinary,
+        ranged_by: None,
     }
 }

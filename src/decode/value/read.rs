@@ -21,9 +21,12 @@ pub struct Reading {
 
 impl Default for Reading {
     fn default() -> Self {
-        Self::new(Notation::default(), 128)
+        PLAIN.clone()
     }
 }
+
+/// As the type alone says it; at hand, since making one for each value costs more than reading it.
+pub static PLAIN: Reading = Reading { notation: Notation::PLAIN, days: None, depth_max: 128 };
 
 impl Reading {
     pub fn new(notation: Notation, depth_max: usize) -> Self {

@@ -163,6 +163,7 @@ fn basic_days(text: &[u8; 8]) -> Result<i32, Wrong> {
 }
 
 /// Days since 2000 of a date that exists. The year 0000 does not: RFC 3339 has it, PostgreSQL's calendar has not.
+#[inline]
 fn days(text: &[u8; 10]) -> Result<i32, Wrong> {
     let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *text else { return Err(invalid_time(SHAPE)) };
     let year = two(y1, y2)? * 100 + two(y3, y4)?;
@@ -173,6 +174,7 @@ fn days(text: &[u8; 10]) -> Result<i32, Wrong> {
     Ok(days_since_2000(year, month, day))
 }
 
+#[inline]
 fn days_in_month(year: i32, month: i32) -> i32 {
     match month {
         2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
@@ -183,6 +185,7 @@ fn days_in_month(year: i32, month: i32) -> i32 {
 }
 
 /// Years are counted from March, so that the day that comes and goes is the last one of the year.
+#[inline]
 fn days_since_2000(year: i32, month: i32, day: i32) -> i32 {
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;
@@ -193,6 +196,7 @@ fn days_since_2000(year: i32, month: i32, day: i32) -> i32 {
 }
 
 /// Microseconds since midnight, and what follows the time. Seconds are left out by writers that do not like zeros.
+#[inline]
 fn clock(text: &[u8]) -> Result<(i64, &[u8]), Wrong> {
     match text {
         [h1, h2, b':', m1, m2, b':', s1, s2, rest @ ..] => {
@@ -219,6 +223,7 @@ fn basic_clock(text: &[u8]) -> Result<(i64, &[u8]), Wrong> {
 
 /// A second `60` is a leap second and becomes the second after it, as the server reads it (which refuses its fractions,
 /// though; here they are kept). 24:00:00 is refused, as RFC 3339 does.
+#[inline]
 fn time_of_day([h1, h2, m1, m2, s1, s2]: [u8; 6]) -> Result<i64, Wrong> {
     let (hour, minute, second) = (two(h1, h2)?, two(m1, m2)?, two(s1, s2)?);
     if hour > 23 || minute > 59 || second > 60 {
@@ -228,6 +233,7 @@ fn time_of_day([h1, h2, m1, m2, s1, s2]: [u8; 6]) -> Result<i64, Wrong> {
 }
 
 /// Any number of digits after a point or comma. Those below a microsecond round to the nearest, ties to the even one.
+#[inline]
 fn fraction(text: &[u8]) -> Result<(i64, &[u8]), Wrong> {
     let [b'.' | b',', rest @ ..] = text else { return Ok((0, text)) };
     let count = rest.iter().take_while(|c| c.is_ascii_digit()).count();
@@ -249,6 +255,7 @@ fn fraction(text: &[u8]) -> Result<(i64, &[u8]), Wrong> {
     Ok((micros, rest))
 }
 
+#[inline]
 fn two(tens: u8, ones: u8) -> Result<i32, Wrong> {
     if tens.is_ascii_digit() && ones.is_ascii_digit() {
         Ok(i32::from(tens - b'0') * 10 + i32::from(ones - b'0'))

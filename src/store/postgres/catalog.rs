@@ -66,6 +66,19 @@ fn read_found(client: &mut Transaction<'_>, name: &str, oid: Option<u32>) -> Res
     if columns.is_empty() {
         bail!("table {name:?} has no columns");
     }
+    let primary_key = client.query_typed(
+        "SELECT a.attname::TEXT
+         FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
+         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+         WHERE i.indrelid = $1 AND i.indisprimary ORDER BY k.place",
+        &[(&oid, PgType::OID)],
+    )?;
+    let ranged_by = client.query_typed(
+        "SELECT a.attname::TEXT FROM pg_partitioned_table p
+         JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+         WHERE p.partrelid = $1 AND p.partstrat = 'r' AND p.partnatts = 1",
+        &[(&oid, PgType::OID)],
+    )?;
     let fingerprint: String = client.query_typed_one(FINGERPRINT_SQL, &[(&oid, PgType::OID)])?.get(0);
     Ok(Table {
         oid,
@@ -73,8 +86,10 @@ fn read_found(client: &mut Transaction<'_>, name: &str, oid: Option<u32>) -> Res
         name: relation.get(1),
         sql_name: relation.get(4),
         columns,
+        primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         fingerprint,
         kind,
+        ranged_by: ranged_by.first().map(|row| row.get(0)),
     })
 }
 

@@ -45,6 +45,8 @@ mod tests {
             fingerprint: "f".into(),
             columns: vec![column("id", None), column("odd \"name\"", Some(0)), column("at", Some(1))],
             clock_columns: 0,
+            retention: None,
+            keyed: None,
         };
         #[track_caller]
         fn check(table: &TablePlan, left_out: &[u8], columns: &str) {

@@ -1,5 +1,9 @@
 //! The one way into a table. It sends when it is told: it retries nothing, waits for nothing, knows no offset and moves no
 //! ledger row.
+//!
+//! Rows that are appended go straight into the table. Rows with a key are folded and go to a stage, a temporary table of the
+//! session; the statements that bring them into the table belong into the last message of the transaction, so that nobody's rows
+//! are locked while the server waits for us.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -20,9 +24,14 @@ use crate::promise::batch::{Rows, Shape, TableBatch};
 use crate::promise::ledger::Target;
 use crate::promise::session::Session;
 use crate::store::postgres::copy;
+use crate::store::postgres::fold::{self, Folded, TooMuch};
+use crate::store::postgres::merge::Merge;
 
 /// Bytes handed to the connection at once. It copies them, so a larger piece costs memory and overlaps less.
 const WRITE_BYTES: usize = 64 << 10;
+
+/// What `rowmill.stored` raises where rows vanished, and the reason that a dead letter has then.
+const NOT_STORED: (&str, &str) = ("RM004", "not_stored");
 
 /// One table's sinks, one for each edition of its definition.
 pub struct Sinks {
@@ -52,6 +61,17 @@ pub struct Sink {
     /// As the ledger moves it.
     pub target: Target,
     table: TablePlan,
+    /// Where the table has keys.
+    merge: Option<Merge>,
+}
+
+/// What was sent.
+#[derive(Debug)]
+pub struct Sent {
+    /// What the transaction has to say in its last message, before it moves the ledger, so that the rows are in the table.
+    pub rest: Option<String>,
+    /// How many rows the server was given: as many as there were, or one for each key.
+    pub rows: usize,
 }
 
 impl Sink {
@@ -61,18 +81,68 @@ impl Sink {
             sql_name: table.sql_name.clone(),
             fingerprint: table.fingerprint.clone(),
         };
-        Sink { edition: 0, target, table: table.clone() }
+        let merge = table.keyed.as_ref().map(|keyed| Merge::of(table, keyed));
+        Sink { edition: 0, target, table: table.clone(), merge }
+    }
+
+    /// True where rows of one key become one: a transaction may then take more of them.
+    pub fn folds(&self) -> bool {
+        self.merge.is_some()
     }
 
     /// Sends all rows, clocks stamped just before: one COPY for each shape, which is one where no column has a default.
     ///
     /// # Errors
-    /// Unless the server has stored every one of them.
-    pub fn send(&self, session: &mut Session, rows: &mut Rows<'_>) -> Result<(), Failure> {
+    /// Unless the server has taken every one of them.
+    pub fn send(&self, session: &mut Session, rows: &mut Rows<'_>) -> Result<Sent, Failure> {
+        if let Some(merge) = &self.merge {
+            return self.send_folded(session, rows, merge);
+        }
         for shape in rows.shapes() {
             self.send_shape(session, rows, shape).map_err(|failure| among_all(failure, rows, shape))?;
         }
-        Ok(())
+        Ok(Sent { rest: None, rows: rows.len() })
+    }
+
+    /// One row for each key, to the stage.
+    fn send_folded(&self, session: &mut Session, rows: &Rows<'_>, merge: &Merge) -> Result<Sent, Failure> {
+        let keyed = self.table.keyed.as_ref().expect("a table with keys says how they meet");
+        let folded = fold::fold(&self.table, keyed, rows.tuples(), binary::now())
+            .map_err(|too_much| self.too_much(&too_much))?;
+        session.stage(&merge.stage, &merge.definition).map_err(|error| self.failed(error))?;
+        self.copy(session, &merge.copy, &folded)?;
+        Ok(Sent { rest: Some(merge.statements(&folded)), rows: folded.groups })
+    }
+
+    fn copy(&self, session: &mut Session, sql: &str, folded: &Folded) -> Result<(), Failure> {
+        let mut copy = session.copy_in(sql).map_err(|error| self.failed(error))?;
+        let pieces = std::iter::once(&HEADER[..])
+            .chain(folded.bytes.chunks(WRITE_BYTES))
+            .chain(std::iter::once(&TRAILER[..]));
+        for piece in pieces {
+            copy.write_all(piece).map_err(|error| match pg::copy_error(error) {
+                Ok(error) => self.failed(error),
+                Err(failure) => failure,
+            })?;
+            fault(Point::MidCopy);
+        }
+        let stored = copy.finish().map_err(|error| self.failed(error))?;
+        stored_all(stored, folded.groups, &self.table.name).map_err(swallowed)
+    }
+
+    /// A sum that the server would refuse as well, so it is refused in the same words.
+    fn too_much(&self, too_much: &TooMuch) -> Failure {
+        let column = &self.table.columns[too_much.column];
+        let message = format!("the sum in column {:?} is out of range for type {}", column.name, column.ty);
+        let words = format!("{message} (SQLSTATE 22003)");
+        let refusal = Refusal {
+            row: None,
+            code: "sqlstate_22003".into(),
+            kind: format!("SQLSTATE 22003 {}", column.name),
+            message,
+            words: words.clone(),
+        };
+        Failure { refusal: Some(Box::new(refusal)), ..Failure::new(Class::Row, words) }
     }
 
     fn send_shape(&self, session: &mut Session, rows: &mut Rows<'_>, shape: Shape) -> Result<(), Failure> {
@@ -102,11 +172,25 @@ impl Sink {
     /// Asks whether the table takes rows at all, by a COPY without any: a privilege, a policy or a missing table refuses it,
     /// and no row can be the cause. `Some`: it does not; the transaction is of no use any more.
     pub fn refuses_all(&self, session: &mut Session) -> Result<Option<Refusal>, Failure> {
-        match self.send_shape(session, &mut Rows::none(), Shape::WHOLE) {
+        let nothing = &mut Rows::none();
+        let sent = match &self.merge {
+            None => self.send_shape(session, nothing, Shape::WHOLE),
+            Some(_) => self.send_whole(session, nothing),
+        };
+        match sent {
             Ok(()) => Ok(None),
             Err(Failure { class: Class::Row, refusal: Some(refusal), .. }) => Ok(Some(*refusal)),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// The same, and all the way into the table, for whoever has no last message to put the rest into.
+    ///
+    /// # Errors
+    /// As [`Sink::send`].
+    pub fn send_whole(&self, session: &mut Session, rows: &mut Rows<'_>) -> Result<(), Failure> {
+        let sent = self.send(session, rows)?;
+        sent.rest.map_or(Ok(()), |rest| session.execute(&rest).map_err(|error| self.failed(error)))
     }
 
     fn stamp(&self, batch: &mut TableBatch, rows: Range<usize>) {
@@ -122,12 +206,24 @@ impl Sink {
     /// The same for rows among which some may be bad. `Some`: one is refused, and none of these is stored; the transaction
     /// goes on.
     pub fn try_send(&self, session: &mut Session, rows: &mut Rows<'_>) -> Result<Option<Refusal>, Failure> {
+        let (before, after) = match &self.merge {
+            None => (String::new(), String::new()),
+            Some(merge) => {
+                session.stage(&merge.stage, &merge.definition)?;
+                // From one chunk to the next the keys begin anew, so here the turn is kept until the end.
+                (format!("{}; ", merge.lock), format!("{}; ", merge.clear))
+            }
+        };
         let mut attempt = || {
-            session.execute("SAVEPOINT chunk")?;
-            self.send(session, rows)?;
+            session.execute(&format!("{before}SAVEPOINT chunk"))?;
+            self.send_whole(session, rows)?;
+            if planted(Bug::IsolatedTwice) && self.folds() {
+                session.execute(after.trim_end_matches("; "))?;
+                self.send_whole(session, rows)?;
+            }
             // Deferred constraints fail here instead of at the COMMIT, where no row could be named.
             session
-                .execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT chunk")
+                .execute(&format!("SET CONSTRAINTS ALL IMMEDIATE; {after}RELEASE SAVEPOINT chunk"))
                 .map_err(|error| self.failed(error))
         };
         match attempt() {
@@ -156,6 +252,11 @@ impl Sink {
 
     /// An error of the server's, with its account of a bad row where that is what it is.
     fn failed(&self, error: postgres::Error) -> Failure {
+        if self.table.retention.is_some() && error.as_db_error().is_some_and(has_no_partition) {
+            // A row that will never have one was not sent: the partition is being made, or somebody has to let us make it.
+            let words = format!("{}; rows of that time wait until it is made", pg::describe(&error));
+            return Failure::new(Class::World, words);
+        }
         let refusal = error.as_db_error().map(|error| Box::new(refusal(error, &self.table.sql_name)));
         Failure { refusal, ..error.into() }
     }
@@ -180,7 +281,7 @@ fn refusal(error: &DbError, sql_name: &str) -> Refusal {
     let words = format!("{} (SQLSTATE {code})", error.message());
     Refusal {
         row: line.and_then(|line| line.checked_sub(1)),
-        code: format!("sqlstate_{code}").into(),
+        code: if code == NOT_STORED.0 { NOT_STORED.1.into() } else { format!("sqlstate_{code}").into() },
         message,
         kind: kind(error),
         words,
@@ -202,9 +303,14 @@ fn kind(error: &DbError) -> String {
     kind
 }
 
+/// A row for which there is no partition has the code of a violated CHECK, and no constraint's name.
+fn has_no_partition(error: &DbError) -> bool {
+    *error.code() == SqlState::CHECK_VIOLATION && error.constraint().is_none() && error.table().is_some()
+}
+
 /// Rows that vanished: each is refused like one of which the server says so.
 fn swallowed(failure: Failure) -> Failure {
-    let code = "not_stored";
+    let code = NOT_STORED.1;
     let message = "the server took the row and stored none: a trigger or a rule drops it".to_owned();
     let refusal =
         Refusal { row: None, code: code.into(), kind: code.into(), words: message.clone(), message };

@@ -2,76 +2,76 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+mod brokers;
+mod door;
+mod findings;
 mod sample;
+mod window;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 
+use self::brokers::{check_name, why};
+use self::findings::Findings;
+
 use crate::client::pg::{Client, Server};
-use crate::client::{redis, tls};
+use crate::client::redis;
 use crate::config::{self, Config};
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native;
 use crate::model::plan::Plan;
+use crate::promise::dead_letter;
 use crate::promise::duties::Entry;
 use crate::promise::gate::{LogState, Opening, opening};
 use crate::promise::ledger;
 use crate::promise::offsets::Place;
+use crate::store::postgres::audit::Seats;
 use crate::verb::out::say;
 use crate::verb::setup;
-
-/// For a handshake of our own with a broker that does not answer.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// What was found, good and bad.
-#[derive(Default)]
-struct Findings {
-    problems: Vec<String>,
-    /// The server acknowledges commits before they are on disk.
-    commits_are_late: bool,
-}
-
-impl Findings {
-    fn good(&self, text: impl std::fmt::Display) {
-        say!("  ok       {text}");
-    }
-
-    /// `run` would work, and yet somebody should look at it.
-    fn doubtful(&self, text: impl std::fmt::Display) {
-        say!("  WARNING  {text}");
-    }
-
-    fn bad(&mut self, text: impl std::fmt::Display) {
-        say!("  PROBLEM  {text}");
-        self.problems.push(text.to_string());
-    }
-}
 
 /// True if `run` would work.
 pub fn run(path: &Path, sample: u32) -> Result<bool> {
     let mut findings = Findings::default();
     say!("configuration {}", path.display());
+    // A file for the front door or for answers alone has no models.
+    let (of_door, of_window) = (config::read_door(path), config::read_window(path));
+    if config::has_no_models(path) && (of_door.is_ok() || of_window.is_ok()) {
+        let mut good = true;
+        if let Ok(door) = &of_door {
+            good &= door::alone(door, &mut findings);
+        }
+        if let Ok(window) = &of_window {
+            good &= window::alone(window, &mut findings);
+        }
+        return Ok(good);
+    }
     let config = match config::read(path) {
         Ok(config) => config,
         Err(error) => {
             findings.bad(format!("{error:#}"));
-            return Ok(conclude(&findings));
+            return Ok(findings.conclude("run"));
         }
     };
     findings.good(format!("pipeline {:?}, {} models", config.pipeline, config.models.len()));
     let found = check_postgres(&config, &mut findings);
+    let read = found.as_ref().map(|(plan, _)| door::fields(plan)).unwrap_or_default();
     check_redis(&config, &mut findings);
     check_kafka(&config, found, sample, &mut findings);
+    if let Ok(door) = &of_door {
+        door::check(door, &read, &mut findings);
+    }
+    if let Ok(window) = &of_window {
+        window::check(window, &mut findings);
+    }
     say!("memory");
     match setup::memory(&config) {
         Ok(fine) => findings.good(fine),
         Err(small) => findings.doubtful(small),
     }
     print_guarantee(&findings);
-    Ok(conclude(&findings))
+    Ok(findings.conclude("run"))
 }
 
 fn print_guarantee(findings: &Findings) {
@@ -90,15 +90,6 @@ fn print_guarantee(findings: &Findings) {
     }
 }
 
-fn conclude(findings: &Findings) -> bool {
-    match findings.problems.len() {
-        0 => say!("\n`rowmill run` would work"),
-        1 => say!("\n1 problem: `rowmill run` would not work"),
-        n => say!("\n{n} problems: `rowmill run` would not work"),
-    }
-    findings.problems.is_empty()
-}
-
 fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Client)> {
     say!("PostgreSQL");
     let opened =
@@ -113,7 +104,9 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
         }
     };
     findings.good(format!("{} over {}", server.address(), server.protection()));
-    if let Err(error) = ledger::check_version(&mut client) {
+    server.impostor_warning().into_iter().for_each(|warning| findings.doubtful(warning));
+    let schema = ledger::check_version(&mut client).and_then(|()| dead_letter::check_columns(&mut client));
+    if let Err(error) = schema {
         findings.bad(format!("{error:#}"));
         return None;
     }
@@ -130,6 +123,7 @@ fn check_postgres(config: &Config, findings: &mut Findings) -> Option<(Plan, Cli
         }
     };
     check_database(&mut client, &plan, findings);
+    check_seats(config, &mut client, &plan, findings);
     say!("models");
     for model in &plan.models {
         say!("  topic {:?} -> table {}, {}", model.topic, plan.tables[model.table].name, model.when_text());
@@ -168,12 +162,47 @@ fn check_database(client: &mut Client, plan: &Plan, findings: &mut Findings) {
         Ok(remarks) => {
             remarks.refusals.iter().for_each(|sentence| findings.bad(sentence));
             remarks.warnings.iter().for_each(|sentence| findings.doubtful(sentence));
+            remarks.advice.iter().for_each(|sentence| findings.good(sentence));
         }
         Err(error) => findings.bad(format!("{error:#}")),
     }
     for table in &plan.tables {
         findings.good(format!("table {} with {} columns to fill", table.name, table.columns.len()));
     }
+}
+
+/// Sessions of one process beside those that write: the lease's, and one that reads definitions.
+const SESSIONS_BESIDE: usize = 2;
+
+/// Whether the server has room for the sessions of a process. Behind a pooler that is the pooler's matter.
+fn check_seats(config: &Config, client: &mut Client, plan: &Plan, findings: &mut Findings) {
+    if !config.lease.session_lock {
+        return;
+    }
+    let writers = plan.tables.len() * config.threads.writers;
+    let needed = writers.min(config.postgres.sessions) + SESSIONS_BESIDE;
+    match setup::seats(client) {
+        Ok(seats) => match seats_words(needed, writers, config.postgres.sessions, seats) {
+            Ok(fine) => findings.good(fine),
+            Err(tight) => findings.doubtful(tight),
+        },
+        Err(error) => findings.bad(format!("{error:#}")),
+    }
+}
+
+fn seats_words(needed: usize, writers: usize, most: usize, seats: Seats) -> Result<String, String> {
+    let Seats { allowed, taken } = seats;
+    let turns = if writers > most { format!(": {writers} writers take turns") } else { String::new() };
+    let words = format!(
+        "a process has up to {needed} sessions{turns}; {allowed} are allowed, of which {taken} are taken"
+    );
+    if needed as i64 <= i64::from(allowed) {
+        return Ok(words);
+    }
+    Err(format!(
+        "{words}: tables take turns with what there is, and other programs may get none; set sessions in [postgres] to less, or \
+         allow more (max_connections, CONNECTION LIMIT of the role and of the database)"
+    ))
 }
 
 fn check_redis(config: &Config, findings: &mut Findings) {
@@ -216,7 +245,7 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, sample: u32, find
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         match asker.describe(&names) {
             Ok(described) => Ok((described, asker)),
-            Err(error) => Err(why(config, &asker, error)),
+            Err(error) => Err(why(&config.kafka, &asker, error)),
         }
     });
     let (described, asker) = match described {
@@ -229,13 +258,8 @@ fn check_kafka(config: &Config, found: Option<(Plan, Client)>, sample: u32, find
     let cluster = asker.cluster_id().unwrap_or_default();
     findings.good(format!("cluster {cluster} at {}", config.kafka.brokers));
     for topic in &described {
-        match &topic.id {
-            Ok(_) => check_rights(topic, findings),
-            Err(reason) => findings.bad(format!(
-                "topic {:?}: {}; create it, mend its name, or let this user describe it",
-                topic.name,
-                reason.trim()
-            )),
+        if check_name(topic, findings) {
+            check_rights(topic, findings);
         }
     }
     let Some((plan, mut client)) = found else { return };
@@ -293,55 +317,6 @@ fn check_rights(topic: &native::Description, findings: &mut Findings) {
     }
 }
 
-/// A request without an answer says nothing; a handshake of our own, or the connection's last error, says why.
-fn why(config: &Config, asker: &Asker, error: anyhow::Error) -> anyhow::Error {
-    if let Some(tls) = &config.kafka.tls {
-        // A key with a password is for the client only; a server's certificate can be judged without one.
-        let client = tls.cert.as_deref().zip(tls.key.as_deref()).filter(|_| tls.key_password.is_none());
-        let files = tls::Files { ca: tls.ca.as_deref(), client };
-        for broker in config.kafka.brokers.split(',') {
-            let (host, port) = config::address::address_of(broker);
-            if let Err(refused) = tls::probe(host, port, files, HANDSHAKE) {
-                return refused;
-            }
-        }
-    }
-    let said = asker.last_error();
-    // A broker that waits for a handshake says nothing at all.
-    let speaks_tls = || {
-        let files = || tls::Files { ca: None, client: None };
-        config.kafka.tls.is_none()
-            && config
-                .kafka
-                .brokers
-                .split(',')
-                .map(config::address::address_of)
-                .any(|(host, port)| tls::speaks(&tls::probe(host, port, files(), HANDSHAKE)))
-    };
-    if said.as_deref().is_none_or(|words| unanswered(words).is_none()) && speaks_tls() {
-        return anyhow::anyhow!(
-            "the brokers speak TLS there, and this configuration has no [kafka.tls]: add it with ca, or name the plaintext port"
-        );
-    }
-    let words = said.unwrap_or_else(|| format!("{error:#}"));
-    let remedy = unanswered(&words).unwrap_or("are the brokers and their ports right?");
-    anyhow::anyhow!("{words}; {remedy}")
-}
-
-/// What an error of a connection calls for, where its words tell.
-fn unanswered(words: &str) -> Option<&'static str> {
-    let has = |part: &str| words.to_lowercase().contains(part);
-    if has("sasl") && (has("authentication") || has("credentials")) {
-        Some("are username, password and mechanism in [kafka.sasl] right?")
-    } else if has("invalid response size") || has("receive failed") && has("response") {
-        Some("what answers there is no Kafka broker: is it another server's port?")
-    } else if has("connection refused") {
-        Some("nothing listens there: are the brokers and their ports right, and do they run?")
-    } else {
-        None
-    }
-}
-
 /// The ledger's positions against the logs, by the same decision that `run` takes, on the same facts.
 fn check_ledger(
     config: &Config,
@@ -355,14 +330,15 @@ fn check_ledger(
     say!("ledger");
     let topics = setup::topics(plan);
     let names: Vec<String> = topics.iter().map(|t| t.name.to_string()).collect();
-    let (members, entries) = ledger::snapshot(client, &config.pipeline, &names)?;
+    let members = ledger::living(client, &config.pipeline)?;
+    let entries = ledger::entries(client, &config.pipeline, &members, &names)?;
     findings.good(format!("{} living members", members.len()));
     let mut places: BTreeMap<(&str, i32), Vec<&Entry>> = BTreeMap::new();
     for entry in &entries {
         let Some(topic) = topics.iter().find(|t| *t.name == *entry.topic) else { continue };
         let place = format!("{}/{} -> {}", entry.topic, entry.partition, entry.target);
-        if entry.pipeline != config.pipeline {
-            if topic.targets.contains(&entry.target) {
+        if *entry.pipeline != *config.pipeline {
+            if topic.targets.iter().any(|target| **target == *entry.target) {
                 findings.bad(format!(
                     "{place} belongs to pipeline {:?}: use that name, or `rowmill init --take-over {}`",
                     entry.pipeline, entry.pipeline
@@ -370,7 +346,7 @@ fn check_ledger(
             }
             continue;
         }
-        if !cluster.is_empty() && entry.cluster_id != cluster {
+        if !cluster.is_empty() && *entry.cluster_id != *cluster {
             findings.bad(format!(
                 "{place} was read from Kafka cluster {} and this is {cluster}",
                 entry.cluster_id
@@ -381,11 +357,14 @@ fn check_ledger(
     }
     let mut known = 0;
     let mut compacted: BTreeMap<&str, bool> = BTreeMap::new();
-    for ((topic, partition), entries) in places {
+    let is_there = |topic: &str| described.iter().any(|d| d.name == topic && d.id.is_ok());
+    places.retain(|(topic, _), _| is_there(topic));
+    let logs = asker.all_ends(&places.keys().copied().collect::<Vec<_>>());
+    for (((topic, partition), entries), log) in places.into_iter().zip(logs) {
         let Some(Ok(topic_id)) = described.iter().find(|d| d.name == topic).map(|d| d.id.clone()) else {
             continue;
         };
-        let Range { start, end } = asker.ends(topic, partition)?;
+        let Range { start, end } = log?;
         // Without the right to ask, `run` takes it for a topic that keeps everything, too.
         let compacted = *compacted.entry(topic).or_insert_with(|| asker.is_compacted(topic).unwrap_or(false));
         let log = LogState { topic_id, start, end, compacted };
@@ -405,22 +384,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_a_connection_has_its_remedy() {
-        #[track_caller]
-        fn check(words: &str, expected: Option<&str>) {
-            let found = unanswered(words);
-            assert_eq!(found.is_some(), expected.is_some(), "{words}: {found:?}");
-            assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{words}: {found:?}");
-        }
-        check("cannot describe the topics: Local: Timed out", None);
-        check(
-            "b:1/bootstrap: Receive failed: Invalid response size 1157627904 (0..100000000)",
-            Some("no Kafka broker"),
+    fn sessions_are_compared_with_what_is_allowed() {
+        let seats = |allowed| Seats { allowed, taken: 7 };
+        let words = |needed, writers, allowed| seats_words(needed, writers, 30, seats(allowed));
+        assert_eq!(
+            words(7, 5, 97).as_deref(),
+            Ok("a process has up to 7 sessions; 97 are allowed, of which 7 are taken")
         );
-        check(
-            "SASL authentication error: Authentication failed due to invalid credentials with SASL mechanism",
-            Some("[kafka.sasl]"),
-        );
-        check("Connect to ipv4#127.0.0.1:1 failed: Connection refused", Some("nothing listens there"));
+        assert!(words(32, 200, 32).is_ok_and(|fine| fine.contains("200 writers take turns")));
+        assert!(words(32, 200, 31).is_err_and(|tight| tight.contains("CONNECTION LIMIT")));
     }
 }

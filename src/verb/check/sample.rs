@@ -7,22 +7,13 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::config::Config;
-use crate::decode::column::{Encoded, Found, Lookups};
-use crate::decode::record::{Limits, Messages, RecordDecoder};
-use crate::decode::reject::{Reason, Reject};
+use crate::decode::record::Limits;
+use crate::decode::reject::Reason;
+use crate::decode::trial::Trial;
 use crate::kafka::ask::Asker;
 use crate::kafka::reread;
 use crate::model::plan::Plan;
-use crate::promise::batch::{Record, Shape};
-
-/// No token is asked for: what a row has behind its first lookup is not tried.
-struct NothingCached;
-
-impl Lookups for NothingCached {
-    fn find(&self, _lookup: usize, _token: &str) -> Found<'_> {
-        Found::NotCached
-    }
-}
+use crate::promise::batch::Shape;
 
 /// What became of one topic's records.
 #[derive(Default)]
@@ -43,47 +34,27 @@ pub(super) fn try_out(
     records: u32,
 ) -> Result<Tried> {
     let limits = Limits { value_bytes_max: config.limits.message_max_bytes, ..Limits::default() };
-    let mut decoder = RecordDecoder::new(plan.clone(), topic, limits);
+    let mut trial = Trial::new(plan, topic, limits);
     let mut tried = Tried::default();
     let name = &plan.topics[topic].name;
-    for (partition, offsets) in reread::newest(asker, name, records.into())? {
-        reread::range(&config.kafka, name, partition, offsets, |record| {
-            tried.records += 1;
-            if let Err(reject) = tried.record(plan, &mut decoder, record) {
-                tried.refused.entry(reject.reason).or_insert_with(|| (0, reject.message)).0 += 1;
-            }
-            Ok(())
-        })?;
-    }
+    let ranges = reread::newest(asker, name, records.into())?;
+    reread::ranges(&config.kafka, name, &ranges, limits.value_bytes_max, |record| {
+        tried.records += 1;
+        let rows = &mut tried.rows;
+        let refused = trial.record(record, |table, shape| {
+            let (rows, always) = rows.entry(table).or_default();
+            *rows += 1;
+            *always = Some(always.map_or(shape, |before| before.and(shape)));
+        });
+        if let Err(reject) = refused {
+            tried.refused.entry(reject.reason).or_insert_with(|| (0, reject.message)).0 += 1;
+        }
+        Ok(())
+    })?;
     Ok(tried)
 }
 
 impl Tried {
-    fn record(
-        &mut self,
-        plan: &Plan,
-        decoder: &mut RecordDecoder,
-        record: &Record<'_>,
-    ) -> Result<(), Reject> {
-        let mut messages = Messages::of(decoder.parse(record)?);
-        let mut out = Vec::new();
-        while let Some(message) = messages.next(decoder)? {
-            let models: Vec<usize> = decoder.models().collect();
-            if models.is_empty() {
-                return Err(decoder.unroutable(message));
-            }
-            for model in models {
-                out.clear();
-                if let Encoded::Row(shape) = decoder.encode(model, message, &NothingCached, &mut out)? {
-                    let (rows, always) = self.rows.entry(plan.models[model].table).or_default();
-                    *rows += 1;
-                    *always = Some(always.map_or(shape, |before| before.and(shape)));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Columns whose field no record had, so that each row takes the column's default: table and column.
     pub(super) fn by_default<'p>(&self, plan: &'p Plan) -> Vec<(&'p str, &'p str)> {
         let mut found = Vec::new();

@@ -4,8 +4,9 @@ use anyhow::{Context, Result};
 use postgres::Row;
 use serde_json::{Value, json};
 
+use crate::base::printable::printable;
 use crate::client::pg::{Client, Parameters};
-use crate::decode::reject::{excerpt_bytes, printable};
+use crate::decode::reject::excerpt_bytes;
 use crate::decode::value::base64;
 use crate::promise::batch::{Headers, Record};
 
@@ -14,9 +15,14 @@ use crate::promise::batch::{Headers, Record};
 pub(super) enum Part {
     /// What is said of it.
     Head,
+    /// As much of the record as a person reads, see [`SHOWN_BYTES`].
+    Shown,
     /// The record too.
     Whole,
 }
+
+/// Of the key and of the value. A letter may hold as much as `message_max` allows, and may have been written before that had a bound.
+const SHOWN_BYTES: usize = 64 << 10;
 
 pub(super) struct Letter {
     pub(super) id: i64,
@@ -32,6 +38,7 @@ pub(super) struct Letter {
     settled_as: Option<String>,
     settled_tables: Vec<String>,
     value_bytes: Option<i32>,
+    whole_bytes: Option<i64>,
     record: Option<Bytes>,
 }
 
@@ -45,10 +52,24 @@ struct Bytes {
 }
 
 const HEAD: &str = "id, topic, partition, \"offset\", target, reason, message, created_at::TEXT, settled_at::TEXT, settled_as, \
-                    settled_tables, octet_length(value)";
+                    settled_tables, octet_length(value), whole_bytes";
 
 const WHOLE: &str =
     "(extract(epoch FROM kafka_timestamp) * 1000)::BIGINT, key, value, header_names, header_values";
+
+/// The columns that are read.
+fn columns(part: Part) -> String {
+    match part {
+        Part::Head => HEAD.to_owned(),
+        Part::Whole => format!("{HEAD}, {WHOLE}"),
+        // One byte more shows that there is more.
+        Part::Shown => {
+            let beginning = |column: &str| format!("substr({column}, 1, {})", SHOWN_BYTES + 1);
+            let whole = WHOLE.replace("key, value", &format!("{}, {}", beginning("key"), beginning("value")));
+            format!("{HEAD}, {whole}")
+        }
+    }
+}
 
 /// Reads up to `limit` letters.
 pub(super) fn read(
@@ -59,7 +80,7 @@ pub(super) fn read(
     limit: i64,
     part: Part,
 ) -> Result<Vec<Letter>> {
-    let columns = if part == Part::Whole { format!("{HEAD}, {WHOLE}") } else { HEAD.to_owned() };
+    let columns = columns(part);
     let sql =
         format!("SELECT {columns} FROM rowmill.dead_letter WHERE {condition} ORDER BY {order} LIMIT {limit}");
     let rows = client.query_typed(&sql, parameters).context("cannot read the dead letters")?;
@@ -80,17 +101,18 @@ fn letter(row: &Row, part: Part) -> Letter {
         settled_as: row.get(9),
         settled_tables: row.get(10),
         value_bytes: row.get(11),
-        record: (part == Part::Whole).then(|| bytes(row)),
+        whole_bytes: row.get(12),
+        record: (part != Part::Head).then(|| bytes(row)),
     }
 }
 
 fn bytes(row: &Row) -> Bytes {
-    let (names, values): (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) = (row.get(15), row.get(16));
+    let (names, values): (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) = (row.get(16), row.get(17));
     let mut headers = Vec::new();
     for (name, value) in names.iter().zip(&values) {
         Headers::append(&mut headers, name, value.as_deref());
     }
-    Bytes { timestamp_ms: row.get(12), key: row.get(13), value: row.get(14), headers }
+    Bytes { timestamp_ms: row.get(13), key: row.get(14), value: row.get(15), headers }
 }
 
 impl Letter {
@@ -108,6 +130,11 @@ impl Letter {
         }
     }
 
+    /// How many bytes the record has, where only a beginning of it is kept.
+    pub(super) fn whole_bytes(&self) -> Option<i64> {
+        self.whole_bytes
+    }
+
     /// `topic/partition@offset`.
     pub(super) fn place(&self) -> String {
         format!("{}/{}@{}", self.topic, self.partition, self.offset)
@@ -123,35 +150,32 @@ impl Letter {
             self.place(),
             self.target,
             self.reason,
-            printable(&self.message)
+            self.message
         )
     }
 
-    /// What `show` prints: values as text where they are text, else the beginning of their bytes.
-    pub(super) fn page(&self) -> String {
-        let mut page = format!(
-            "letter {}\n  record   {}\n  table    {}\n  reason   {}: {}\n  set aside {}\n",
-            self.id,
-            self.place(),
-            self.target,
-            self.reason,
-            printable(&self.message),
-            self.created_at
-        );
+    /// What `show` prints, line by line: values as text where they are text, else the beginning of their bytes.
+    pub(super) fn page(&self) -> Vec<String> {
+        let mut page = vec![
+            format!("letter {}", self.id),
+            format!("  record   {}", self.place()),
+            format!("  table    {}", self.target),
+            format!("  reason   {}: {}", self.reason, self.message),
+            format!("  set aside {}", self.created_at),
+        ];
         if let (Some(at), Some(how)) = (&self.settled_at, &self.settled_as) {
-            page.push_str(&format!("  {how} {at} {}\n", self.settled_tables.join(", ")));
+            page.push(format!("  {how} {at} {}", self.settled_tables.join(", ")));
         }
         let record = self.record();
         if let Some(ms) = record.timestamp_ms {
             let at =
                 jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| at.to_string());
-            page.push_str(&format!("  stamped  {at}\n"));
+            page.push(format!("  stamped  {at}"));
         }
-        page.push_str(&format!("  key      {}\n", shown(record.key)));
-        for (name, value) in record.headers.iter() {
-            page.push_str(&format!("  header   {} = {}\n", shown(Some(name)), shown(value)));
-        }
-        page.push_str(&format!("  value    {}", shown(record.value)));
+        page.push(format!("  key      {}", shown(record.key)));
+        let header = |(name, value)| format!("  header   {} = {}", shown(Some(name)), shown(value));
+        page.extend(record.headers.iter().map(header));
+        page.push(format!("  value    {}", shown(record.value)));
         page
     }
 
@@ -159,7 +183,7 @@ impl Letter {
         let mut json = json!({
             "id": self.id, "topic": self.topic, "partition": self.partition, "offset": self.offset,
             "table": self.target, "reason": self.reason, "message": self.message, "created_at": self.created_at,
-            "value_bytes": self.value_bytes, "settled_at": self.settled_at, "settled_as": self.settled_as,
+            "value_bytes": self.value_bytes, "whole_bytes": self.whole_bytes, "settled_at": self.settled_at, "settled_as": self.settled_as,
             "settled_tables": self.settled_tables,
         });
         if self.record.is_some() {
@@ -181,6 +205,10 @@ impl Letter {
 fn shown(bytes: Option<&[u8]>) -> String {
     match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
         None => "none".to_owned(),
+        Some((bytes, _)) if bytes.len() > SHOWN_BYTES => {
+            let beginning = String::from_utf8_lossy(&bytes[..SHOWN_BYTES]);
+            format!("{}… (the first {SHOWN_BYTES} bytes; --json has all of it)", printable(&beginning))
+        }
         Some((_, Ok(text))) => printable(text),
         Some((bytes, Err(_))) => {
             format!("{} bytes that are not UTF-8: {}", bytes.len(), excerpt_bytes(bytes))

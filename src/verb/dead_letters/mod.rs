@@ -15,7 +15,7 @@ use filter::{Decision, Filter, count};
 use crate::client::pg::{Client, Server};
 use crate::config::Config;
 use crate::promise::{dead_letter, ledger};
-use crate::verb::out::say;
+use crate::verb::out::{self, say};
 
 #[derive(clap::Subcommand)]
 pub enum Action {
@@ -71,6 +71,9 @@ pub fn run(config: &Config, action: &Action) -> Result<bool> {
     }
 }
 
+/// Letters that are read at once: a list may be longer than this machine's memory.
+const PAGE: i64 = 1000;
+
 fn list(
     client: &mut Client,
     pipeline: &String,
@@ -81,23 +84,27 @@ fn list(
 ) -> Result<()> {
     let open = if settled { "TRUE" } else { "settled_at IS NULL" };
     let condition = format!("{} AND {open}", Filter::SQL);
-    let letters = letter::read(
-        client,
-        &condition,
-        "id DESC",
-        &filter.parameters(pipeline, &[]),
-        limit,
-        letter::Part::Head,
-    )?;
-    for letter in &letters {
-        if json { say!("{}", letter.json()) } else { say!("{}", letter.line()) }
+    let (mut shown, mut below) = (0, i64::MAX);
+    while shown < limit {
+        let wanted = PAGE.min(limit - shown);
+        let page = format!("{condition} AND id < {below}");
+        let parameters = filter.parameters(pipeline, &[]);
+        let letters = letter::read(client, &page, "id DESC", &parameters, wanted, letter::Part::Head)?;
+        for letter in &letters {
+            if json { out::json(&letter.json()) } else { say!("{}", letter.line()) }
+        }
+        shown += letters.len() as i64;
+        match letters.last() {
+            Some(last) if letters.len() as i64 == wanted => below = last.id,
+            _ => break,
+        }
     }
     let sql = format!("SELECT count(*) FROM rowmill.dead_letter WHERE {condition}");
     let all: i64 = client
         .query_typed(&sql, &filter.parameters(pipeline, &[]))
         .context("cannot count the dead letters")?[0]
         .get(0);
-    let more = all - letters.len() as i64;
+    let more = all - shown;
     if !json && all == 0 {
         say!("no dead letters match");
     } else if !json && more > 0 {
@@ -110,11 +117,11 @@ fn show(client: &mut Client, pipeline: &str, ids: &[i64], json: bool) -> Result<
     let mut all = true;
     for id in ids {
         let parameters: [filter::Parameter<'_>; 2] = [(&pipeline, Type::TEXT), (id, Type::INT8)];
-        let found =
-            letter::read(client, "pipeline = $1 AND id = $2", "id", &parameters, 1, letter::Part::Whole)?;
+        let part = if json { letter::Part::Whole } else { letter::Part::Shown };
+        let found = letter::read(client, "pipeline = $1 AND id = $2", "id", &parameters, 1, part)?;
         match found.first() {
-            Some(letter) if json => say!("{}", letter.json()),
-            Some(letter) => say!("{}", letter.page()),
+            Some(letter) if json => out::json(&letter.json()),
+            Some(letter) => letter.page().iter().for_each(|line| say!("{line}")),
             None => {
                 log::error!(
                     "pipeline {pipeline:?} has no dead letter {id}: `rowmill dead-letters list` shows them"
@@ -144,7 +151,7 @@ fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Resul
     }
     if decision.json {
         for row in &rows {
-            say!("{}", serde_json::json!({ "id": row.get::<_, i64>(0), "outcome": "discarded" }));
+            out::json(&serde_json::json!({ "id": row.get::<_, i64>(0), "outcome": "discarded" }));
         }
     } else {
         say!(

@@ -22,11 +22,12 @@ use crate::decode::lookup::{LookupCache, Wanted};
 use crate::decode::record::{Limits, Messages, Parsed, RecordDecoder};
 use crate::decode::reject::Reason;
 use crate::figures::instruments::Waits;
-use crate::model::plan::Plan;
+use crate::model::mode::Mode;
+use crate::model::plan::{Plan, TablePlan};
 use crate::promise::batch::{Row, Rows, TableBatch};
 use crate::promise::session::{Session, Sessions};
 use crate::store::postgres::sink::Sink;
-use crate::verb::out::say;
+use crate::verb::out::{self, say};
 use crate::verb::setup;
 
 /// Letters of one transaction: a COMMIT's cost is spread, and little is done again when one is refused.
@@ -124,7 +125,7 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
                 Outcome::Refused(_) => refused += 1,
                 Outcome::Settled => continue,
             }
-            say!("{}", told(&letter, &outcome, decision.json));
+            tell(&letter, &outcome, decision.json);
         }
     }
     if !decision.json {
@@ -134,19 +135,20 @@ pub(super) fn run(config: &Config, client: &mut Client, decision: &Decision) -> 
     Ok(())
 }
 
-fn told(letter: &Letter, outcome: &Outcome, json: bool) -> String {
+fn tell(letter: &Letter, outcome: &Outcome, json: bool) {
     let (word, tables, why) = match outcome {
         Outcome::Retried(tables) => ("retried", tables.as_slice(), None),
         Outcome::Refused(why) => ("refused", [].as_slice(), Some(why)),
         Outcome::Settled => ("settled", [].as_slice(), None),
     };
     if json {
-        return serde_json::json!({ "id": letter.id, "outcome": word, "tables": tables, "message": why })
-            .to_string();
+        return out::json(
+            &serde_json::json!({ "id": letter.id, "outcome": word, "tables": tables, "message": why }),
+        );
     }
     match why {
-        Some(why) => format!("{:>8}  {}  still refused: {why}", letter.id, letter.place()),
-        None => format!("{:>8}  {}  stored in {}", letter.id, letter.place(), tables.join(", ")),
+        Some(why) => say!("{:>8}  {}  still refused: {why}", letter.id, letter.place()),
+        None => say!("{:>8}  {}  stored in {}", letter.id, letter.place(), tables.join(", ")),
     }
 }
 
@@ -191,6 +193,11 @@ impl Retry<'_> {
         let Some(topic) = self.plan.topics.iter().position(|t| t.name == letter.topic) else {
             return Ok(Err(format!("no model reads topic {:?}", letter.topic)));
         };
+        if let Some(bytes) = letter.whole_bytes() {
+            return Ok(Err(format!(
+                "only a beginning of its {bytes} bytes is kept: it can be discarded, and no more"
+            )));
+        }
         let (decoder, record) = (&mut self.decoders[topic], letter.record());
         let of_no_table =
             Reason::of(&letter.reason).is_some_and(|reason| reason.is_of_no_table(&letter.message));
@@ -218,14 +225,23 @@ impl Retry<'_> {
             }
             for model in all.into_iter().filter(|model| missed(self.plan.models[*model].table)) {
                 let table = self.plan.models[model].table;
+                if let Some(why) = out_of_order(&self.plan.tables[table]) {
+                    return Ok(Err(why));
+                }
                 let batch = encoded.entry(table).or_insert_with(|| TableBatch::new(table, EDITION));
                 match decoder.encode(model, message, &self.lookups, &mut batch.bytes) {
                     Ok(Encoded::Row(shape)) => {
                         let (end, element) = (batch.bytes.len() as u32, message.element());
-                        batch.rows.push(Row { end, record: 0, element, shape });
+                        batch.rows.push(Row { end, record: 0, element, deletes: false, shape });
                         if element.is_some() && batch.bytes.len() > bytes_max {
                             return Ok(Err(format!("its rows would have more than {bytes_max} bytes")));
                         }
+                    }
+                    Ok(Encoded::Deletion) => unreachable!("what deletes goes by the order of offsets"),
+                    Ok(Encoded::Expired) => {
+                        return Ok(Err(
+                            "the table keeps nothing that old any more (retention): discard it".to_owned()
+                        ));
                     }
                     Ok(Encoded::NeedsLookup) => bail!("a token was forgotten while its letter was in work"),
                     Err(reject) => return Ok(Err(reject.message)),
@@ -272,7 +288,7 @@ impl Retry<'_> {
             let taken = ready.iter_mut().filter(|r| open.contains(&r.letter.id));
             let mut rows = Rows::of(taken.filter_map(|r| r.encoded.get_mut(&index)));
             if !rows.is_empty() {
-                sink.send(&mut session, &mut rows)?;
+                sink.send_whole(&mut session, &mut rows)?;
                 sink.check_definition(&mut session)?;
             }
         }
@@ -283,13 +299,25 @@ impl Retry<'_> {
         }
         if self.dry_run {
             // What is checked at the end of a transaction is checked now.
-            session.execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")?;
+            session.execute("SET CONSTRAINTS ALL IMMEDIATE")?;
+            session.rollback()?;
         } else {
             session.commit_with("COMMIT")?;
         }
         self.session = Some(session);
         Ok(open)
     }
+}
+
+/// Why a table takes no record again once others have come after it, if it does not.
+fn out_of_order(table: &TablePlan) -> Option<String> {
+    let keyed = table.keyed.as_ref().filter(|keyed| keyed.mode == Mode::Upsert && keyed.time.is_none())?;
+    let name = &table.name;
+    let deletes = if keyed.deletes { ", or have been deleted," } else { "" };
+    Some(format!(
+        "in table {name} the last record of a key by its offset replaces the others, and newer ones may be there{deletes} by now: \
+         send it to its topic again if it is still true, or discard it; with newest = \"...\" in the model a record's own time decides"
+    ))
 }
 
 /// Why nothing of a transaction can be said to be stored, where no row is at fault.

@@ -16,8 +16,10 @@ use self::proposal::Proposal;
 use self::sample::{Place, Sample};
 use self::trial::Trial;
 use crate::config;
+use crate::decode::record::Limits;
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::reread;
+use crate::model::mode::Mode;
 use crate::verb::out;
 
 #[derive(Args)]
@@ -28,12 +30,37 @@ pub struct Propose {
     /// Name of the proposed table. Default: the topic's, with _ for what SQL would quote.
     #[arg(long)]
     table: Option<String>,
+    /// Propose a table whose rows have a key: the last record of a key replaces the others, the first one stays, or their numbers are
+    /// added up. Needs --key.
+    #[arg(long, value_enum, requires = "key")]
+    mode: Option<Way>,
+    /// The columns of the key, as they are called without --mode: user,metric,time. A time is floored to a minute where rows are
+    /// added up.
+    #[arg(long, value_delimiter = ',', requires = "mode")]
+    key: Vec<String>,
     /// How many of the newest records to read, spread over the partitions.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     records: u32,
     /// Take [kafka] from this file. Default: KAFKA_BROKERS and the ROWMILL_KAFKA__ variables.
     #[arg(short, long)]
     config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Way {
+    Upsert,
+    First,
+    Add,
+}
+
+impl Way {
+    fn mode(self) -> Mode {
+        match self {
+            Way::Upsert => Mode::Upsert,
+            Way::First => Mode::First,
+            Way::Add => Mode::Add,
+        }
+    }
 }
 
 pub fn run(propose: &Propose) -> Result<()> {
@@ -56,11 +83,14 @@ pub fn run(propose: &Propose) -> Result<()> {
             ranges.len()
         );
     }
-    let proposal = Proposal::of(&propose.topic, &table, ranges.len(), &sample);
+    let mut proposal = Proposal::of(&propose.topic, &table, ranges.len(), &sample);
+    if let Some(way) = propose.mode {
+        proposal.give_key(way.mode(), &propose.key)?;
+    }
     // Read again rather than kept: a million records may be larger than this machine's memory.
     let mut trial = Trial::new(&proposal)?;
     read(&kafka, &propose.topic, &ranges, |place, value| trial.run(place, value))?;
-    out::write(format_args!("{}", proposal.text(&trial.verdict())));
+    out::lines(&proposal.text(&trial.verdict()));
     Ok(())
 }
 
@@ -71,7 +101,8 @@ fn read(
     mut see: impl FnMut(Place, Option<&[u8]>),
 ) -> Result<()> {
     for (partition, offsets) in ranges {
-        reread::range(kafka, topic, *partition, offsets.clone(), |record| {
+        let part_max = Limits::default().value_bytes_max;
+        reread::range(kafka, topic, *partition, offsets.clone(), part_max, |record| {
             let (offset, value) = (record.offset, record.value);
             see(Place { partition: *partition, offset }, value);
             Ok(())

@@ -3,8 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::{Result, bail};
+
 use super::sample::{FIELDS_MAX, Field, Sample};
-use crate::decode::reject::printable;
+use crate::base::printable::printable;
+use crate::base::spelling::did_you_mean;
+use crate::model::mode::Mode;
 use crate::model::plan::quoted;
 use crate::model::types::Type;
 
@@ -28,11 +32,17 @@ pub(super) struct Proposal {
     table: String,
     pub(super) columns: Vec<ProposedColumn>,
     head: Vec<String>,
+    mode: Mode,
+    /// So many of the columns are the key.
+    keys: usize,
 }
 
 pub(super) struct ProposedColumn {
     pub(super) name: String,
+    /// Empty where the column has no field.
     path: Vec<String>,
+    /// What becomes of many rows, or of a time.
+    fold: Option<&'static str>,
     pub(super) ty: Type,
     unit: Option<&'static str>,
     pub(super) not_null: bool,
@@ -65,7 +75,49 @@ impl Proposal {
                 }
             }
         }
-        Proposal { topic: topic.to_owned(), table: table.to_owned(), columns, head }
+        let (topic, table) = (topic.to_owned(), table.to_owned());
+        Proposal { topic, table, columns, head, mode: Mode::Append, keys: 0 }
+    }
+
+    /// Makes rows of one key one row. Where they are added up, integers are summed, and what is no number is left out.
+    ///
+    /// # Errors
+    /// Where a column of the key is not there, or can be in none.
+    pub(super) fn give_key(&mut self, mode: Mode, key: &[String]) -> Result<()> {
+        let mut columns: Vec<ProposedColumn> = Vec::new();
+        for name in key {
+            let Some(place) = self.columns.iter().position(|column| column.name == *name) else {
+                let names = self.columns.iter().map(|column| column.name.as_str());
+                bail!("--key: no column {name:?} would be proposed{}", did_you_mean(name, names));
+            };
+            let mut column = self.columns.remove(place);
+            if matches!(column.ty, Type::Float8 | Type::Numeric(_) | Type::Jsonb) {
+                bail!(
+                    "--key: column {name:?} would be of type {}, of which the same value can be written in two ways: choose another",
+                    column.ty
+                );
+            }
+            column.not_null = true;
+            let is_bucket = mode == Mode::Add && column.ty == Type::Timestamptz;
+            column.fold = is_bucket.then_some("floor = \"1m\"");
+            columns.push(column);
+        }
+        (self.mode, self.keys) = (mode, columns.len());
+        if mode == Mode::Add {
+            let mut names: BTreeSet<String> =
+                self.columns.iter().chain(&columns).map(|c| c.name.clone()).collect();
+            columns.push(ProposedColumn::count(free_name("records".to_owned(), &mut names)));
+            self.columns.retain(|column| column.ty == Type::Int8);
+            self.columns.iter_mut().for_each(|column| column.fold = Some("fold = \"sum\""));
+        }
+        columns.append(&mut self.columns);
+        self.columns = columns;
+        Ok(())
+    }
+
+    /// The names of the key's columns.
+    pub(super) fn key(&self) -> Vec<String> {
+        self.columns[..self.keys].iter().map(|column| column.name.clone()).collect()
     }
 
     /// The table's name as SQL and a model write it.
@@ -80,9 +132,10 @@ impl Proposal {
             !self.table.chars().all(plain) || self.table.starts_with(|c: char| c.is_ascii_digit());
         let table = if needs_quotes { quoted(&self.table) } else { self.table.clone() };
         let head = format!(
-            "[[model]]\ntopic = {}\ntable = {}\n[model.columns]\n",
+            "[[model]]\ntopic = {}\ntable = {}\n{}[model.columns]\n",
             toml_string(&self.topic),
-            toml_string(&table)
+            toml_string(&table),
+            if self.keys > 0 { format!("mode = \"{}\"\n", self.mode.name()) } else { String::new() }
         );
         head + &self.columns.iter().filter_map(ProposedColumn::setting).collect::<String>()
     }
@@ -94,12 +147,19 @@ impl Proposal {
         comments.for_each(|line| out += &format!("-- {}\n", printable(line)));
         out += &format!("CREATE TABLE {} (\n", quoted(&self.table));
         for (number, column) in self.columns.iter().enumerate() {
-            let comma = if number + 1 < self.columns.len() { "," } else { "" };
+            let comma = if number + 1 < self.columns.len() || self.keys > 0 { "," } else { "" };
             let not_null = if column.not_null { " NOT NULL" } else { "" };
             let (name, ty) = (quoted(&column.name), sql_type(&column.ty));
             out += &format!("    -- {}\n    {name} {ty}{not_null}{comma}\n", column.evidence);
         }
-        out += ");\n\n-- For rowmill.toml, without the four characters at the beginning of each line: sed -n 's/^--| //p'\n";
+        if self.keys > 0 {
+            let key: Vec<String> = self.key().iter().map(|name| quoted(name)).collect();
+            out += &format!("    PRIMARY KEY ({})\n", key.join(", "));
+        }
+        let room = if self.mode == Mode::Add { " WITH (fillfactor = 70)" } else { "" };
+        out += &format!(
+            "){room};\n\n-- For rowmill.toml, without the four characters at the beginning of each line: sed -n 's/^--| //p'\n"
+        );
         self.model().lines().for_each(|line| out += &format!("--| {line}\n"));
         out
     }
@@ -113,6 +173,7 @@ impl ProposedColumn {
         ProposedColumn {
             name,
             path: path.to_vec(),
+            fold: None,
             ty,
             unit,
             not_null: certain,
@@ -120,15 +181,29 @@ impl ProposedColumn {
         }
     }
 
+    /// How many records became one row.
+    fn count(name: String) -> ProposedColumn {
+        ProposedColumn {
+            name,
+            path: Vec::new(),
+            fold: Some("fold = \"count\""),
+            ty: Type::Int8,
+            unit: None,
+            not_null: true,
+            evidence: "how many records".to_owned(),
+        }
+    }
+
     /// Its line of `[model.columns]`, if it needs one.
     fn setting(&self) -> Option<String> {
         let mut settings = Vec::new();
-        if self.path.len() > 1 || self.path[0] != self.name {
+        if !self.path.is_empty() && self.path != [self.name.as_str()] {
             // A list of names, so that a dot within a name is no step.
             let parts: Vec<String> = self.path.iter().map(|part| toml_string(part)).collect();
             settings.push(format!("field = [{}]", parts.join(", ")));
         }
         settings.extend(self.unit.map(|unit| format!("unit = \"{unit}\"")));
+        settings.extend(self.fold.map(str::to_owned));
         (!settings.is_empty()).then(|| format!("{} = {{ {} }}\n", self.name, settings.join(", ")))
     }
 }
@@ -275,6 +350,36 @@ mod tests {
         let mut trial = Trial::new(&proposal).unwrap();
         places().zip(records).for_each(|(place, record)| trial.run(place, Some(record.as_ref().as_bytes())));
         proposal.text(&trial.verdict())
+    }
+
+    #[test]
+    fn a_key_makes_many_rows_one() {
+        let records = [r#"{"user":"a","at":"2024-05-01T12:30:10Z","n":1,"ratio":0.5}"#];
+        let text = |mode, key: &[&str]| {
+            let mut proposal = Proposal::of("t", "t", 1, &sample(&records));
+            let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+            proposal.give_key(mode, &key).map(|()| {
+                let mut trial = Trial::new(&proposal).unwrap();
+                places().zip(&records).for_each(|(place, r)| trial.run(place, Some(r.as_bytes())));
+                proposal.text(&trial.verdict())
+            })
+        };
+        let added = text(Mode::Add, &["user", "at"]).unwrap();
+        for expected in [
+            "PRIMARY KEY (\"user\", \"at\")\n) WITH (fillfactor = 70);",
+            "--| mode = \"add\"",
+            "--| at = { floor = \"1m\" }",
+            "--| records = { fold = \"count\" }",
+            "--| n = { fold = \"sum\" }",
+            "-- Tried: all 1 records would become rows.",
+        ] {
+            assert!(added.contains(expected), "{expected}\n{added}");
+        }
+        assert!(!added.contains("ratio"), "{added}");
+        let upserted = text(Mode::Upsert, &["user"]).unwrap();
+        assert!(upserted.contains("--| mode = \"upsert\"") && upserted.contains("\"ratio\""), "{upserted}");
+        assert!(text(Mode::First, &["usr"]).is_err_and(|e| e.to_string().contains("did you mean \"user\"?")));
+        assert!(text(Mode::First, &["ratio"]).is_err_and(|e| e.to_string().contains("in two ways")));
     }
 
     /// `count` times one value and once each of the others.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use crate::decode::value::read::{Reading, Value};
+use crate::decode::value::read::{PLAIN, Value};
 use crate::decode::value::take;
 use crate::model::types::Type;
 
@@ -185,7 +185,7 @@ impl Field {
 
 /// As the decoder takes it.
 fn is_taken(ty: &Type, text: &str) -> bool {
-    take::from_value(ty, &Reading::default(), Value::String(text), &mut Vec::new()).is_ok()
+    take::from_value(ty, &PLAIN, Value::String(text), &mut Vec::new()).is_ok()
 }
 
 /// True if a double has the number, and all of its digits.
@@ -193,7 +193,6 @@ fn is_double(text: &str) -> bool {
     let (digits, _) = text.split_once(['e', 'E']).unwrap_or((text, ""));
     let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
     let digits = digits.trim_start_matches('0').trim_end_matches('0');
-    let fits =
-        take::from_value(&Type::Float8, &Reading::default(), Value::Number(text), &mut Vec::new()).is_ok();
+    let fits = take::from_value(&Type::Float8, &PLAIN, Value::Number(text), &mut Vec::new()).is_ok();
     fits && digits.len() <= DOUBLE_DIGITS
 }

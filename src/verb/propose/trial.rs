@@ -115,7 +115,9 @@ fn table(proposal: &Proposal) -> Table {
         name: proposal.table().to_owned(),
         sql_name: quoted(proposal.table()),
         columns: columns.collect(),
+        primary_key: proposal.key(),
         fingerprint: String::new(),
         kind: Kind::Ordinary,
+        ranged_by: None,
     }
 }

@@ -4,6 +4,7 @@
 pub mod definitions;
 pub mod figures;
 pub mod pipeline;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The wiring, and nothing else: last stage first, so that each thread finds its outlet running.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::figures::board::Work;
 use crate::figures::instruments::{Heartbeat, LookupMetrics, PollMetrics, TableMetrics, Totals, Waits};
 use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::{poll, watch};
+use crate::model::editions::Editions;
 use crate::promise::batch::{RawBatch, TableBatch};
 use crate::promise::claim::{Claim, Ownership, Wake};
 use crate::promise::guard::Guard;
@@ -27,10 +29,11 @@ use crate::promise::lease::Lease;
 use crate::promise::ledger::Member;
 use crate::promise::mend::Mend;
 use crate::promise::reach::Contact;
-use crate::promise::session::Sessions;
+use crate::promise::session::{Lender, Sessions};
 use crate::promise::topics::Topic;
 use crate::store::postgres::sink::Sinks;
 use crate::verb::run::definitions::Definitions;
+use crate::verb::run::upkeep::{Upkeep, Upkept};
 use crate::verb::setup::Setup;
 use crate::write::Writer;
 
@@ -81,6 +84,8 @@ pub struct Instruments {
     pub waits: Vec<Arc<Waits>>,
     pub lanes: Arc<LaneRegister>,
     pub heartbeat: Arc<Heartbeat>,
+    /// By the table's place.
+    pub upkept: BTreeMap<usize, Arc<Upkept>>,
 }
 
 impl Instruments {
@@ -190,6 +195,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         lock_timeout: config.postgres.lock_timeout,
         prepare: config.lease.session_lock,
     };
+    let lender = Arc::new(Lender::new(sessions, config.postgres.sessions));
     let guard = config.guard.map(|limit| Arc::new(Guard::new(limit, topics.len())));
     let (mut outlets, mut loads) = (Vec::new(), Vec::new());
     for (index, table) in plan.tables.iter().enumerate() {
@@ -199,7 +205,8 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             let (sender, inlet) = queue::bounded(queue::TABLE_BATCHES);
             let name = Kind::Write.of(format_args!("{}-{number}", table.short_name()));
             let writer = Writer {
-                sessions: sessions.clone(),
+                lender: lender.clone(),
+                borrower: loads.len(),
                 name: table.name.clone(),
                 sinks: Sinks { editions: editions.clone(), table: index },
                 renew: Box::new({
@@ -214,6 +221,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
                 guard: guard.clone(),
                 waits: instruments.waits(&name),
                 pulse: threads.pulse(&name),
+                statement_max: config.threads.watchdog * 3 / 4,
             };
             threads.spawn(name.clone(), next_core(), || Ok(()), move |()| writer.run())?;
             stages.push(name.clone());
@@ -235,6 +243,8 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         pulse: threads.pulse(&mend_thread),
     };
     threads.spawn(mend_thread, None, || Ok(()), |()| mend.run())?;
+
+    start_upkeep(setup, editions.clone(), &ownership, threads, &mut instruments)?;
 
     let lookups: Vec<_> =
         config.lookups.iter().map(|lookup| (lookup.clone(), Arc::<LookupMetrics>::default())).collect();
@@ -272,6 +282,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
             ownership: ownership.clone(),
             contact: contact.clone(),
             budget: budget.clone(),
+            message_max_bytes: config.limits.message_max_bytes,
             decoders: decoders.clone(),
             number,
             pollers: counts.pollers,
@@ -313,6 +324,34 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
         raw,
         loads,
     })
+}
+
+/// Only where a table keeps its rows for a time.
+fn start_upkeep(
+    setup: &Setup,
+    editions: Arc<Editions>,
+    ownership: &Arc<Ownership>,
+    threads: &Threads,
+    instruments: &mut Instruments,
+) -> Result<()> {
+    let tables = setup.plan.tables.iter().enumerate();
+    let shown: BTreeMap<usize, Arc<Upkept>> = tables
+        .filter(|(_, table)| table.retention.is_some())
+        .map(|(index, _)| (index, Arc::default()))
+        .collect();
+    if shown.is_empty() {
+        return Ok(());
+    }
+    instruments.upkept = shown.clone();
+    let name = Kind::Upkeep.only();
+    let upkeep = Upkeep {
+        server: setup.server.clone(),
+        editions,
+        ownership: ownership.clone(),
+        shown,
+        pulse: threads.pulse(&name),
+    };
+    threads.spawn(name, None, || Ok(()), |()| upkeep.run())
 }
 
 fn describe(cores: &[Option<usize>]) -> String {

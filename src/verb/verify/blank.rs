@@ -10,7 +10,11 @@ use crate::model::plan::Plan;
 use crate::promise::batch::{Headers, Record};
 
 /// For each topic whose values are not simply messages, who knows how to read them.
-pub(super) struct Blanks(HashMap<String, RecordDecoder>);
+pub(super) struct Blanks {
+    decoders: HashMap<String, RecordDecoder>,
+    /// No part of a record is held that has more bytes.
+    pub(super) part_max: usize,
+}
 
 impl Blanks {
     pub(super) fn of(plan: &Plan, value_bytes_max: usize) -> Blanks {
@@ -22,12 +26,16 @@ impl Blanks {
         };
         let decoder =
             |topic: usize| (plan.topics[topic].name.clone(), RecordDecoder::new(plan.clone(), topic, limits));
-        Blanks((0..plan.topics.len()).filter(|topic| is_around(*topic)).map(decoder).collect())
+        let decoders = (0..plan.topics.len()).filter(|topic| is_around(*topic)).map(decoder).collect();
+        Blanks { decoders, part_max: value_bytes_max }
     }
 
-    pub(super) fn served<'v>(&mut self, topic: &str, value: Option<&'v [u8]>) -> Served<'v> {
-        let Some(bytes) = value else { return Served::Null };
-        let is_empty = self.0.get_mut(topic).is_some_and(|decoder| is_blank(decoder, bytes));
+    pub(super) fn served<'v>(&mut self, topic: &str, record: &Record<'v>) -> Served<'v> {
+        if let Some(cut) = record.headers.cut() {
+            return Served::Cut { value: record.value, bytes: cut.bytes };
+        }
+        let Some(bytes) = record.value else { return Served::Null };
+        let is_empty = self.decoders.get_mut(topic).is_some_and(|decoder| is_blank(decoder, bytes));
         if is_empty { Served::Empty(bytes) } else { Served::Value(bytes) }
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that `rowmill verify` found, and whether it is good.
 
 use super::database::Counted;
+use super::folded::{Compared, Differences};
 use super::judge::Partition;
 
 /// Everything that was found.
@@ -12,6 +13,8 @@ pub(super) struct Findings {
     pub(super) partitions: Vec<Partition>,
     pub(super) traced: Vec<String>,
     pub(super) counted: Vec<Counted>,
+    /// Tables with keys.
+    pub(super) folded: Vec<Compared>,
     /// Tables of the ledger that the configuration does not have.
     pub(super) unknown: Vec<String>,
     /// Sentences about what contradicts itself, and about what could not be judged.
@@ -30,6 +33,12 @@ impl Findings {
         totals
     }
 
+    /// Keys that are wrong: lost, phantom, or with other values.
+    pub(super) fn wrong_keys(&self) -> i64 {
+        let wrong = |d: &Differences| d.lost + d.phantom + d.different + d.refused;
+        self.folded.iter().filter_map(Compared::differences).map(wrong).sum()
+    }
+
     /// Rows too many in tables that do not say which: duplicates or phantoms.
     pub(super) fn surplus(&self) -> i64 {
         self.counted.iter().map(Counted::surplus).sum()
@@ -40,6 +49,6 @@ impl Findings {
     }
 
     pub(super) fn is_good(&self) -> bool {
-        self.totals() == [0; 4] && self.surplus() == 0 && self.broken() == 0
+        self.totals() == [0; 4] && self.surplus() == 0 && self.wrong_keys() == 0 && self.broken() == 0
     }
 }

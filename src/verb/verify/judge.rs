@@ -71,6 +71,11 @@ pub(super) struct Lane {
     pub(super) holes: i64,
     /// Ranges that a person accepted as lost.
     pub(super) gaps: Vec<Range<i64>>,
+    /// A record without a value deletes a row there, which counts as one that is stored; and so does one whose value has no message.
+    pub(super) null_deletes: bool,
+    pub(super) empty_deletes: bool,
+    /// Its rows are kept for a time only, so that a record may be skipped for its age.
+    pub(super) expires: bool,
     /// Its rows name the record that they come from.
     pub(super) traced: bool,
     /// Rows of a traced table, all of them.
@@ -127,6 +132,18 @@ pub(super) enum Served<'a> {
     /// A value without a message in it: an empty list, or an envelope around nothing.
     Empty(&'a [u8]),
     Value(&'a [u8]),
+    /// A record that is too large to be held: the beginning of its value, and how many bytes it has in all.
+    Cut {
+        value: Option<&'a [u8]>,
+        bytes: i64,
+    },
+}
+
+impl Served<'_> {
+    /// It has an outcome that is a row or a letter.
+    pub(super) fn is_record(self) -> bool {
+        matches!(self, Served::Value(_) | Served::Cut { .. })
+    }
 }
 
 /// One dead letter.
@@ -136,6 +153,8 @@ pub(super) struct Letter {
     pub(super) lane: usize,
     /// Length and SHA-256 of the value.
     pub(super) value: Option<(i64, Vec<u8>)>,
+    /// How many bytes the record has, where the value is only its beginning.
+    pub(super) whole_bytes: Option<i64>,
     /// The tables that got its row; none for one that was not retried.
     pub(super) retried_into: Vec<String>,
 }
@@ -146,8 +165,23 @@ impl Letter {
     }
 
     fn holds(&self, served: Served<'_>) -> bool {
+        let is_beginning = |bytes: &[u8]| {
+            self.value.as_ref().is_some_and(|(length, hash)| {
+                let beginning = bytes.get(..*length as usize);
+                beginning.is_some_and(|bytes| openssl::sha::sha256(bytes)[..] == hash[..])
+            })
+        };
+        if let (Some(whole), Served::Value(bytes)) = (self.whole_bytes, served) {
+            // The bound was lower when it was written.
+            return bytes.len() as i64 <= whole && is_beginning(bytes);
+        }
         match (served, &self.value) {
             (Served::No, _) => true,
+            (Served::Cut { value, bytes }, _) => match self.whole_bytes {
+                Some(whole) => whole == bytes && value.map_or(self.value.is_none(), is_beginning),
+                // The bound was higher when it was written, and all of it is more than is held now.
+                None => self.value.as_ref().is_none_or(|(length, _)| *length <= bytes),
+            },
             (Served::Null, value) => value.is_none(),
             (Served::Value(bytes) | Served::Empty(bytes), Some((length, hash))) => {
                 bytes.len() as i64 == *length && openssl::sha::sha256(bytes)[..] == hash[..]
@@ -188,11 +222,15 @@ impl Partition {
         if served != Served::No {
             for lane in self.lanes.iter_mut().filter(|l| l.is_within(offset)) {
                 lane.served += 1;
-                let is_empty = matches!(served, Served::Null | Served::Empty(_));
+                let is_empty = match served {
+                    Served::Null => !lane.null_deletes,
+                    Served::Empty(_) => !lane.empty_deletes,
+                    _ => false,
+                };
                 lane.empty.note(offset, i64::from(is_empty && letters.is_empty()));
             }
         }
-        let is_record = matches!(served, Served::Value(_));
+        let is_record = served.is_record();
         let mut weight = i64::from(is_record && self.lanes.iter().any(|l| l.is_within(offset)));
         let may_be_gone = self.compacted || offset < self.checked_from;
         let mut with_letter = BTreeSet::new();
@@ -302,7 +340,9 @@ impl Partition {
                 if alone && lane.other > 0 {
                     broken(format!("{} records count as another table's, and there is none", lane.other));
                 }
-                if lane.skipped > lane.empty.count {
+                if lane.expires {
+                    // Which of those that are skipped were too old is not known any more.
+                } else if lane.skipped > lane.empty.count {
                     let (skipped, empty) = (lane.skipped, lane.empty.count);
                     broken(format!("{skipped} records count as skipped, and {empty} have no message"));
                 } else if alone && lane.skipped == 0 {
@@ -353,7 +393,7 @@ mod tests {
 
     fn letter(offset: i64) -> Letter {
         let value = Some((1, openssl::sha::sha256(b"v").to_vec()));
-        Letter { offset, lane: 0, value, retried_into: Vec::new() }
+        Letter { offset, lane: 0, value, whole_bytes: None, retried_into: Vec::new() }
     }
 
     /// One table, records at `served`, rows and dead letters where they are given: lost, duplicated, phantom, altered, and

@@ -1,11 +1,12 @@
 //! `rowmill verify`: Kafka once more, against what the database has of it.
 //!
 //! One snapshot of the database, then one pass over each partition's log, then a closer look where the two differ.
-//! [`database`] has the SQL, [`blank`] knows what is no message, [`judge`] the decisions, [`findings`] what came of them, [`report`] the words.
+//! [`database`] has the SQL, [`folded`] compares tables with keys, [`blank`] knows what is no message, [`judge`] the decisions, [`findings`] what came of them, [`report`] the words.
 
 mod blank;
 mod database;
 mod findings;
+mod folded;
 mod judge;
 mod report;
 
@@ -25,7 +26,8 @@ use crate::client::pg::Server;
 use crate::config::{self, Config};
 use crate::kafka::ask::Asker;
 use crate::kafka::reread;
-use crate::model::plan::Plan;
+use crate::model::Tombstones;
+use crate::model::plan::{Plan, TopicPlan};
 use crate::promise::{dead_letter, ledger};
 use crate::verb::setup;
 
@@ -39,7 +41,10 @@ pub fn run(config: &Config) -> Result<bool> {
     ledger::check_version(&mut client)?;
     dead_letter::check_columns(&mut client)?;
     let plan = setup::plan(config, &mut client)?.map_err(setup::all_problems)?;
-    let mut transaction = client.snapshot().context("cannot take a snapshot of the database")?;
+    let is_keyed = plan.tables.iter().any(|table| table.keyed.is_some());
+    // What Kafka has is folded again into temporary tables.
+    let snapshot = if is_keyed { client.writable_snapshot() } else { client.snapshot() };
+    let mut transaction = snapshot.context("cannot take a snapshot of the database")?;
     // The log is read while the snapshot stands; a bound that the server sets for idle transactions would end it.
     transaction.batch_execute(
         "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0",
@@ -63,10 +68,15 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
             config.pipeline
         );
     }
+    note_deletions(plan, &mut partitions);
     let targets = targets(&partitions);
     log::info!("verify: adding up {} tables", targets.len());
     let (traced, counted) = database::tables(transaction, plan, &targets)?;
-    let known = |t: &String| traced.iter().any(|k| k.target == *t) || counted.iter().any(|k| k.target == *t);
+    let known = |t: &String| {
+        traced.iter().any(|k| k.target == *t)
+            || counted.iter().any(|k| k.target == *t)
+            || plan.tables.iter().any(|table| table.keyed.is_some() && table.name == *t)
+    };
     let mut findings = Findings {
         pipeline: config.pipeline.clone(),
         brokers: config.kafka.brokers.clone(),
@@ -76,6 +86,7 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
         traced: traced.iter().map(|t| t.target.clone()).collect(),
         unknown: targets.iter().filter(|t| !known(t)).cloned().collect(),
         counted,
+        folded: Vec::new(),
         broken: Vec::new(),
         notes: retired
             .iter()
@@ -93,6 +104,7 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
     strays(&sums, &partitions, &mut findings);
     let mut blanks = Blanks::of(plan, config.limits.message_max_bytes);
     compare(&config.kafka, transaction, &traced, &mut blanks, &mut partitions, &rows)?;
+    findings.folded = folded::compare(config, plan, transaction, &partitions)?;
     match database::stray_letters(transaction, &config.pipeline)? {
         0 => {}
         n => findings.broken.push(format!("{n} dead letters belong to no partition and table of the ledger")),
@@ -100,6 +112,23 @@ fn look(config: &Config, plan: &Plan, transaction: &mut Transaction<'_>) -> Resu
     partitions.iter_mut().for_each(Partition::conclude);
     findings.partitions = partitions;
     Ok(findings)
+}
+
+/// Where a record without a message is no empty one, because its model deletes by it.
+fn note_deletions(plan: &Plan, partitions: &mut [Partition]) {
+    for partition in partitions {
+        let is_list = |topic: &&TopicPlan| topic.name == partition.topic && topic.envelope.records.is_some();
+        let has_list = plan.topics.iter().any(|topic| is_list(&topic));
+        for lane in &mut partition.lanes {
+            lane.null_deletes = plan.models.iter().any(|model| {
+                let is_here = model.topic == partition.topic && plan.tables[model.table].name == lane.target;
+                is_here && model.tombstones == Tombstones::Delete
+            });
+            // Of lists, an empty one is passed over.
+            lane.empty_deletes = lane.null_deletes && !has_list;
+            lane.expires = plan.tables.iter().any(|t| t.name == lane.target && t.retention.is_some());
+        }
+    }
 }
 
 fn targets(partitions: &[Partition]) -> Vec<String> {
@@ -133,9 +162,9 @@ fn ask_kafka(
             continue;
         }
         let compacted = asker.is_compacted(topic)?;
-        for index in mine {
-            let partition = &mut partitions[index];
-            let log = asker.ends(topic, partition.id)?;
+        let places: Vec<(&str, i32)> = mine.iter().map(|index| (topic, partitions[*index].id)).collect();
+        for (index, log) in mine.into_iter().zip(asker.all_ends(&places)) {
+            let (partition, log) = (&mut partitions[index], log?);
             partition.compacted = compacted;
             partition.checked_from = log.start.clamp(partition.start(), partition.next());
             if log.end < partition.next() {
@@ -198,14 +227,19 @@ fn compare(
     rows: &[BTreeMap<i64, Sum>],
 ) -> Result<()> {
     let mut progress = Progress::new(partitions.iter().map(|p| p.next() - p.checked_from).sum());
-    let mut differing: Vec<(usize, i64)> = Vec::new();
-    for (index, partition) in partitions.iter_mut().enumerate() {
-        read_log(kafka, transaction, blanks, partition, &mut progress)?;
-        if partition.is_traced() {
-            differing.extend(partition.differing(&rows[index]).into_iter().map(|bucket| (index, bucket)));
-        }
+    // Those of one topic stand together.
+    for of_topic in partitions.chunk_by_mut(|one, next| one.topic == next.topic) {
+        read_logs(kafka, transaction, blanks, of_topic, &mut progress)?;
     }
     progress.end();
+    let differing: Vec<(usize, i64)> = partitions
+        .iter()
+        .enumerate()
+        .filter(|(_, partition)| partition.is_traced())
+        .flat_map(|(index, partition)| {
+            partition.differing(&rows[index]).into_iter().map(move |bucket| (index, bucket))
+        })
+        .collect();
     if differing.is_empty() {
         return Ok(());
     }
@@ -213,36 +247,49 @@ fn compare(
     look_closer(kafka, transaction, traced, blanks, partitions, &differing)
 }
 
-/// One pass over a partition's log, with its dead letters beside it.
-fn read_log(
+/// One pass over a topic's logs, with their dead letters beside it.
+fn read_logs(
     kafka: &config::Kafka,
     transaction: &mut Transaction<'_>,
     blanks: &mut Blanks,
-    partition: &mut Partition,
+    partitions: &mut [Partition],
     progress: &mut Progress,
 ) -> Result<()> {
-    let mut letters = Letters::open(transaction, partition, i64::MIN, i64::MAX)?;
-    let (topic, id, offsets) =
-        (partition.topic.clone(), partition.id, partition.checked_from..partition.next());
+    let topic = partitions[0].topic.clone();
+    let with_letters = database::partitions_with_letters(transaction, &topic)?;
+    let mut letters: BTreeMap<i32, Letters> = BTreeMap::new();
+    for partition in partitions.iter().filter(|p| with_letters.contains(&p.id)) {
+        letters.insert(partition.id, Letters::open(transaction, partition, i64::MIN, i64::MAX)?);
+    }
+    let places: HashMap<i32, usize> = partitions.iter().enumerate().map(|(at, p)| (p.id, at)).collect();
+    let ranges = partitions.iter().map(|p| (p.id, p.checked_from..p.next())).collect();
     let done_before = progress.done;
-    reread::range(kafka, &topic, id, offsets.clone(), |record| {
-        let (offset, value) = (record.offset, record.value);
+    let mut seen = 0;
+    reread::ranges(kafka, &topic, &ranges, blanks.part_max, |record| {
+        let offset = record.offset;
+        let partition = &mut partitions[places[&record.partition]];
         let mut here = Vec::new();
-        while let Some((at, found)) = letters.below(transaction, offset + 1)? {
-            if at == offset {
-                here = found;
-                break;
+        if let Some(letters) = letters.get_mut(&record.partition) {
+            while let Some((at, found)) = letters.below(transaction, offset + 1)? {
+                if at == offset {
+                    here = found;
+                    break;
+                }
+                partition.see(at, Served::No, &found);
             }
-            partition.see(at, Served::No, &found);
         }
-        partition.see(offset, blanks.served(&topic, value), &here);
-        progress.at(done_before + offset - offsets.start);
+        partition.see(offset, blanks.served(&topic, record), &here);
+        seen += 1;
+        progress.at(done_before + seen);
         Ok(())
     })?;
-    while let Some((at, found)) = letters.below(transaction, i64::MAX)? {
-        partition.see(at, Served::No, &found);
+    for (id, letters) in &mut letters {
+        while let Some((at, found)) = letters.below(transaction, i64::MAX)? {
+            partitions[places[id]].see(at, Served::No, &found);
+        }
     }
-    progress.done = done_before + offsets.end - offsets.start;
+    // Holes are offsets, too.
+    progress.done = done_before + ranges.iter().map(|(_, offsets)| offsets.end - offsets.start).sum::<i64>();
     Ok(())
 }
 
@@ -288,10 +335,9 @@ fn served(
     let mut seen: BTreeMap<i64, Seen> = BTreeMap::new();
     let from = partition.checked_from.max(bucket * WIDTH);
     let to = partition.next().min((bucket + 1) * WIDTH);
-    reread::range(kafka, &partition.topic, partition.id, from..to, |record| {
-        let (offset, value) = (record.offset, record.value);
-        let found = blanks.served(&partition.topic, value);
-        seen.entry(offset).or_default().served = Some(matches!(found, Served::Value(_)));
+    reread::range(kafka, &partition.topic, partition.id, from..to, blanks.part_max, |record| {
+        let found = blanks.served(&partition.topic, record);
+        seen.entry(record.offset).or_default().served = Some(found.is_record());
         Ok(())
     })?;
     Ok(seen)

@@ -1,18 +1,20 @@
 //! The words of `rowmill verify`: a line for each partition and table, what was looked at and what was not, the verdict.
 
 use super::findings::Findings;
+use super::folded::{Differences, Outcome};
 use super::judge::{Class, Lane, Partition};
 
 use crate::verb::out::say;
 
 pub(super) fn tell(findings: &Findings) {
     say!(
-        "pipeline {:?}: Kafka at {} against PostgreSQL at {}, as it was at {}\n",
+        "pipeline {:?}: Kafka at {} against PostgreSQL at {}, as it was at {}",
         findings.pipeline,
         findings.brokers,
         findings.database,
         findings.taken_at
     );
+    say!();
     say!(
         "{:<28} {:>4} {:<24} {:>25} {:>12} {:>8} {:>8} {:>10} {:>8} {:>8}",
         "topic",
@@ -37,9 +39,28 @@ pub(super) fn tell(findings: &Findings) {
             table.expected
         );
     });
+    for table in &findings.folded {
+        table.differences().into_iter().for_each(|differences| keys(&table.target, differences));
+    }
     findings.broken.iter().for_each(|words| say!("BROKEN: {words}"));
     scope(findings);
-    say!("\n{}", verdict(findings));
+    say!();
+    say!("{}", verdict(findings));
+}
+
+/// What is wrong in a table with keys.
+fn keys(target: &str, differences: &Differences) {
+    let Differences { lost, phantom, different, refused, shown, .. } = differences;
+    let classes = [
+        (lost, "LOST"),
+        (phantom, "PHANTOM"),
+        (different, "DIFFERENT"),
+        (refused, "RECORDS THAT NO MODEL TAKES NOW, WITHOUT A DEAD LETTER"),
+    ];
+    for (count, class) in classes.iter().filter(|(count, _)| **count > 0) {
+        say!("table {target}: {count} {class}");
+    }
+    shown.iter().for_each(|key| say!("    {key}"));
 }
 
 fn partition(partition: &Partition) {
@@ -87,7 +108,8 @@ fn bad(partition: &Partition, what: &str, class: &Class) {
 
 /// What was looked at and what was not: a verdict is worth no more than that.
 fn scope(findings: &Findings) {
-    say!("\nchecked");
+    say!();
+    say!("checked");
     if !findings.traced.is_empty() {
         say!(
             "  record by record, by topic, partition and offset: that each record has one row or one dead letter, and each row a \
@@ -102,6 +124,15 @@ fn scope(findings: &Findings) {
             table.target,
             table.why
         );
+    }
+    for table in &findings.folded {
+        if let Some(Differences { keys, .. }) = table.differences() {
+            say!(
+                "  key by key: {keys} keys of {} against the records of Kafka, folded again; assumes that it began empty, that nobody \
+                 else writes to it, and that all records of a key are in one partition where their order decides",
+                table.target
+            );
+        }
     }
     say!("  dead letters, by topic, partition, offset and table, and the bytes of their values");
     say!(
@@ -143,6 +174,11 @@ fn scope(findings: &Findings) {
             partition.id
         );
     }
+    for table in &findings.folded {
+        if let Outcome::Not(why) = &table.outcome {
+            say!("  table {}, whose rows have keys: {why}", table.target);
+        }
+    }
     for target in &findings.unknown {
         say!("  table {target}: the ledger has it and the configuration has not");
     }
@@ -167,6 +203,7 @@ fn verdict(findings: &Findings) -> String {
         vec![format!("{lost} lost"), format!("{duplicated} duplicated"), format!("{phantom} phantom")];
     let more = [
         (findings.surplus(), "duplicated or phantom, which a count cannot tell"),
+        (findings.wrong_keys(), "keys of folded tables"),
         (altered, "dead letters with other bytes"),
         (findings.broken() as i64, "contradictions"),
     ];
