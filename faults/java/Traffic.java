@@ -3,6 +3,7 @@
 // finds in the log afterwards, never what the producer believes.
 //
 //   stack/java faults/java/Traffic.java produce BROKERS PREFIX SEED RATE     until standard input ends
+//   stack/java faults/java/Traffic.java bomb BROKERS PREFIX SEED             one record that unpacks to a thousand times its size
 //   stack/java faults/java/Traffic.java read BROKERS PREFIX FILE             topic, partition, offset, fate, md5 of the value
 
 import java.io.BufferedWriter;
@@ -38,8 +39,9 @@ public class Traffic {
     public static void main(String[] a) throws Exception {
         switch (a[0]) {
             case "produce" -> produce(a[1], a[2], Long.parseLong(a[3]), Integer.parseInt(a[4]));
+            case "bomb" -> bomb(a[1], a[2], Long.parseLong(a[3]));
             case "read" -> read(a[1], a[2], Path.of(a[3]));
-            default -> throw new IllegalArgumentException("produce or read, not " + a[0]);
+            default -> throw new IllegalArgumentException("produce, bomb or read, not " + a[0]);
         }
     }
 
@@ -129,6 +131,30 @@ public class Traffic {
             settings.put("transaction.timeout.ms", "15000");
         }
         return new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer());
+    }
+
+    /** More than rowmill takes of one record, and six times what three processes together may hold of all. */
+    static final int BOMB_BYTES = 48 << 20;
+
+    /** Says where it went. */
+    static void bomb(String brokers, String prefix, long seed) throws Exception {
+        var settings = new Properties();
+        settings.put("bootstrap.servers", brokers);
+        settings.put("acks", "all");
+        settings.put("compression.type", "gzip");
+        settings.put("max.request.size", BOMB_BYTES + 1_000_000);
+        settings.put("buffer.memory", BOMB_BYTES + 2_000_000);
+        settings.put("max.block.ms", "60000");
+        byte[] value = new byte[BOMB_BYTES];
+        java.util.Arrays.fill(value, (byte) ' ');
+        byte[] good = bytes("{\"kind\":\"t\",\"n\":1,\"word\":\"w\"}");
+        System.arraycopy(good, 0, value, 0, good.length);
+        try (var producer = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
+            int partitions = producer.partitionsFor(prefix + "one").size();
+            int partition = new Random(seed).nextInt(partitions);
+            var sent = producer.send(record(prefix + "one", partition, new Piece(value, "bomb:t1"))).get();
+            System.out.println(sent.partition() + " " + sent.offset());
+        }
     }
 
     static void steady(String brokers, String prefix, String name, Random random, int rate) {
@@ -233,7 +259,13 @@ public class Traffic {
             while (!ends.isEmpty()) {
                 for (var record : consumer.poll(Duration.ofMillis(500))) {
                     String fate = new String(record.headers().lastHeader("fate").value(), StandardCharsets.UTF_8);
-                    String sum = record.value() == null ? "-" : HexFormat.of().formatHex(md5.digest(record.value()));
+                    byte[] value = record.value();
+                    if (fate.startsWith("bomb")) {
+                        // Only the beginning of it is kept.
+                        value = java.util.Arrays.copyOf(value, 1024);
+                        fate = fate.replace("bomb", "dead");
+                    }
+                    String sum = value == null ? "-" : HexFormat.of().formatHex(md5.digest(value));
                     out.write(record.topic() + "\t" + record.partition() + "\t" + record.offset() + "\t" + fate + "\t"
                         + (fate.startsWith("dead") ? sum : "-") + "\n");
                 }

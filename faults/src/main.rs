@@ -5,6 +5,7 @@
 //!                               |                killed, replaced            ^ watched by the observer
 //!  Traffic.java <--reads back---+                                            |
 //!        `------------- the truth ------------> judge <--- rows -------------'
+//!  clients --HTTP--> two doors, killed, replaced --> Kafka, as above
 //! ```
 //!
 //! One thread tends the processes (`engines`), one makes faults one after another in an order that the seed decides
@@ -14,6 +15,7 @@
 #![allow(clippy::disallowed_methods, reason = "cpu::spawn is the engine's")]
 
 mod campaign;
+mod doors;
 mod engines;
 mod interrupt;
 mod journal;
@@ -39,6 +41,7 @@ use clap::Parser;
 use rowmill_faults::random::Random;
 
 use campaign::Campaign;
+use doors::Doors;
 use engines::Engines;
 use interrupt::Interrupt;
 use journal::Journal;
@@ -99,7 +102,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     std::fs::create_dir_all(&arguments.out)?;
     let interrupt = Interrupt::watch()?;
     let work = PathBuf::from(stack::env("STACK_DIR")?).join("campaign");
-    let world = World::make(&work, &arguments.rowmill)?;
+    let world = World::make(&work, &arguments.rowmill, &arguments.traffic)?;
     let engines = Engines::new(&world)?;
     let journal = Journal::new(&arguments.out.join("journal.csv"))?;
     let campaign = Arc::new(Campaign {
@@ -112,15 +115,19 @@ fn run(arguments: &Arguments) -> Result<bool> {
     });
     let log = work.join("producer.log");
     let producer = Producer::start(&arguments.traffic, &campaign.world.brokers, seed, arguments.rate, &log)?;
+    let doors = Doors::open(&campaign, seed)?;
     let tending = tend(&campaign, seed);
     let watching = {
         let campaign = campaign.clone();
         spawn(move || observer::watch(&campaign))
     };
     // A campaign that fails half-way, or is asked to end, must not leave processes behind.
-    let result = faults(&campaign, arguments, seed, &producer).and_then(|lasted| {
-        let sent = producer.stop()?;
-        campaign.calm.store(true, SeqCst);
+    let lasted = faults(&campaign, arguments, seed, &producer);
+    campaign.calm.store(true, SeqCst);
+    // Their clients end when everything is acknowledged, which servers that are well see to.
+    let delivered = doors.close();
+    let result = lasted.and_then(|lasted| {
+        let (sent, delivered) = (producer.stop()?, delivered?);
         campaign.journal.fault(
             "aborted-transactions",
             sent.aborted > 0,
@@ -128,15 +135,15 @@ fn run(arguments: &Arguments) -> Result<bool> {
         );
         let truth = work.join("truth.tsv");
         read_truth(&arguments.traffic, &campaign.world.brokers, &truth)?;
-        let judge = Judge::new(&truth)?;
+        let judge = Judge::new(&truth, delivered)?;
         drain(&campaign, &judge)?;
-        Ok((lasted, sent, judge))
+        Ok((lasted, sent, delivered, judge))
     });
     campaign.is_over.store(true, SeqCst);
     join(tending)?;
     let snapshots = join(watching)?;
     let bad_ends = campaign.engines.stop_all();
-    let (lasted, sent, judge) = result?;
+    let (lasted, sent, delivered, judge) = result?;
     let findings = judge.judge(&mut campaign.patient_sql()?)?;
     let share = |of: u64| {
         if !arguments.only.is_empty() { 0 } else { of * lasted.as_secs().min(FULL_SECONDS) / FULL_SECONDS }
@@ -145,6 +152,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         seed,
         lasted,
         sent,
+        delivered,
         snapshots,
         findings: &findings,
         bad_ends,

@@ -3,26 +3,46 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use rowmill_faults::proxy::Proxy;
+use rowmill_faults::proxy::{Proxy, Weather};
 
 use crate::stack::redirect;
 use crate::world::World;
 
 pub(crate) struct Networks {
     pub(crate) postgres: Proxy,
-    pub(crate) kafka: Proxy,
+    pub(crate) kafka: Kafka,
     pub(crate) redis: Proxy,
+}
+
+/// The way to each of the brokers.
+pub(crate) struct Kafka(Vec<Proxy>);
+
+impl Kafka {
+    fn new(ports: &[(u16, u16)]) -> Result<Kafka> {
+        let proxy = |(advertised, real): &(u16, u16)| {
+            Proxy::before_any(*advertised, SocketAddr::from(([127, 0, 0, 1], *real)))
+                .with_context(|| format!("cannot listen on port {advertised}, which the stack kept free"))
+        };
+        Ok(Kafka(ports.iter().map(proxy).collect::<Result<_>>()?))
+    }
+
+    pub(crate) fn set(&self, weather: Weather) {
+        self.0.iter().for_each(|proxy| proxy.set(weather));
+    }
+
+    /// See [`Proxy::refuse`].
+    pub(crate) fn refuse(&self) -> usize {
+        self.0.iter().map(Proxy::refuse).sum()
+    }
 }
 
 impl Networks {
     /// Those of the process with this number, from 0: the stack has a listener of Kafka for each.
     pub(crate) fn new(world: &World, number: usize) -> Result<Networks> {
-        let (advertised, real) = *world.kafka_members.get(number).context("Kafka has too few listeners")?;
-        let kafka = SocketAddr::from(([127, 0, 0, 1], real));
+        let kafka = world.kafka_members.get(number).context("Kafka has too few listeners")?;
         Ok(Networks {
             postgres: Proxy::before_postgres(postgres_address(&world.url)?)?,
-            kafka: Proxy::before_any(advertised, kafka)
-                .with_context(|| format!("cannot listen on port {advertised}, which the stack kept free"))?,
+            kafka: Kafka::new(kafka)?,
             redis: Proxy::before_any(0, redis_address(&world.redis_url)?)?,
         })
     }
@@ -32,7 +52,7 @@ impl Networks {
         let local = |proxy: &Proxy| format!("127.0.0.1:{}", proxy.port());
         [
             ("DATABASE_URL", redirect(&world.url, Some(&local(&self.postgres)), None)),
-            ("KAFKA_BROKERS", local(&self.kafka)),
+            ("KAFKA_BROKERS", self.kafka.0.iter().map(local).collect::<Vec<_>>().join(",")),
             ("REDIS_URL", format!("redis://{}/0", local(&self.redis))),
         ]
     }

@@ -7,9 +7,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the network does. Those about a COMMIT strike once and then it is fair again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Weather {
     Fair,
     /// Each piece waits this long, in both directions.
     Slow(Duration),
+    /// So many bytes a second pass, in each direction of each connection.
+    Narrow(u64),
     /// Nothing arrives and nothing breaks: the peers see an open connection.
     Silent,
     /// Connections break as they are made.
@@ -48,6 +51,8 @@ enum Reading {
     Postgres,
     /// Nothing: bytes are bytes.
     Nothing,
+    /// Nothing, and each byte arrives so much later, however many are on their way: a server that is far away.
+    FromAfar(Duration),
 }
 
 /// A listening proxy. Dropping it breaks its connections and frees its port.
@@ -82,6 +87,15 @@ impl Proxy {
     /// If somebody else listens there.
     pub fn before_any(port: u16, upstream: SocketAddr) -> std::io::Result<Proxy> {
         Proxy::start(port, upstream, Reading::Nothing)
+    }
+
+    /// Before any server, as if it were so far away: `way` is what each direction takes, half of a round trip. The weather is
+    /// always fair.
+    ///
+    /// # Errors
+    /// If somebody else listens there.
+    pub fn from_afar(port: u16, upstream: SocketAddr, way: Duration) -> std::io::Result<Proxy> {
+        Proxy::start(port, upstream, Reading::FromAfar(way))
     }
 
     fn start(port: u16, upstream: SocketAddr, reading: Reading) -> std::io::Result<Proxy> {
@@ -171,11 +185,12 @@ impl Shared {
         struck
     }
 
-    /// Waits as long as the weather wants; false if the connection is gone meanwhile.
-    fn hold_up(&self, stream: &TcpStream) -> bool {
+    /// Waits with so many bytes as long as the weather wants; false if the connection is gone meanwhile.
+    fn hold_up(&self, stream: &TcpStream, bytes: usize) -> bool {
         loop {
             match self.weather() {
                 Weather::Slow(pause) => sleep(pause),
+                Weather::Narrow(rate) => sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)),
                 Weather::Silent => {
                     sleep(Duration::from_millis(50));
                     if stream.take_error().is_err() {
@@ -211,12 +226,14 @@ fn connect(shared: &Arc<Shared>, client: TcpStream) -> std::io::Result<()> {
         drop(match back_shared.reading {
             Reading::Postgres => replies(&back_shared, &back_mute, &back_server, &back_client),
             Reading::Nothing => pass(&back_shared, &back_server, &back_client),
+            Reading::FromAfar(way) => carry(way, &back_server, &back_client),
         });
         close(&back_client, &back_server);
     });
     let ended = match shared.reading {
         Reading::Postgres => requests(shared, &mute, &client, &server),
         Reading::Nothing => pass(shared, &client, &server),
+        Reading::FromAfar(way) => carry(way, &client, &server),
     };
     if !mute.keep_open.load(SeqCst) {
         close(&client, &server);
@@ -236,11 +253,41 @@ fn pass(shared: &Shared, from: &TcpStream, to: &TcpStream) -> std::io::Result<()
     let mut piece = vec![0; 64 << 10];
     loop {
         let count = reader.read(&mut piece)?;
-        if count == 0 || !shared.hold_up(from) {
+        if count == 0 || !shared.hold_up(from, count) {
             return Ok(());
         }
         writer.write_all(&piece[..count])?;
     }
+}
+
+/// Pieces that are on their way in one direction: a long and fast line holds many.
+const ON_THE_WAY_MAX: usize = 1024;
+
+/// One direction, where each byte takes so long.
+fn carry(way: Duration, from: &TcpStream, to: &TcpStream) -> std::io::Result<()> {
+    let (sender, pieces) = sync_channel::<(Instant, Vec<u8>)>(ON_THE_WAY_MAX);
+    let arriving = to.try_clone()?;
+    let arrival = spawn(move || {
+        for (due, piece) in pieces {
+            sleep(due.saturating_duration_since(Instant::now()));
+            if (&arriving).write_all(&piece).is_err() {
+                return;
+            }
+        }
+    });
+    let mut reader = from;
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        // A connection that breaks ends like one that was closed.
+        let count = reader.read(&mut piece).unwrap_or(0);
+        if count == 0 || sender.send((Instant::now() + way, piece[..count].to_vec())).is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    // What is on its way arrives before the end does.
+    arrival.join().ok();
+    Ok(())
 }
 
 /// What became of a connection whose COMMIT was struck.
@@ -259,7 +306,7 @@ fn requests(shared: &Shared, mute: &Mute, client: &TcpStream, server: &TcpStream
     let mut is_started = false;
     loop {
         let count = from.read(&mut piece)?;
-        if count == 0 || !shared.hold_up(client) {
+        if count == 0 || !shared.hold_up(client, count) {
             return Ok(());
         }
         buffer.extend_from_slice(&piece[..count]);
@@ -299,7 +346,7 @@ fn replies(shared: &Shared, mute: &Mute, server: &TcpStream, client: &TcpStream)
     let mut piece = vec![0; 64 << 10];
     loop {
         let count = from.read(&mut piece)?;
-        if count == 0 || !shared.hold_up(server) {
+        if count == 0 || !shared.hold_up(server, count) {
             return Ok(());
         }
         if mute.is_on.load(SeqCst) {
@@ -392,6 +439,24 @@ mod tests {
         assert_eq!(say(&connect(), &words), None);
         proxy.set(Weather::Fair);
         assert_eq!(say(&connect(), &words).as_deref(), Some(&words[..]));
+    }
+
+    #[test]
+    fn what_comes_from_afar_comes_later_and_not_slower() {
+        let way = Duration::from_millis(50);
+        let proxy = Proxy::from_afar(0, echo(), way).expect("a free port");
+        let stream = TcpStream::connect(("127.0.0.1", proxy.port())).expect("it listens");
+        // Many pieces are on their way at once.
+        for size in [1, 1 << 20] {
+            let began = Instant::now();
+            let writer = stream.try_clone().expect("a stream");
+            let writing = spawn(move || (&writer).write_all(&vec![7; size]));
+            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            (&stream).read_exact(&mut vec![0; size]).expect("an answer");
+            writing.join().expect("a thread").expect("sent");
+            let took = began.elapsed();
+            assert!((way * 2..way * 20).contains(&took), "{took:?}");
+        }
     }
 
     #[test]

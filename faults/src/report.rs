@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::campaign::Campaign;
+use crate::doors::Delivered;
 use crate::engines::PHASES;
 use crate::judge::{Findings, WRONGS};
 use crate::kinds;
@@ -15,6 +16,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) seed: u64,
     pub(crate) lasted: Duration,
     pub(crate) sent: Sent,
+    pub(crate) delivered: Delivered,
     pub(crate) snapshots: u64,
     pub(crate) findings: &'a Findings,
     /// How processes ended that should have ended well.
@@ -44,6 +46,11 @@ pub(crate) fn write(campaign: &Campaign, facts: &Facts<'_>) -> (String, bool) {
         facts.sent.acked,
         facts.sent.aborted,
         facts.sent.failed
+    ));
+    let Delivered { records, sent, refused, unknown, broken, kills: door_kills } = facts.delivered;
+    line(format!(
+        "{records} more were acknowledged to HTTP clients by two doors, which were killed {door_kills} times: sent {sent} times until \
+         then, refused {refused} times, with {unknown} answers that nobody knows and {broken} broken connections."
     ));
     line(format!(
         "{} kills in {:.0} s; seed {}; {} snapshots compared on the way. `make faults SEED={} DURATION={}s` makes the same choices \
@@ -148,6 +155,10 @@ fn problems(campaign: &Campaign, facts: &Facts<'_>) -> Vec<String> {
     }
     if kills(campaign) < facts.kills_min {
         problems.push(format!("{} kills, {} were wanted", kills(campaign), facts.kills_min));
+    }
+    // A watcher that cannot look must not look like one that finds nothing.
+    if (facts.snapshots as f64) < facts.lasted.as_secs_f64() / 5.0 {
+        problems.push(format!("{} snapshots, one in five seconds was wanted", facts.snapshots));
     }
     if facts.findings.records < facts.records_min {
         problems.push(format!("{} records, {} were wanted", facts.findings.records, facts.records_min));

@@ -75,6 +75,19 @@ impl Drop for Producer {
     }
 }
 
+/// Sends one record that unpacks to much; its partition and offset.
+pub(crate) fn send_bomb(source: &Path, brokers: &str, seed: u64) -> Result<(i32, i64)> {
+    let output = java(source)?
+        .args(["bomb", brokers, PREFIX, &seed.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start the bomb's producer")?;
+    ensure!(output.status.success(), "the bomb's producer ended with {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let place = text.trim().split_once(' ').and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
+    place.with_context(|| format!("the bomb's producer said {text:?}"))
+}
+
 /// Reads all topics, read-committed, into a file.
 pub(crate) fn read_truth(source: &Path, brokers: &str, file: &Path) -> Result<()> {
     let status = java(source)?

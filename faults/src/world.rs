@@ -9,7 +9,21 @@ use crate::stack::{connect, env, redirect, stack};
 /// The three topics, with this before each name.
 pub(crate) const PREFIX: &str = "campaign-";
 pub(crate) const TOPICS: [&str; 3] = ["one", "two", "fan"];
+
+/// A fourth topic, which the front doors fill, and its table.
+pub(crate) const DOOR: &str = "door";
 pub(crate) const TABLES: [&str; 4] = ["t1", "t2", "t3", "t4"];
+
+/// Tables with keys: one for each mode, which the first topic fills as well with what its records come to; and that of the doors.
+pub(crate) const KEYED: [&str; 4] = ["sums", "latest", "firsts", DOOR];
+
+/// Their columns. The CHECKs refuse just the records that the first table's refuses, so that a record has one fate in all.
+const KEYED_SQL: &str = "
+    CREATE TABLE sums (word VARCHAR(20) PRIMARY KEY, count BIGINT NOT NULL, total BIGINT NOT NULL,
+                       low BIGINT NOT NULL CHECK (low >= 0), high BIGINT NOT NULL) WITH (fillfactor = 70);
+    CREATE TABLE latest (word VARCHAR(20) PRIMARY KEY, n BIGINT NOT NULL CHECK (n >= 0));
+    CREATE TABLE firsts (word VARCHAR(20), _partition INTEGER, n BIGINT NOT NULL CHECK (n >= 0), PRIMARY KEY (word, _partition));
+    CREATE TABLE door (n BIGINT PRIMARY KEY)";
 
 /// Of each topic at the start: twelve in all.
 const PARTITIONS: usize = 4;
@@ -28,11 +42,13 @@ const SETTINGS: &str = "pipeline = \"campaign\"\n\
 pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) brokers: String,
-    /// Listeners for the engines: the port of each one's proxy, and Kafka's behind it.
-    pub(crate) kafka_members: Vec<(u16, u16)>,
+    /// Listeners for the engines, one of each broker: the port of its proxy, and Kafka's behind it.
+    pub(crate) kafka_members: Vec<Vec<(u16, u16)>>,
     pub(crate) redis_url: String,
     pub(crate) config: PathBuf,
     pub(crate) rowmill: PathBuf,
+    /// The producer's source.
+    pub(crate) traffic: PathBuf,
     pub(crate) dir: PathBuf,
     /// Where the fourth table lives, if a small file system could be mounted there.
     pub(crate) small_disk: Option<SmallDisk>,
@@ -42,7 +58,7 @@ pub(crate) struct World {
 
 impl World {
     /// Makes everything anew on the servers of the environment.
-    pub(crate) fn make(dir: &Path, rowmill: &Path) -> Result<World> {
+    pub(crate) fn make(dir: &Path, rowmill: &Path, traffic: &Path) -> Result<World> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let admin_url = env("DATABASE_URL")?;
         connect(&admin_url)?.batch_execute("CREATE DATABASE campaign").context("cannot create a database")?;
@@ -61,13 +77,14 @@ impl World {
                  CREATE INDEX ON {table} (_topic, _partition, _offset) {place}"
             ))?;
         }
+        client.batch_execute(KEYED_SQL)?;
         let init = std::process::Command::new(rowmill).arg("init").env("DATABASE_URL", &url).output()?;
         anyhow::ensure!(
             init.status.success(),
             "rowmill init failed: {}",
             String::from_utf8_lossy(&init.stderr)
         );
-        for topic in TOPICS {
+        for topic in TOPICS.iter().chain([&DOOR]) {
             let (name, count) = (format!("{PREFIX}{topic}"), PARTITIONS.to_string());
             stack(&["kafka-topics", "--create", "--topic", &name, "--partitions", &count])?;
         }
@@ -80,6 +97,7 @@ impl World {
             redis_url: env("REDIS_URL")?,
             config,
             rowmill: rowmill.to_owned(),
+            traffic: traffic.to_owned(),
             dir: dir.to_owned(),
             small_disk,
             clock: env("PG_CLOCK_FILE").ok().map(PathBuf::from),
@@ -109,14 +127,15 @@ fn place(table: &str, small_disk: Option<&SmallDisk>) -> &'static str {
     if table == "t4" && small_disk.is_some() { "TABLESPACE small" } else { "" }
 }
 
-/// The stack's pairs, ADVERTISED:REAL.
-fn kafka_members() -> Result<Vec<(u16, u16)>> {
+/// The stack's pairs, ADVERTISED:REAL, for each broker and member.
+fn kafka_members() -> Result<Vec<Vec<(u16, u16)>>> {
     let text = env("KAFKA_MEMBERS")?;
     let ports = |pair: &str| {
         let (advertised, real) = pair.split_once(':')?;
         Some((advertised.parse().ok()?, real.parse().ok()?))
     };
-    text.split(' ').map(ports).collect::<Option<_>>().with_context(|| format!("KAFKA_MEMBERS is {text:?}"))
+    let member = |pairs: &str| pairs.split(',').map(ports).collect::<Option<Vec<_>>>();
+    text.split(' ').map(member).collect::<Option<_>>().with_context(|| format!("KAFKA_MEMBERS is {text:?}"))
 }
 
 fn models() -> String {
@@ -128,10 +147,25 @@ fn models() -> String {
     };
     let fan = |table: &str, kind: &str| model("fan", table, &format!("when = {{ kind = \"{kind}\" }}"));
     model("one", "t1", "")
+        + &keyed()
+        + &format!("[[model]]\ntopic = \"{PREFIX}{DOOR}\"\ntable = \"{DOOR}\"\nmode = \"first\"\n")
         + &model("two", "t2", "")
         + "word = { lookup = \"user\" }\n"
         + &fan("t3", "t")
         + &fan("t4", "u")
+}
+
+/// The order of offsets says what is first in a partition, and `n` what is newest among all of them.
+fn keyed() -> String {
+    let model = |table: &str, more: &str| {
+        format!("[[model]]\ntopic = \"{PREFIX}one\"\ntable = \"{table}\"\ntombstones = \"skip\"\n{more}\n")
+    };
+    model(
+        "sums",
+        "mode = \"add\"\n[model.columns]\ncount = { fold = \"count\" }\ntotal = { fold = \"sum\", field = \"n\" }\n\
+         low = { fold = \"min\", field = \"n\" }\nhigh = { fold = \"max\", field = \"n\" }",
+    ) + &model("latest", "mode = \"upsert\"\nnewest = \"n\"")
+        + &model("firsts", "mode = \"first\"\n[model.columns]\n_partition = { kafka = \"partition\" }")
 }
 
 /// A file system in memory that can be filled up. Only root may mount one.
