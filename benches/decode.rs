@@ -147,8 +147,10 @@ fn decoder() -> Result<RecordDecoder> {
         name: "metric".into(),
         sql_name: "\"public\".\"metric\"".into(),
         columns: columns.collect(),
+        primary_key: Vec::new(),
         fingerprint: String::new(),
         kind: Kind::Ordinary,
+        ranged_by: None,
     };
     let models: Models = toml::from_str(MODELS)?;
     let tables = HashMap::from([("metric".to_owned(), table)]);

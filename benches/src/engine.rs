@@ -33,12 +33,20 @@ pub struct Engine<'a> {
 #[derive(Default)]
 pub struct Drained {
     pub visible: Visible,
+    /// The same from when each process had partitions: the later ones join with their next heartbeat.
+    pub together: Visible,
     /// CPU of all processes together, memory of the largest.
     pub usage: Usage,
     /// Milliseconds since the start and rows, as CSV.
     pub samples: String,
     /// The first process's threads, as CSV.
     pub threads: String,
+}
+
+/// How many processes have partitions.
+fn owners(client: &mut Client) -> Result<u64> {
+    let row = client.query_one("SELECT count(DISTINCT owner) FROM rowmill.ledger", &[])?;
+    Ok(row.get::<_, i64>(0) as u64)
 }
 
 /// A child that does not outlive a failing bench.
@@ -89,6 +97,7 @@ impl Engine<'_> {
         let mut drained = Drained { samples: "milliseconds,rows\n".to_owned(), ..Drained::default() };
         let began = Instant::now();
         let mut progress_at = began;
+        let mut has_joined = processes == 1;
         while drained.visible.rows() < records {
             std::thread::sleep(LOOK_EVERY);
             for child in &mut children {
@@ -102,6 +111,10 @@ impl Engine<'_> {
                 progress_at = now;
             }
             drained.visible.see(now, rows);
+            has_joined = has_joined || owners(&mut client)? >= processes as u64;
+            if has_joined {
+                drained.together.see(now, rows);
+            }
             ensure!(
                 now - progress_at < STALL_MAX,
                 "rowmill stands still at {rows} rows; see {}",

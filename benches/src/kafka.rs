@@ -13,6 +13,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 const WAIT: Duration = Duration::from_secs(10);
 
+/// A record of four megabytes has room, as it is; batches stay as large as the producer makes them.
+const MESSAGE_BYTES_MAX: &str = "8388608";
+
 /// The consumer as rowmill sets it, so that the naive pipe is not handicapped by librdkafka's defaults.
 pub fn consumer(brokers: &str) -> Result<BaseConsumer> {
     ClientConfig::new()
@@ -64,11 +67,16 @@ pub fn records(consumer: &BaseConsumer, topic: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// Creates topics; one that exists is an error.
+/// Creates topics, replicated as the brokers do by default; one that exists is an error.
 pub fn create_topics(client: &ClientConfig, topics: &[&str], partitions: i32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client.create().context("create a Kafka admin client")?;
-    let new: Vec<_> =
-        topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
+    let new: Vec<_> = topics
+        .iter()
+        .map(|name| {
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+            topic.set("max.message.bytes", MESSAGE_BYTES_MAX)
+        })
+        .collect();
     let results = block_on(admin.create_topics(&new, &AdminOptions::new().operation_timeout(Some(WAIT))))?;
     for result in results {
         if let Err((topic, code)) = result {
@@ -133,6 +141,7 @@ pub fn fill(
         .set("acks", "all")
         .set("linger.ms", "5")
         .set("queue.buffering.max.kbytes", "65536")
+        .set("message.max.bytes", MESSAGE_BYTES_MAX)
         .create()
         .context("create a Kafka producer")?;
     let mut json = Vec::new();

@@ -7,6 +7,7 @@
 //! engine     rowmill, run until everything is stored
 //! kafka      topics, offsets and the consumer's settings
 //! reference  what raw_copy and naive_pipe say of themselves
+//! wrk        requests by that program, and what it saw of them
 //! program    how each program ends, and where its results go
 
 pub mod engine;
@@ -17,3 +18,4 @@ pub mod reference;
 pub mod servers;
 pub mod usage;
 pub mod visible;
+pub mod wrk;

@@ -24,6 +24,23 @@ pub const CREATE_TABLE: &str = "
 pub const COPY: &str =
     "COPY metric (userid, source, path, value, time, timestamp) FROM STDIN (FORMAT BINARY)";
 
+/// The same columns, and the path is the key: each record is a row of its own.
+pub const CREATE_KEYED_TABLE: &str = "
+    DROP TABLE IF EXISTS metric_once;
+    CREATE TABLE metric_once (
+        userid    VARCHAR(100) NOT NULL,
+        source    VARCHAR(100) NOT NULL,
+        path      VARCHAR(200) COLLATE \"C\" PRIMARY KEY,
+        value     DOUBLE PRECISION NOT NULL,
+        time      TIMESTAMPTZ NOT NULL,
+        timestamp TIMESTAMPTZ NOT NULL
+    )";
+pub const COPY_KEYED: &str =
+    "COPY metric_once (userid, source, path, value, time, timestamp) FROM STDIN (FORMAT BINARY)";
+
+/// The number at the end of a path has so many.
+pub const NUMBER_DIGITS: usize = 10;
+
 pub struct Metric {
     pub user: u64,
     pub source: String,
@@ -40,7 +57,7 @@ impl Metric {
         Metric {
             user: (random >> 32) % users,
             source: format!("collector-{:03}", random % 100),
-            path: format!("{site}/rack-{rack:02}/node-{host:03}/{gauge}/{number:010}"),
+            path: format!("{site}/rack-{rack:02}/node-{host:03}/{gauge}/{number:0NUMBER_DIGITS$}"),
             value: ((random >> 24) % 1_000_000) as f64 / 100.0,
             time_us: FIRST_TIME_US + number as i64 * 37,
         }
@@ -69,6 +86,12 @@ impl Metric {
             out,
         );
     }
+}
+
+/// Where the number begins in the tuple of a record: at the end of its third field.
+pub fn number_place(metric: &Metric) -> usize {
+    let before = 2 + 4 + user_id(metric.user).len() + 4 + metric.source.len() + 4;
+    before + metric.path.len() - NUMBER_DIGITS
 }
 
 /// As long as a user's id, so that a pipe without lookups writes rows of the same size.

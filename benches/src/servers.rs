@@ -10,7 +10,7 @@ use rdkafka::ClientConfig;
 
 use crate::metric;
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Servers {
     #[arg(long, env = "KAFKA_BROKERS")]
     pub brokers: String,
@@ -76,14 +76,19 @@ impl Servers {
 pub fn conditions(client: &mut Client, program: &str) -> Result<String> {
     let mut show =
         |name: &str| -> Result<String> { Ok(client.query_one(&format!("SHOW {name}"), &[])?.get(0)) };
+    let mut database = format!("- PostgreSQL: {}\n", show("server_version")?);
+    for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
+        database.push_str(&format!("- {setting}: {}\n", show(setting)?));
+    }
+    conditions_with(program, &database)
+}
+
+/// The same where no database takes part.
+pub fn conditions_with(program: &str, more: &str) -> Result<String> {
     let mut text = String::from("\n## Conditions\n\n");
     let mut line = |name: &str, value: &str| text.push_str(&format!("- {name}: {}\n", value.trim()));
     line("command", &format!("{program} {}", recorded(std::env::args().skip(1))));
     line("commit", &output_of("git", &["describe", "--always", "--dirty"]));
-    line("PostgreSQL", &show("server_version")?);
-    for setting in ["fsync", "synchronous_commit", "shared_buffers", "max_wal_size"] {
-        line(setting, &show(setting)?);
-    }
     line("Kafka", &std::env::var("KAFKA_VERSION").unwrap_or_else(|_| "unknown".into()));
     line("librdkafka", &rdkafka::util::get_rdkafka_version().1);
     line("rustc", &output_of("rustc", &["--version"]));
@@ -96,6 +101,7 @@ pub fn conditions(client: &mut Client, program: &str) -> Result<String> {
     );
     line("kernel", &fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
     line("memory", fs::read_to_string("/proc/meminfo")?.lines().next().unwrap_or_default());
+    text.push_str(more);
     Ok(text)
 }
 

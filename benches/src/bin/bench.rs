@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ struct Options {
     partitions: i32,
     #[arg(long, default_value_t = 1000)]
     users: u64,
-    /// Who takes part, in this order in every round.
+    /// Who takes part, in this order in every round. Of add and upsert, --users is how many keys there are.
     #[arg(long, value_delimiter = ',', default_value = "raw1,raw2,naive,rowmill")]
     subjects: Vec<Subject>,
     /// The last part of the result directory's name.
@@ -59,6 +59,18 @@ enum Subject {
     Raw2,
     Naive,
     Rowmill,
+    /// rowmill into a table with a row for each user: how many records, the least and the greatest value.
+    Add,
+    /// The same by two processes, counted from when both have partitions.
+    Add2,
+    /// rowmill into a table with the newest record of each user.
+    Upsert,
+    /// Raw COPY, one connection, into a table whose key is new in each record.
+    RawKeyed,
+    /// rowmill into the same table: each record is appended, the last of its key, or the first.
+    AppendKeyed,
+    UpsertOnce,
+    FirstOnce,
     /// What --before names.
     #[value(skip)]
     Before,
@@ -71,8 +83,50 @@ impl Subject {
             Subject::Raw2 => "raw_copy_2",
             Subject::Naive => "naive_pipe",
             Subject::Rowmill => "rowmill",
+            Subject::Add => "rowmill_add",
+            Subject::Add2 => "rowmill_add_2",
+            Subject::Upsert => "rowmill_upsert",
+            Subject::RawKeyed => "raw_copy_keyed",
+            Subject::AppendKeyed => "rowmill_append_keyed",
+            Subject::UpsertOnce => "rowmill_upsert_once",
+            Subject::FirstOnce => "rowmill_first_once",
             Subject::Before => "before",
         }
+    }
+
+    /// The table that it fills.
+    fn table(self) -> &'static str {
+        match self {
+            Subject::Raw1 | Subject::Raw2 | Subject::Naive | Subject::Rowmill | Subject::Before => "metric",
+            Subject::Add | Subject::Add2 => "metric_sums",
+            Subject::Upsert => "metric_latest",
+            Subject::RawKeyed | Subject::AppendKeyed | Subject::UpsertOnce | Subject::FirstOnce => {
+                "metric_once"
+            }
+        }
+    }
+
+    /// What stands in the model of one that is rowmill, up to the last column.
+    fn model(self) -> Option<&'static str> {
+        const STAMPED: &str = "[model.columns]\ntimestamp = { clock = \"write\" }\n";
+        const ADD: &str = "mode = \"add\"\n[model.columns]\nn = { fold = \"count\" }\nlow = { fold = \"min\", field = \"value\" }\n\
+                           high = { fold = \"max\", field = \"value\" }\n";
+        match self {
+            Subject::Raw1 | Subject::Raw2 | Subject::Naive | Subject::RawKeyed => None,
+            Subject::Rowmill | Subject::Before | Subject::AppendKeyed => Some(STAMPED),
+            Subject::Add | Subject::Add2 => Some(ADD),
+            Subject::Upsert => Some("mode = \"upsert\"\nnewest = \"time\"\n[model.columns]\n"),
+            Subject::UpsertOnce => {
+                Some("mode = \"upsert\"\n[model.columns]\ntimestamp = { clock = \"write\" }\n")
+            }
+            Subject::FirstOnce => {
+                Some("mode = \"first\"\n[model.columns]\ntimestamp = { clock = \"write\" }\n")
+            }
+        }
+    }
+
+    fn processes(self) -> usize {
+        if self == Subject::Add2 { 2 } else { 1 }
     }
 }
 
@@ -134,7 +188,6 @@ struct Bench {
     options: Options,
     programs: PathBuf,
     directory: PathBuf,
-    configuration: PathBuf,
 }
 
 impl Bench {
@@ -142,16 +195,22 @@ impl Bench {
         let programs =
             std::env::current_exe()?.parent().context("find the programs beside this one")?.to_path_buf();
         let directory = result_directory(&options.results, &options.name)?;
-        let configuration = directory.join("rowmill.toml");
         let mut text =
             String::from("# As used in this bench; the servers' addresses came from the environment.\n");
         for setting in &options.setting {
             text.push_str(setting);
             text.push('\n');
         }
-        text.push_str(CONFIGURATION);
-        fs::write(&configuration, text)?;
-        Ok(Bench { options, programs, directory, configuration })
+        for &subject in &options.subjects {
+            if let Some(more) = subject.model() {
+                let model = model_of(subject.table(), more);
+                fs::write(
+                    directory.join(format!("{}.toml", subject.name())),
+                    format!("{text}{LOOKUP}{model}"),
+                )?;
+            }
+        }
+        Ok(Bench { options, programs, directory })
     }
 
     /// Fills the topic, unless an earlier bench left just what is needed.
@@ -175,16 +234,28 @@ impl Bench {
     }
 
     fn measure(&self, round: usize, subject: Subject) -> Result<Outcome> {
-        let mut client = self.options.servers.fresh_tables(metric::CREATE_TABLE)?;
+        let mut client = self.options.servers.fresh_tables(&format!(
+            "{}; {}; {KEYED_TABLES}",
+            metric::CREATE_TABLE,
+            metric::CREATE_KEYED_TABLE
+        ))?;
         let background_cores = background_cores()?;
         let (busy, stolen) = usage::of_machine()?;
-        let (span_rows, seconds, usage) = match subject {
-            Subject::Rowmill => self.run_rowmill(round, subject.name(), None)?,
-            Subject::Before => self.run_rowmill(round, subject.name(), self.options.before.as_deref())?,
-            reference => self.run_reference(reference)?,
+        let (span_rows, seconds, usage) = match subject.model() {
+            Some(_) => self.run_rowmill(round, subject)?,
+            None => self.run_reference(subject)?,
         };
         let (busy_after, stolen_after) = usage::of_machine()?;
-        let stored: i64 = client.query_one("SELECT count(*) FROM metric", &[])?.get(0);
+        let count = match subject.table() {
+            "metric_sums" => "SELECT sum(n)::BIGINT FROM metric_sums".to_owned(),
+            // Which records others replaced, the ledger says.
+            "metric_latest" => {
+                "SELECT sum(rows)::BIGINT FROM rowmill.ledger WHERE target = 'public.metric_latest'"
+                    .to_owned()
+            }
+            table => format!("SELECT count(*) FROM {table}"),
+        };
+        let stored: i64 = client.query_one(&count, &[])?.get(0);
         ensure!(
             stored as u64 == self.options.records,
             "{} stored {stored} rows of {}",
@@ -211,7 +282,8 @@ impl Bench {
                 let mut command = Command::new(self.programs.join("raw_copy"));
                 command.args(["--records", &self.options.records.to_string()]);
                 command.args(["--users", &self.options.users.to_string()]);
-                command.args(["--connections", if subject == Subject::Raw1 { "1" } else { "2" }]);
+                command.args(["--connections", if subject == Subject::Raw2 { "2" } else { "1" }]);
+                command.args((subject == Subject::RawKeyed).then_some("--keyed"));
                 command
             }
         };
@@ -227,18 +299,20 @@ impl Bench {
         Ok((report.span_rows, report.seconds, report.usage))
     }
 
-    fn run_rowmill(&self, round: usize, name: &str, program: Option<&Path>) -> Result<(u64, f64, Usage)> {
+    fn run_rowmill(&self, round: usize, subject: Subject) -> Result<(u64, f64, Usage)> {
+        let name = subject.name();
         let file = |rest: &str| self.directory.join(format!("{name}-{round}{rest}"));
         let engine = Engine {
-            program,
+            program: self.options.before.as_deref().filter(|_| subject == Subject::Before),
             servers: &self.options.servers,
-            configuration: self.configuration.clone(),
+            configuration: self.directory.join(format!("{name}.toml")),
             log: file(".log"),
         };
-        let drained = engine.drain(1, self.options.records)?;
+        let drained = engine.drain(subject.processes(), self.options.records)?;
         fs::write(file("-threads.csv"), drained.threads)?;
         fs::write(file(".csv"), drained.samples)?;
-        let (rows, seconds) = drained.visible.span();
+        let (rows, seconds) = drained.together.span();
+        ensure!(rows > 0, "{name} was done before there was anything to measure: more --records");
         Ok((rows, seconds, drained.usage))
     }
 
@@ -353,6 +427,36 @@ impl Bench {
                 "at least 0.97 | 1",
             ),
             (
+                "rows/s, adding up to appending",
+                over_rounds(&|r| Some(rate(r, Subject::Add)? / rate(r, Subject::Rowmill)?)),
+                "at least 0.6 with 10,000 keys, 0.9 with 1,000 | 0.9",
+            ),
+            (
+                "rows/s, replacing to appending",
+                over_rounds(&|r| Some(rate(r, Subject::Upsert)? / rate(r, Subject::Rowmill)?)),
+                "- | -",
+            ),
+            (
+                "rows/s, two processes adding up to one",
+                over_rounds(&|r| Some(rate(r, Subject::Add2)? / rate(r, Subject::Add)?)),
+                "at least 1 | 1.3",
+            ),
+            (
+                "rows/s, replacing, each key once, to raw COPY into the same primary key",
+                over_rounds(&|r| Some(rate(r, Subject::UpsertOnce)? / rate(r, Subject::RawKeyed)?)),
+                "at least 0.6 | 0.75",
+            ),
+            (
+                "rows/s, the first stays, each key once, to the same",
+                over_rounds(&|r| Some(rate(r, Subject::FirstOnce)? / rate(r, Subject::RawKeyed)?)),
+                "at least 0.6 | 0.75",
+            ),
+            (
+                "rows/s, appending into the same primary key, to the same",
+                over_rounds(&|r| Some(rate(r, Subject::AppendKeyed)? / rate(r, Subject::RawKeyed)?)),
+                "- | -",
+            ),
+            (
                 "own CPU, rowmill to before",
                 over_rounds(&|r| Some(cpu(r, Subject::Rowmill)? / cpu(r, Subject::Before)?)),
                 "- | 1",
@@ -380,16 +484,24 @@ fn background_cores() -> Result<f64> {
     Ok((after - before) / time.as_secs_f64())
 }
 
-const CONFIGURATION: &str = r#"pipeline = "bench"
+const LOOKUP: &str = r#"pipeline = "bench"
 kafka.start = "earliest"
 
 [lookup.user]
 key = "user:{}"
 
-[[model]]
-topic = "metric"
-table = "metric"
-[model.columns]
-userid = { lookup = "user", field = "token" }
-timestamp = { clock = "write" }
 "#;
+
+/// A model of the topic, with the users' names looked up; `more` ends with the columns.
+fn model_of(table: &str, more: &str) -> String {
+    format!(
+        "[[model]]\ntopic = \"{TOPIC}\"\ntable = \"{table}\"\n{more}userid = {{ lookup = \"user\", field = \"token\" }}\n"
+    )
+}
+
+/// Those with keys, beside `metric`.
+const KEYED_TABLES: &str = "DROP TABLE IF EXISTS metric_sums, metric_latest;
+    CREATE TABLE metric_sums (userid VARCHAR(100) COLLATE \"C\" PRIMARY KEY, n BIGINT NOT NULL, low DOUBLE PRECISION,
+                              high DOUBLE PRECISION) WITH (fillfactor = 70);
+    CREATE TABLE metric_latest (userid VARCHAR(100) COLLATE \"C\" PRIMARY KEY, path TEXT, value DOUBLE PRECISION,
+                                time TIMESTAMPTZ NOT NULL) WITH (fillfactor = 70)";

@@ -23,7 +23,8 @@ pub(crate) struct Speed {
     pub(crate) round: usize,
     pub(crate) records: u64,
     pub(crate) stored: u64,
-    pub(crate) transactions: u64,
+    /// `None` where many records make a row, which its last transaction alone has signed.
+    pub(crate) transactions: Option<u64>,
     pub(crate) rows_per_second: f64,
     /// The peer's own, from its start to its last row.
     pub(crate) usage: Usage,
@@ -58,14 +59,14 @@ pub(crate) struct Fate {
 impl Speed {
     pub(crate) fn line(&self) -> String {
         format!(
-            "{:<12} {:>9.0} rows/s  {:>6.2} CPU-s per million  {:>5.0} MB  {} of {} rows in {} transactions",
+            "{:<15} {:>9.0} rows/s  {:>6.2} CPU-s per million  {:>5.0} MB  {} of {} rows{}",
             self.peer,
             self.rows_per_second,
             self.cpu_per_million(),
             self.usage.rss_peak_mb(),
             self.stored,
             self.records,
-            self.transactions
+            self.transactions.map_or(String::new(), |count| format!(" in {count} transactions"))
         )
     }
 
@@ -81,7 +82,7 @@ impl Speed {
 impl Fate {
     pub(crate) fn line(&self) -> String {
         format!(
-            "{:<12} {:<5} {} records: {} lost, {} doubled; {}",
+            "{:<15} {:<5} {} records: {} lost, {} doubled; {}",
             self.peer,
             self.test.name(),
             self.records,
@@ -113,6 +114,7 @@ impl Report {
 
     /// After every run, so that what was measured is there if a later one fails.
     pub(crate) fn write(&self, options: &Options) -> Result<()> {
+        let text = |value: Option<i64>| value.map_or(String::new(), |value| value.to_string());
         let mut csv = String::from(
             "round,peer,records,stored,transactions,rows_per_second,cpu_seconds_per_million,rss_peak_mb,\
              server_cpu_seconds_per_million,first_rows_seconds\n",
@@ -124,7 +126,7 @@ impl Report {
                 s.peer,
                 s.records,
                 s.stored,
-                s.transactions,
+                text(s.transactions.map(|count| count as i64)),
                 s.rows_per_second,
                 s.cpu_per_million(),
                 s.usage.rss_peak_mb(),
@@ -136,7 +138,6 @@ impl Report {
         let mut csv = String::from(
             "peer,test,records,lost,lost_first,lost_last,doubled,poison_rows,dead_letters,lag,ended,running,back_after\n",
         );
-        let text = |value: Option<i64>| value.map_or(String::new(), |value| value.to_string());
         for f in &self.fates {
             let back: Vec<String> = f.back_after.iter().map(|seconds| format!("{seconds:.1}")).collect();
             csv.push_str(&format!(
@@ -190,11 +191,16 @@ impl Report {
                 median(&values)
             };
             let Some(any) = self.speeds.iter().find(|s| s.peer == *peer) else { continue };
+            let each = match any.transactions {
+                Some(_) => {
+                    format!("{:.0}", of(&|s| s.stored as f64 / s.transactions.unwrap_or_default() as f64))
+                }
+                None => "-".to_owned(),
+            };
             text.push_str(&format!(
-                "| {peer} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.1} s |\n",
+                "| {peer} | {} | {:.0} | {each} | {:.2} | {:.2} | {:.0} | {:.1} s |\n",
                 any.records,
                 of(&|s| s.rows_per_second),
-                of(&|s| s.stored as f64 / s.transactions as f64),
                 of(&Speed::cpu_per_million),
                 of(&Speed::server_cpu_per_million),
                 of(&|s| s.usage.rss_peak_mb()),

@@ -46,6 +46,8 @@ pub(crate) struct Trial<'a> {
     peer: &'a str,
     topic: &'a str,
     records: u64,
+    /// How many records the table has, where that is not the number of its rows: the peer's count.sql.
+    count: Option<String>,
     group: String,
     log: PathBuf,
     client: Client,
@@ -92,10 +94,7 @@ impl<'a> Trial<'a> {
         let mut sql = String::from(metric::CREATE_TABLE);
         // The peers do not stamp their rows as rowmill does, so the server does it for them.
         sql.push_str(";\n    ALTER TABLE metric ALTER timestamp SET DEFAULT now();\n");
-        let adjust = options.scripts.join(peer).join("table.sql");
-        if adjust.exists() {
-            sql.push_str(&fs::read_to_string(&adjust).with_context(|| format!("read {}", adjust.display()))?);
-        }
+        sql.push_str(&own(options, peer, "table.sql")?.unwrap_or_default());
         let client = options.servers.fresh_tables(&sql)?;
         let state = options.work.join("state").join(peer);
         if state.exists() {
@@ -105,7 +104,8 @@ impl<'a> Trial<'a> {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
         let group = format!("{peer}-{}", since_1970.as_millis());
         let child = Ending(spawn(options, peer, topic, &group, &log)?);
-        Ok(Trial { options, peer, topic, records, group, log, client, child, ended: 0 })
+        let count = count_of(options, peer)?;
+        Ok(Trial { options, peer, topic, records, count, group, log, client, child, ended: 0 })
     }
 
     pub(crate) fn start_again(&mut self) -> Result<()> {
@@ -123,14 +123,23 @@ impl<'a> Trial<'a> {
 
     /// Rows that sessions sent to the table, those of transactions that failed included. Up to a second late.
     pub(crate) fn rows_sent(&mut self) -> Result<u64> {
+        if self.is_counted() {
+            return self.rows();
+        }
         const SENT: &str =
             "SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'metric'";
         Ok(self.client.query_one(SENT, &[])?.get::<_, i64>(0) as u64)
     }
 
-    /// Rows that can be seen.
+    /// Rows that can be seen, or the records that they are made of.
     pub(crate) fn rows(&mut self) -> Result<u64> {
-        Ok(self.client.query_one("SELECT count(*) FROM metric", &[])?.get::<_, i64>(0) as u64)
+        let count = self.count.as_deref().unwrap_or("SELECT count(*) FROM metric");
+        Ok(self.client.query_one(count, &[])?.get::<_, i64>(0) as u64)
+    }
+
+    /// True where many records make a row, so that only their number can be compared.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.count.is_some()
     }
 
     /// Waits until the goal is reached; false if nothing moved for long before. What ends by itself is started again.
@@ -143,6 +152,8 @@ impl<'a> Trial<'a> {
             let moved = all != before;
             let reached = match goal {
                 Goal::Rows(count) => all >= count,
+                // Some may be there twice and others not yet: only the peer's own position says that it is through.
+                Goal::Records(count) if self.is_counted() => all >= count && self.lag()? == Some(0),
                 // Different ones are counted only once there are enough in all, because that takes seconds.
                 Goal::Records(count) => all >= count && self.distinct()? >= count,
             };
@@ -198,6 +209,23 @@ impl<'a> Trial<'a> {
         let running = self.is_running()?;
         let lag = self.lag()?;
         self.end()?;
+        if self.is_counted() {
+            let rows = self.rows()?;
+            return Ok(Fate {
+                peer: self.peer.to_owned(),
+                test,
+                records: self.records,
+                lost: self.records.saturating_sub(rows),
+                lost_range: None,
+                doubled: rows.saturating_sub(self.records),
+                poison_rows: 0,
+                dead_letters: None,
+                lag,
+                ended: self.ended,
+                running,
+                back_after,
+            });
+        }
         const LOST: &str = "WITH stored AS (SELECT DISTINCT right(path, 10)::bigint AS number FROM metric)
             SELECT count(*), min(number), max(number)
             FROM (SELECT generate_series(0, $1::bigint - 1) AS number EXCEPT SELECT number FROM stored) AS missing
@@ -263,6 +291,20 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// A file of a peer's, if it has one of that name.
+fn own(options: &Options, peer: &str, name: &str) -> Result<Option<String>> {
+    let file = options.scripts.join(peer).join(name);
+    if !file.exists() {
+        return Ok(None);
+    }
+    fs::read_to_string(&file).map(Some).with_context(|| format!("read {}", file.display()))
+}
+
+/// The query of a peer of whose records many make a row.
+pub(crate) fn count_of(options: &Options, peer: &str) -> Result<Option<String>> {
+    own(options, peer, "count.sql")
+}
+
 /// How long nothing may move when there are so many rows.
 pub(crate) fn patience(rows: u64) -> Duration {
     if rows == 0 { STARTING_MAX } else { PATIENCE }
@@ -297,11 +339,24 @@ fn spawn(options: &Options, peer: &str, topic: &str, group: &str, log: &Path) ->
 pub(crate) struct Curve(pub(crate) Vec<(u64, u64)>);
 
 impl Curve {
+    /// From what was seen when, in all.
+    pub(crate) fn counted(seen: &[(SystemTime, u64)]) -> Curve {
+        let (mut before, mut steps) = (0, Vec::new());
+        for (at, rows) in seen.iter().filter(|(_, rows)| *rows > 0) {
+            if *rows > before {
+                let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+                steps.push((since_1970.as_micros() as u64, rows - before));
+                before = *rows;
+            }
+        }
+        Curve(steps)
+    }
+
     pub(crate) fn rows(&self) -> u64 {
         self.0.iter().map(|(_, rows)| rows).sum()
     }
 
-    pub(crate) fn transactions(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.0.len() as u64
     }
 
@@ -352,6 +407,14 @@ mod tests {
         ] {
             assert_eq!(Curve(commits).rows_per_second(), expected);
         }
+    }
+
+    #[test]
+    fn what_was_counted_is_a_curve() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let curve = Curve::counted(&[(at(1), 0), (at(2), 100), (at(3), 100), (at(4), 250)]);
+        assert_eq!(curve.0, [(2_000_000, 100), (4_000_000, 150)]);
+        assert_eq!((curve.rows(), curve.rows_per_second()), (250, 75.0));
     }
 
     #[test]
