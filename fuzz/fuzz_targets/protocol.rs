@@ -6,9 +6,10 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-use rowmill::promise::decide::{Holding, share};
+use rowmill::promise::decide::{Holding, Peer, share};
 use rowmill::promise::gate::{Gate, Verdict};
 use rowmill::promise::offsets::Anchor;
+use rowmill::promise::reach::Reach;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -25,7 +26,9 @@ fuzz_target!(|input: Input| {
 });
 
 fn share_out(input: &Input) {
-    let members: Vec<String> = (0..1 + input.members % 8).map(|n| format!("m{n}")).collect();
+    let member = |n: u8| Peer { name: format!("m{n}"), reach: Reach::Well };
+    let members: Vec<Peer> = (0..1 + input.members % 8).map(member).collect();
+    let is_member = |name: &String| members.iter().any(|member| member.name == *name);
     let mut holdings: Vec<Holding<usize>> = input
         .owners
         .iter()
@@ -39,14 +42,14 @@ fn share_out(input: &Input) {
         for me in &members {
             let moves = share(me, &members, &holdings);
             for partition in &moves.release {
-                assert_eq!(holdings[*partition].owner.as_ref(), Some(me), "gives away what it has");
+                assert_eq!(holdings[*partition].owner.as_ref(), Some(&me.name), "gives away what it has");
                 holdings[*partition].owner = None;
             }
             for partition in &moves.claim {
                 let owner = &mut holdings[*partition].owner;
-                let is_free = owner.as_ref().is_none_or(|owner| !members.contains(owner));
+                let is_free = owner.as_ref().is_none_or(|owner| !is_member(owner));
                 assert!(is_free, "claims what is free");
-                *owner = Some(me.clone());
+                *owner = Some(me.name.clone());
             }
             moved |= !moves.release.is_empty() || !moves.claim.is_empty();
         }
@@ -54,8 +57,8 @@ fn share_out(input: &Input) {
             break;
         }
     }
-    let counts: Vec<usize> =
-        members.iter().map(|me| holdings.iter().filter(|h| h.owner.as_ref() == Some(me)).count()).collect();
+    let count = |me: &Peer| holdings.iter().filter(|h| h.owner.as_ref() == Some(&me.name)).count();
+    let counts: Vec<usize> = members.iter().map(count).collect();
     assert_eq!(counts.iter().sum::<usize>(), holdings.len(), "everything has an owner");
     let spread = counts.iter().max().zip(counts.iter().min()).map_or(0, |(most, least)| most - least);
     assert!(spread <= 1, "{counts:?}");
