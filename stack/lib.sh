@@ -144,11 +144,16 @@ free_port() {
   printf '%s' "$port"
 }
 
-port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT PG_PORT PGBOUNCER_PORT REDIS_PORT REDIS_TLS_PORT"
+port_names="KAFKA_PORT KAFKA_TLS_PORT KAFKA_SASL_PORT KAFKA_CONTROLLER_PORT"
+port_names="$port_names KAFKA2_PORT KAFKA2_TLS_PORT KAFKA2_SASL_PORT KAFKA2_CONTROLLER_PORT"
+port_names="$port_names KAFKA3_PORT KAFKA3_TLS_PORT KAFKA3_SASL_PORT KAFKA3_CONTROLLER_PORT"
+port_names="$port_names PG_PORT PGBOUNCER_PORT REDIS_PORT REDIS_TLS_PORT"
 # Kafka's listeners for clients that somebody wants to cut off, as kafka.sh explains: where each listens, and where it says so.
 kafka_members="1 2 3 4"
 for member in $kafka_members; do
-  port_names="$port_names KAFKA_MEMBER${member}_PORT KAFKA_MEMBER${member}_ADVERTISED_PORT"
+  for node in "" 2 3; do
+    port_names="$port_names KAFKA${node}_MEMBER${member}_PORT KAFKA${node}_MEMBER${member}_ADVERTISED_PORT"
+  done
 done
 
 # 'text' for a shell to read back, whatever the text contains.
@@ -157,7 +162,7 @@ quoted() { printf "'%s'" "$(sed "s/'/'\\\\''/g" <<<"$1")"; }
 
 save_settings() {
   local name
-  for name in $port_names PG_HOME PG_SOCKET_DIR PG_PASSWORD; do
+  for name in $port_names BROKERS KAFKA_CLUSTER_ID PG_HOME PG_SOCKET_DIR PG_PASSWORD; do
     printf '%s=%s\n' "$name" "$(quoted "${!name}")"
   done >"$STACK_DIR/settings.new"
   mv "$STACK_DIR/settings.new" "$STACK_DIR/settings"
@@ -185,11 +190,21 @@ require_stack() {
     fail "use the stack in $STACK_DIR" "there is none" "run stack/up first (STACK_DIR chooses the directory)"
 }
 
+# How many Kafka nodes a new stack gets: 1, or 3. One that stands keeps what it has.
+BROKERS=${BROKERS:-1}
+load_settings || true
+case $BROKERS in
+  1) kafka_nodes=kafka ;;
+  3) kafka_nodes="kafka kafka2 kafka3" ;;
+  *) fail "make a stack with BROKERS=$BROKERS" "Kafka's controllers vote, and two or four survive no more than one or three" \
+    "set BROKERS to 1 or 3" ;;
+esac
+
 # --- servers --------------------------------------------------------------------------------------------------------
 # kafka.sh, postgres.sh, pgbouncer.sh and redis.sh define the same functions for each: NAME_prepare (files), NAME_start, NAME_answers,
 # NAME_settle (what is done once it answers), NAME_where, NAME_stop and NAME_kill; and NAME_log, the log's path.
 
-servers="kafka postgres pgbouncer redis"
+servers="$kafka_nodes postgres pgbouncer redis"
 
 require_server() {
   case " $servers " in

@@ -53,7 +53,7 @@ postgres_choose_home() {
   PG_PASSWORD=$(openssl rand -hex 12)
 }
 
-# The library that shows a program another wall clock: installed only where STACK_PG_CLOCK asks for it.
+# The library that shows a program another wall clock: installed where STACK_PG_CLOCK asks for it, and for the tests.
 find_faketime() {
   local library
   for library in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib64/faketime/libfaketime.so.1; do
