@@ -161,6 +161,13 @@ impl Form<'_> {
         self
     }
 
+    /// Takes one of the choices of a list.
+    #[track_caller]
+    fn choose(&self, name: &str, value: &str) -> &Self {
+        self.browser.click(&format!("{} [name=\"{name}\"] option[value=\"{value}\"]", self.place));
+        self
+    }
+
     /// The line with the status, and what is shown below it.
     #[track_caller]
     fn send(&self) -> (String, String) {
@@ -249,9 +256,9 @@ fn a_person_can_try_every_endpoint_on_its_page() {
     let words =
         browser.script("return document.querySelector('[id=\"POST__accounts\"] .result').textContent");
     assert!(words.as_str().unwrap().contains("no JSON"), "{words}");
-    // A chart is a picture.
+    // A chart is a picture, where one is asked for.
     let chart = Form::of(&browser, "GET__chart__n_");
-    let (status, _) = chart.fill("n", "50").send();
+    let (status, _) = chart.fill("n", "50").choose("accept", "image/svg+xml").send();
     assert!(status.starts_with("200 "), "{status}");
     let width = "return document.querySelector('[id=\"GET__chart__n_\"] .result img')?.naturalWidth";
     wait_for("the picture", 30, || browser.script(width).as_u64().is_some_and(|width| width > 300));
