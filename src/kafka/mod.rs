@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod native;
 pub mod send;
+pub mod lasting;
 pub mod readings;
 pub mod reread;
 pub mod tail;

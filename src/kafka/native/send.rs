@@ -180,28 +180,26 @@ impl Sender {
         }
     }
 
-    /// Shows every report that is there, without waiting, and passes on what the client has to say. True if the client can
-    /// never send again.
-    pub fn reports(&self, mut see: impl FnMut(&Report<'_>)) -> bool {
-        let mut is_dead = false;
+    /// Shows every report that is there, without waiting, and passes on what the client has to say.
+    pub fn reports(&self, mut see: impl FnMut(&Report<'_>)) {
         loop {
             // SAFETY: the queue is alive; an event is destroyed below.
             let event = unsafe { sys::rd_kafka_queue_poll(self.queue.0, 0) };
             if event.is_null() {
-                return is_dead;
+                return;
             }
             let event = super::Event(event);
             // SAFETY: a read of the event.
             match unsafe { sys::rd_kafka_event_type(event.0) } {
                 sys::RD_KAFKA_EVENT_DR => each(&event, &mut see),
-                sys::RD_KAFKA_EVENT_ERROR => is_dead |= self.complaint(&event),
+                sys::RD_KAFKA_EVENT_ERROR => self.complaint(&event),
                 sys::RD_KAFKA_EVENT_LOG => super::say_log(&event, self.producer.context()),
                 _ => {}
             }
         }
     }
 
-    fn complaint(&self, event: &super::Event) -> bool {
+    fn complaint(&self, event: &super::Event) {
         use rdkafka::ClientContext as _;
         // SAFETY: reads of the event, whose words live as long as it.
         let (code, text) = unsafe {
@@ -209,7 +207,22 @@ impl Sender {
             (sys::rd_kafka_event_error(event.0), text.to_string_lossy().into_owned())
         };
         self.producer.context().error(rdkafka::error::KafkaError::Global(code.into()), text.trim());
-        code == Code::RD_KAFKA_RESP_ERR__FATAL
+    }
+
+    /// Why this client can never send again, if so. It reports what it was given all the same.
+    pub fn fatal(&self) -> Option<String> {
+        let mut text = [0u8; 512];
+        // SAFETY: the client is alive; the call writes a C string of at most so many bytes.
+        let code = unsafe {
+            sys::rd_kafka_fatal_error(
+                self.producer.client().native_ptr(),
+                text.as_mut_ptr().cast(),
+                text.len(),
+            )
+        };
+        let why =
+            || CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default().into_owned();
+        (code != Code::RD_KAFKA_RESP_ERR_NO_ERROR).then(why)
     }
 
     /// Records that were taken and not reported yet.

@@ -34,6 +34,7 @@ use crate::http::reply::{Answer, JSON, answer, problem, uncached};
 use crate::http::service::Service;
 use crate::http::wire::Refusal;
 use crate::kafka::Packing;
+use crate::kafka::lasting::Lasting;
 use crate::kafka::native::send::{Failed, Place, Report, Sender};
 use crate::kafka::send;
 use crate::verb::page;
@@ -62,10 +63,10 @@ pub struct House {
 /// One loop's door.
 pub struct Door {
     house: Arc<House>,
-    sender: Sender,
+    client: Lasting,
     /// For records that shared a batch with one that is too large: each in a batch of its own. Made when it is needed first.
-    alone: OnceCell<Sender>,
-    make_alone: Box<dyn Fn() -> anyhow::Result<Sender>>,
+    alone: OnceCell<Lasting>,
+    make_alone: Box<dyn Fn() -> anyhow::Result<Lasting>>,
     /// For each route, what finds its records.
     readers: Vec<RefCell<Reader>>,
     batches: RefCell<Slab<Batch>>,
@@ -169,11 +170,16 @@ impl Door {
         let paces = RefCell::new(vec![pace; house.routes.topics.len()]);
         let judge = house.tables.clone().map(|tables| RefCell::new(Judge::new(tables, &house.routes.topics)));
         let readers = house.routes.routes.iter().map(|route| RefCell::new(Reader::new(route))).collect();
+        let make = Rc::new(make);
+        let client_of = move |packing| {
+            let make = make.clone();
+            Lasting::new(move || make(packing))
+        };
         Ok(Door {
             house,
-            sender: make(Packing::Together)?,
+            client: client_of(Packing::Together)?,
             alone: OnceCell::new(),
-            make_alone: Box::new(move || make(Packing::Alone)),
+            make_alone: Box::new(move || client_of(Packing::Alone)),
             readers,
             batches: RefCell::default(),
             rate: RefCell::default(),
@@ -387,7 +393,7 @@ impl Door {
             let value = &body[record.range.clone()];
             let header = record.id.as_deref().map(|id| (ID, id));
             let tag = (slot as u64) << 32 | u64::from(record.index);
-            if let Err(code) = self.sender.send(topic, record.key.as_deref(), value, header, tag) {
+            if let Err(code) = self.client.send(topic, record.key.as_deref(), value, header, tag) {
                 let (fate, reason) = send::refused(code, &self.house.routes.topics[topic]);
                 let failure = Failure { index: record.index, at: None, kind: fate.into(), reason };
                 self.decide(slot, failure.index, Err(failure), value.len());
@@ -453,7 +459,7 @@ impl Door {
         self.house.topics.look_soon();
         if self.alone.get().is_none() {
             match (self.make_alone)() {
-                Ok(sender) => drop(self.alone.set(sender)),
+                Ok(client) => drop(self.alone.set(client)),
                 Err(error) => {
                     log::warn!("{error:#}; records beside one that is too large are refused with it")
                 }
@@ -569,20 +575,13 @@ impl Service for Door {
     }
 
     fn woken(&self, verdicts: &mut Vec<(Ticket, Outcome)>) {
-        let mut is_dead = self.sender.reports(|report| {
+        self.client.reports(|report| {
             if !self.sent_again(report) {
                 self.reported(report, verdicts);
             }
         });
         if let Some(alone) = self.alone.get() {
-            is_dead |= alone.reports(|report| self.reported(report, verdicts));
-        }
-        if is_dead {
-            // Its producer id is lost, and with it the order and the once of what is in flight.
-            log::error!(
-                "the Kafka client can never send again: ending the process, so that it can start anew"
-            );
-            std::process::abort();
+            alone.reports(|report| self.reported(report, verdicts));
         }
     }
 
@@ -595,6 +594,7 @@ impl Service for Door {
     }
 
     fn tick(&self) {
+        std::iter::once(&self.client).chain(self.alone.get()).for_each(Lasting::renew);
         let mut rate = self.rate.borrow_mut();
         // A few seconds: what was true a minute ago helps nobody to come back.
         rate.per_second = rate.per_second * 0.7 + rate.bytes as f64 * 0.3;
