@@ -1,4 +1,5 @@
-//! The log: one line an event, on standard error. People at a terminal read a plain line; everybody else `key=value` or JSON.
+//! The log: one line an event, on standard error. People at a terminal read a plain line; everybody else `key=value` or JSON. The
+//! journal is told how grave each line is (sd-daemon(3)), and a terminal shows it in colour, unless NO_COLOR is set.
 //!
 //! What others wrote (servers' words, names) cannot forge a line: control characters are escaped. Payloads are not logged.
 //! A warning that repeats is said ten times in half a minute, then counted.
@@ -9,6 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
+use nix::sys::stat::fstat;
 use serde::Deserialize;
 
 use crate::base::lock::lock;
@@ -25,6 +27,45 @@ pub enum Format {
     Json,
 }
 
+/// What a line wears beside its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dress {
+    Plain,
+    /// `<4>` before the line: the journal takes it off again.
+    Priority,
+    Color,
+}
+
+impl Dress {
+    /// As standard error is read.
+    fn of(format: Format) -> Dress {
+        if is_journal() {
+            return Dress::Priority;
+        }
+        let in_color =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        if in_color && format == Format::Text { Dress::Color } else { Dress::Plain }
+    }
+
+    fn put_on(self, level: Level, line: &str) -> String {
+        match (self, level) {
+            (Dress::Priority, Level::Error) => format!("<3>{line}"),
+            (Dress::Priority, Level::Warn) => format!("<4>{line}"),
+            (Dress::Priority, Level::Info) => format!("<6>{line}"),
+            (Dress::Priority, Level::Debug | Level::Trace) => format!("<7>{line}"),
+            (Dress::Color, Level::Error) => format!("\u{1b}[31m{line}\u{1b}[0m"),
+            (Dress::Color, Level::Warn) => format!("\u{1b}[33m{line}\u{1b}[0m"),
+            (Dress::Color | Dress::Plain, _) => line.to_owned(),
+        }
+    }
+}
+
+/// True where standard error is the journal's own socket: systemd.exec(5) on JOURNAL_STREAM.
+fn is_journal() -> bool {
+    let Ok(said) = std::env::var("JOURNAL_STREAM") else { return false };
+    fstat(std::io::stderr()).is_ok_and(|stat| said == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
 /// Starts the log. `RUST_LOG`, where it is set, comes before `level`.
 pub fn start(format: Format, level: log::LevelFilter) {
     let format = match format {
@@ -32,6 +73,7 @@ pub fn start(format: Format, level: log::LevelFilter) {
         Format::Auto => Format::KeyValue,
         chosen => chosen,
     };
+    let dress = Dress::of(format);
     let repeats = Mutex::new(Repeats::default());
     // rdkafka says on its own target what our callback says in better words.
     let environment = env_logger::Env::default().default_filter_or(format!("{level},rdkafka=warn"));
@@ -53,7 +95,8 @@ pub fn start(format: Format, level: log::LevelFilter) {
             }
             let thread = std::thread::current();
             let at = jiff::Timestamp::now();
-            writeln!(out, "{}", line(format, at, record.level(), thread.name().unwrap_or("?"), &message))
+            let line = line(format, at, record.level(), thread.name().unwrap_or("?"), &message);
+            writeln!(out, "{}", dress.put_on(record.level(), &line))
         })
         .init();
 }
@@ -135,6 +178,15 @@ mod tests {
         assert!(
             line(Format::Text).starts_with("2026-01-31T10:00:00.500Z WARN  no \"x\"\n    level=info\\u{1b}")
         );
+    }
+
+    #[test]
+    fn the_journal_and_a_terminal_see_how_grave_a_line_is() {
+        let put_on =
+            |dress: Dress| [Level::Error, Level::Warn, Level::Info].map(|level| dress.put_on(level, "x"));
+        assert_eq!(put_on(Dress::Priority), ["<3>x", "<4>x", "<6>x"]);
+        assert_eq!(put_on(Dress::Color), ["\u{1b}[31mx\u{1b}[0m", "\u{1b}[33mx\u{1b}[0m", "x"]);
+        assert_eq!(put_on(Dress::Plain), ["x", "x", "x"]);
     }
 
     /// What a reader of logfmt makes of a line: keys and values, a value in quotes with backslashes before quotes and backslashes.
