@@ -61,7 +61,15 @@ enum Verb {
     /// needs Kafka only, and changes nothing anywhere.
     Propose(verb::propose::Propose),
     /// Show how far each table is, who owns what, and what was set aside.
-    Status(ConfigFile),
+    ///
+    /// Lag is what the log has and a table lacks, in offsets, and "?" while Kafka does not answer. What this role may not see is
+    /// named, with what to do.
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        asked: verb::status::Asked,
+    },
     /// Read Kafka once more and compare it with the tables, the dead letters and the ledger.
     ///
     /// Works while the pipeline runs: the database is looked at in one snapshot, and each log from start_offset up to the
@@ -114,9 +122,31 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             log::error!("{error:#}");
-            ExitCode::FAILURE
+            error.downcast_ref::<Misconfigured>().map_or(ExitCode::FAILURE, |_| ExitCode::from(EX_CONFIG))
         }
     }
+}
+
+/// What a service ends with where only another configuration helps, as sysexits.h has it: our units do not start it again then. Any
+/// other end is one that may have passed by the next start.
+const EX_CONFIG: u8 = 78;
+
+/// Marks such an error, and adds its sentence.
+#[derive(Debug)]
+struct Misconfigured;
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the configuration cannot be used")
+    }
+}
+
+/// A file that cannot be read may be there at the next start: a secret comes late, a disk is not mounted yet.
+fn judged<T>(config: Result<T>) -> Result<T> {
+    config.map_err(|error| {
+        let may_pass = error.chain().any(|cause| cause.is::<std::io::Error>());
+        if may_pass { error } else { error.context(Misconfigured) }
+    })
 }
 
 /// False for a check that found something.
@@ -128,12 +158,12 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Collect(file) => {
             let config = config::read_door(&file.config);
             log_as(config.as_ref().map(|config| &config.log).ok());
-            verb::collect::run(&config?).map(|()| true)
+            verb::collect::run(&judged(config)?).map(|()| true)
         }
         Verb::Serve(file) => {
             let config = config::read_window(&file.config);
             log_as(config.as_ref().map(|config| &config.log).ok());
-            verb::serve::run(&config?).map(|()| true)
+            verb::serve::run(&judged(config)?).map(|()| true)
         }
         Verb::Init(init) => for_people(|| verb::init::run(&init).map(|()| true)),
         Verb::Check { file, sample } => for_people(|| verb::check::run(&file.config, sample)),
@@ -141,7 +171,9 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Generate(generate) => {
             for_people(|| verb::generate::run(Arguments::command(), &generate).map(|()| true))
         }
-        Verb::Status(file) => for_people(|| verb::status::run(&config::read(&file.config)?).map(|()| true)),
+        Verb::Status { file, asked } => {
+            for_people(|| verb::status::run(&config::read(&file.config)?, &asked).map(|()| true))
+        }
         Verb::DeadLetters { file, action } => {
             for_people(|| verb::dead_letters::run(&config::read(&file.config)?, &action))
         }
@@ -156,7 +188,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
 fn as_configured(file: &ConfigFile, verb: fn(&Config) -> Result<()>) -> Result<bool> {
     let config = config::read(&file.config);
     log_as(config.as_ref().map(|config| &config.log).ok());
-    verb(&config?).map(|()| true)
+    verb(&judged(config)?).map(|()| true)
 }
 
 /// As configured, once that is known.

@@ -12,3 +12,4 @@ pub mod fault;
 pub mod mutant;
 pub mod hash;
 pub mod printable;
+pub mod words;

@@ -127,9 +127,10 @@ impl Line {
 /// # Errors
 /// Why the last of them gave none.
 pub fn open(server: &Server, application_name: &str, settings: &str, wants_primary: bool) -> Result<Session> {
+    let server = server.now();
     let mut last = anyhow!("the URL names no server");
-    for at in places(server)? {
-        match open_at(server, &at, application_name, settings, wants_primary) {
+    for at in places(&server)? {
+        match open_at(&server, &at, application_name, settings, wants_primary) {
             Ok(session) => return Ok(session),
             Err(error) => last = error,
         }

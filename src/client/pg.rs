@@ -32,6 +32,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 pub struct Server {
     pub(super) config: postgres::Config,
     pub(super) way: Way,
+    /// What it was made of, where that is a configuration: its password and its certificates may be others at the next login.
+    settings: Option<config::Postgres>,
 }
 
 /// What the connection goes over.
@@ -74,11 +76,25 @@ struct TlsParameters {
 impl Server {
     /// The configured server.
     pub fn of(postgres: &config::Postgres) -> Result<Server> {
-        let mut server = Server::parse(&postgres.url)?;
+        let mut server = Server::parse(&postgres.url.now())?;
         if let Some(password) = &postgres.password {
-            server.config.password(password);
+            server.config.password(password.now());
         }
+        server.settings = Some(postgres.clone());
         Ok(server)
+    }
+
+    /// The same server as the files of its configuration have it now: whoever exchanges a password or a certificate restarts nobody.
+    /// Where they are of no use for a moment, it is as it was.
+    pub(super) fn now(&self) -> Server {
+        let read_again = self.settings.as_ref().and_then(|settings| Server::of(settings).ok());
+        let Some(mut server) = read_again else { return self.clone() };
+        server.config.target_session_attrs(self.config.get_target_session_attrs());
+        if matches!(self.way, Way::Watched(_)) {
+            // It remembers what was asked of it.
+            server.way = self.way.clone();
+        }
+        server
     }
 
     /// True where the URL itself holds a password.
@@ -141,7 +157,7 @@ impl Server {
             .keepalives_idle(KEEPALIVE_IDLE)
             .target_session_attrs(postgres::config::TargetSessionAttrs::ReadWrite)
             .notice_callback(|_| pass_over_notice());
-        Ok(Server { config, way })
+        Ok(Server { config, way, settings: None })
     }
 
     /// The same where the server may be a standby.
@@ -156,9 +172,9 @@ impl Server {
 
     /// Opens one session. `application_name` shows in `pg_stat_activity` and says who may be ended at a take-over.
     pub fn connect(&self, application_name: &str) -> Result<Client> {
-        let mut config = self.config.clone();
+        let Server { mut config, way, .. } = self.now();
         config.application_name(application_name);
-        let client = match &self.way {
+        let client = match &way {
             Way::Tls(tls) => config.connect(tls.make.clone()),
             Way::UnixSocket => config.connect(NoTls),
             Way::Watched(plain) => config.connect(plain.clone()),
@@ -175,7 +191,12 @@ impl Server {
                 ),
                 None => error,
             };
-            error.context(format!("cannot connect to PostgreSQL at {}", self.address()))
+            let error = error.context(format!("cannot connect to PostgreSQL at {}", self.address()));
+            if is_refused(&error) && self.settings.as_ref().is_some_and(is_handed_over) {
+                // In words only: then it is nothing that waiting mends.
+                return anyhow::anyhow!("{error:#}; systemd hands over the present credential at the next start");
+            }
+            error
         })
     }
 
@@ -227,6 +248,11 @@ impl Server {
     pub fn protection(&self) -> &'static str {
         if matches!(self.way, Way::Tls(_)) { "TLS" } else { "plaintext" }
     }
+}
+
+/// True where the password is one that only another start of the process exchanges.
+fn is_handed_over(postgres: &config::Postgres) -> bool {
+    postgres.password.as_ref().unwrap_or(&postgres.url).is_handed_over
 }
 
 /// `hostaddr` is where the connection goes, whatever the name says.
@@ -395,6 +421,16 @@ pub fn class_of(error: &anyhow::Error) -> Class {
     error.downcast_ref::<postgres::Error>().map_or(Class::Setup, classify)
 }
 
+/// True where the server does not let us in with these credentials, or has no such database.
+pub fn is_refused(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
+    code.is_some_and(|code| is_about_login(code.code()))
+}
+
+fn is_about_login(code: &str) -> bool {
+    matches!(&code[..2], "28" | "3D")
+}
+
 /// Sorts an error into what follows. ARCHITECTURE.md has the reasons.
 pub fn classify(error: &postgres::Error) -> Class {
     match error.as_db_error() {
@@ -404,9 +440,7 @@ pub fn classify(error: &postgres::Error) -> Class {
 }
 
 fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
-    if matches!(severity, Some(Severity::Fatal | Severity::Panic))
-        && !matches!(&code.code()[..2], "28" | "3D")
-    {
+    if matches!(severity, Some(Severity::Fatal | Severity::Panic)) && !is_about_login(code.code()) {
         return Class::Lost;
     }
     match code.code() {
@@ -420,10 +454,11 @@ fn classify_sqlstate(code: &SqlState, severity: Option<Severity>) -> Class {
         "XX001" | "XX002" => Class::Setup,
         // The ledger itself would not outlive a crash.
         "RM003" => Class::Setup,
+        // Who we are, and where the database is. It worked at the start, which looks for [`is_refused`]: a password is being
+        // exchanged, or a database restored.
+        login if is_about_login(login) => Class::World,
         other => match &other[..2] {
             "08" | "40" | "53" | "57" | "58" => Class::World,
-            // Who we are, and where the database is.
-            "28" | "3D" => Class::Setup,
             // Triggers, constraints and extensions raise whatever they like.
             _ => Class::Row,
         },
@@ -501,10 +536,10 @@ mod tests {
         check("XX000", Class::Row);
         check("ZZZ99", Class::Row);
         check("XX001", Class::Setup);
-        check("3D000", Class::Setup);
+        check("3D000", Class::World);
         // The backend was ended: nobody can say what became of its commit.
         assert_eq!(classify_sqlstate(&SqlState::from_code("57P01"), Some(Severity::Fatal)), Class::Lost);
-        assert_eq!(classify_sqlstate(&SqlState::from_code("28P01"), Some(Severity::Fatal)), Class::Setup);
+        assert_eq!(classify_sqlstate(&SqlState::from_code("28P01"), Some(Severity::Fatal)), Class::World);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::redis::{
     Client, ClientTlsConfig, Connection, ConnectionAddr, FromRedisValue as _, IntoConnectionInfo as _,
-    RedisError, RedisResult, TlsCertificates, Value,
+    Pipeline, RedisError, RedisResult, TlsCertificates, Value,
 };
 use anyhow::{Context, Result};
 
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
-    let mut connection = connect(&client(redis)?, redis)?;
+    let mut connection = connect(redis)?;
     ::redis::cmd("DBSIZE").query(&mut connection).context("Redis refuses DBSIZE")
 }
 
@@ -59,7 +59,7 @@ pub fn read(
 /// # Errors
 /// Where it does not answer: that says nothing.
 pub fn refusal(redis: &config::Redis, lookups: &[config::Lookup]) -> Result<Option<&'static str>> {
-    let mut connection = connect(&client(redis)?, redis)?;
+    let mut connection = connect(redis)?;
     for lookup in lookups {
         // A cluster spreads them over its nodes, or refuses to see them together.
         let keys: Vec<String> = (0..TYPES_MAX).map(|n| lookup.key_of(&format!("rowmill-{n}"))).collect();
@@ -77,7 +77,7 @@ pub fn refusal(redis: &config::Redis, lookups: &[config::Lookup]) -> Result<Opti
 pub fn matches_no_key(redis: &config::Redis, lookup: &config::Lookup) -> Result<bool> {
     const ROUNDS_MAX: usize = 200;
     const COUNT: usize = 1000;
-    let mut connection = connect(&client(redis)?, redis)?;
+    let mut connection = connect(redis)?;
     let pattern = format!("{}*{}", escaped(&lookup.key_prefix), escaped(&lookup.key_suffix));
     let mut cursor = 0;
     for _ in 0..ROUNDS_MAX {
@@ -108,6 +108,24 @@ fn is_cluster(error: &RedisError) -> Option<&'static str> {
     )
 }
 
+/// Sends the commands of a pipe and reads an answer for each, which may be a refusal.
+///
+/// # Errors
+/// Where an answer does not come: none is waited for then. The library's own call goes on to wait for each of the others, and so
+/// makes hours of a thousand commands to a server that is frozen.
+fn ask(connection: &mut Connection, pipe: &Pipeline) -> RedisResult<Vec<RedisResult<Value>>> {
+    if pipe.is_empty() {
+        return Ok(Vec::new());
+    }
+    connection.send_packed_command(&pipe.get_packed_pipeline())?;
+    pipe.cmd_iter().map(|_| Ok(connection.recv_response()?.extract_error())).collect()
+}
+
+/// The same, where one refusal is all that is to be said.
+fn ask_all(connection: &mut Connection, pipe: &Pipeline) -> RedisResult<Vec<Value>> {
+    ask(connection, pipe)?.into_iter().collect()
+}
+
 /// How long each value is; 0 where there is none. A user who may not ask is said, once, and is told nothing.
 fn lengths(connection: &mut Connection, lookup: &config::Lookup, keys: &[String]) -> RedisResult<Vec<u64>> {
     static SAID: AtomicBool = AtomicBool::new(false);
@@ -118,7 +136,7 @@ fn lengths(connection: &mut Connection, lookup: &config::Lookup, keys: &[String]
             None => pipe.cmd("STRLEN").arg(key),
         };
     }
-    let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query(connection)?;
+    let answers = ask(connection, &pipe)?;
     let length = |answer: RedisResult<Value>| match answer {
         Ok(value) => u64::from_redis_value(value).unwrap_or(0),
         Err(error) if error.code() == Some("NOPERM") && !SAID.swap(true, Relaxed) => {
@@ -147,7 +165,7 @@ fn strings(
     if !read.is_empty() {
         pipe.cmd("MGET").arg(read.iter().map(|at| &keys[*at]).collect::<Vec<_>>());
     }
-    let mut answers: Vec<Value> = pipe.query(connection)?;
+    let mut answers = ask_all(connection, &pipe)?;
     let values: Vec<Option<Vec<u8>>> = if read.is_empty() {
         Vec::new()
     } else {
@@ -165,13 +183,12 @@ fn strings(
     for at in &missing {
         pipe.cmd("TYPE").arg(&keys[*at]);
     }
-    if !missing.is_empty()
-        // A user who may not ask for types is not told about them.
-        && let Ok(types) = pipe.query::<Vec<String>>(connection)
-    {
-        for (at, kind) in
-            missing.into_iter().zip(types).filter(|(_, kind)| kind != "none" && kind != "string")
-        {
+    // A user who may not ask for types is not told about them.
+    let types = ask(connection, &pipe)?;
+    for (at, kind) in missing.into_iter().zip(types) {
+        let kind =
+            kind.and_then(|kind| Ok(String::from_redis_value(kind)?)).unwrap_or_else(|_| "none".to_owned());
+        if kind != "none" && kind != "string" {
             told[at] = Told::Unusable(format!(
                 "{:?} is a {kind}, and lookup.{} reads strings{}",
                 keys[at],
@@ -207,7 +224,8 @@ fn fields(
         pipe.cmd(command).arg(key).arg(field);
     }
     // One key of another type must not hide the others' values.
-    let mut answers: Vec<RedisResult<Value>> = pipe.cmd("DBSIZE").ignore_errors().query(connection)?;
+    pipe.cmd("DBSIZE");
+    let mut answers = ask(connection, &pipe)?;
     let size = answers.pop().map(|size| u64::from_redis_value(size?).map_err(RedisError::from));
     let told = keys.iter().zip(lengths).zip(answers).map(|((key, length), answer)| match answer {
         _ if length > VALUE_BYTES_MAX => Ok(Told::TooLong(length)),
@@ -235,7 +253,10 @@ fn text(lookup: &config::Lookup, key: &str, value: Option<Vec<u8>>) -> Told {
     }
 }
 
-/// A client, which connects later.
+/// What a connection is made of, as the configuration and its files are now.
+///
+/// # Errors
+/// Where the URL, or a certificate, is no use.
 pub fn client(redis: &config::Redis) -> Result<Client> {
     let open = || {
         let mut info = redis.url.as_str().into_connection_info()?;
@@ -244,7 +265,7 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
             login = login.set_username(username);
         }
         if let Some(password) = &redis.password {
-            login = login.set_password(password);
+            login = login.set_password(password.now());
         }
         info = info.set_redis_settings(login);
         let Some(ca) = &redis.ca else { return Client::open(info) };
@@ -263,13 +284,15 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
     })
 }
 
-/// Opens a connection, each reply of which may take [`TIMEOUT`]. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not
-/// speak TLS, and trusts the system's authorities too.
-pub fn connect(client: &Client, redis: &config::Redis) -> Result<Connection> {
+/// Opens a connection, each reply of which may take [`TIMEOUT`]. Passwords and certificates are read anew, since they may have been
+/// exchanged. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not speak TLS, and
+/// trusts the system's authorities too.
+pub fn connect(redis: &config::Redis) -> Result<Connection> {
+    let client = client(redis)?;
     let about = format!("cannot connect to Redis at {}", client.get_connection_info().addr());
     if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
-        let client = redis.cert.as_deref().zip(redis.key.as_deref());
-        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client }, TIMEOUT)
+        let pair = redis.cert.as_deref().zip(redis.key.as_deref());
+        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client: pair }, TIMEOUT)
             .context(about.clone())?;
     }
     // The library's error and its cause have the same words.

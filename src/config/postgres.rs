@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::secret::{self, Environment};
+use super::secret::{Environment, Secret};
 use super::units::Period;
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,9 +26,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Postgres {
-    pub url: String,
+    /// Only a password in it may change while a process runs.
+    pub url: Secret,
     /// Instead of one in the URL.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Bounds every wait for a lock; afterwards the batch is tried again.
     pub lock_timeout: Duration,
     /// Rows are written by so many sessions at most, however many tables there are.
@@ -49,14 +50,14 @@ pub(super) fn resolve_postgres(raw: RawPostgres, env: Environment<'_>) -> Result
     }
     Ok(Postgres {
         sessions,
-        url: secret::value(
+        url: Secret::read(
             "postgres.url",
             &raw.url
                 .or_else(|| env("DATABASE_URL"))
                 .context("no PostgreSQL server: set url in [postgres], or DATABASE_URL")?,
             env,
         )?,
-        password: secret::optional("postgres.password", raw.password, env)?,
+        password: Secret::optional("postgres.password", raw.password, env)?,
         lock_timeout: raw.lock_timeout.map_or(LOCK_TIMEOUT, |s| s.0),
     })
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::address::{host_of, is_loopback};
-use super::secret::{self, Environment};
+use super::secret::{self, Environment, Secret};
 use super::units::Period;
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Redis {
     pub url: String,
     /// Instead of those in the URL.
     pub username: Option<String>,
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     pub ca: Option<String>,
     pub cert: Option<String>,
     pub key: Option<String>,
@@ -114,7 +114,7 @@ pub(super) fn resolve_redis(raw: RawRedis, env: Environment<'_>) -> Result<Redis
     Ok(Redis {
         url,
         username: secret::optional("redis.username", raw.username, env)?,
-        password: secret::optional("redis.password", raw.password, env)?,
+        password: Secret::optional("redis.password", raw.password, env)?,
         ca: secret::optional_path("redis.ca", raw.ca, env)?,
         cert: secret::optional_path("redis.cert", raw.cert, env)?,
         key: secret::optional_path("redis.key", raw.key, env)?,

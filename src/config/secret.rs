@@ -25,6 +25,62 @@ pub fn refuse_core_dumps() -> Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps, which would hold secrets")
 }
 
+/// A secret that is looked at again whenever it is needed: whoever exchanges a password writes its file anew, and nobody has to be
+/// started again.
+#[derive(Clone)]
+pub struct Secret {
+    /// As it was found at the start.
+    found: String,
+    /// The setting and its file, where it comes from one.
+    file: Option<(String, String)>,
+    /// systemd copied it at the start, and copies it anew at the next one only.
+    pub is_handed_over: bool,
+}
+
+/// Never printed.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Secret {
+    /// # Errors
+    /// As [`value`].
+    pub fn read(setting: &str, text: &str, environment: Environment<'_>) -> Result<Secret> {
+        let found = value(setting, text, environment)?;
+        let path = match text.split_once(':') {
+            Some(("credential", name)) => Some(credential(setting, name, environment)?),
+            Some(("file", path)) => Some(path.to_owned()),
+            _ => None,
+        };
+        let is_handed_over = text.starts_with("credential:");
+        Ok(Secret { found, file: path.map(|path| (setting.to_owned(), path)), is_handed_over })
+    }
+
+    /// [`Secret::read`] of a setting that may be absent.
+    pub(super) fn optional(
+        setting: &str,
+        text: Option<String>,
+        environment: Environment<'_>,
+    ) -> Result<Option<Secret>> {
+        text.map(|text| Secret::read(setting, &text, environment)).transpose()
+    }
+
+    /// As its file has it now. A file that is just being written, or that is gone, is as it was at the start.
+    pub fn now(&self) -> String {
+        let read_again = self.file.as_ref().and_then(|(setting, path)| read(path, setting).ok());
+        read_again.filter(|text| !text.is_empty()).unwrap_or_else(|| self.found.clone())
+    }
+}
+
+/// For what comes from elsewhere than a configuration, and does not change.
+impl From<&str> for Secret {
+    fn from(text: &str) -> Secret {
+        Secret { found: text.to_owned(), file: None, is_handed_over: false }
+    }
+}
+
 /// The value of a setting that may be secret: `credential:NAME`, `file:PATH`, `env:NAME`, or the text itself.
 ///
 /// # Errors
@@ -39,7 +95,9 @@ pub fn value(setting: &str, text: &str, environment: Environment<'_>) -> Result<
         _ => return Ok(text.to_owned()),
     };
     if found.is_empty() {
-        bail!("{setting} is empty where it is read from ({})", text);
+        // As a file that cannot be read: it may be about to be written.
+        let empty = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        return Err(empty).with_context(|| format!("{setting} is empty where it is read from ({text})"));
     }
     Ok(found)
 }
@@ -99,6 +157,23 @@ fn read(path: &str, setting: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_as_its_file_has_it_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "first\n").unwrap();
+        let secret = Secret::read("x.y", &format!("file:{}", file.display()), &|_| None).unwrap();
+        assert_eq!(secret.now(), "first");
+        std::fs::write(&file, "second").unwrap();
+        assert_eq!(secret.now(), "second");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(secret.now(), "first");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(secret.now(), "first");
+        assert!(!format!("{secret:?}").contains("first"));
+        assert_eq!(Secret::read("x.y", "plain", &|_| None).unwrap().now(), "plain");
+    }
 
     #[test]
     fn a_secret_is_found_where_the_setting_says() {

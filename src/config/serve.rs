@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::address::{Listen, is_origin};
 use super::postgres::Postgres;
-use super::secret::{self, Environment};
+use super::secret::{self, Environment, Secret};
 use super::units::{Bytes, Period};
 
 #[derive(Debug, Default, Deserialize)]
@@ -409,8 +409,8 @@ pub(super) fn resolve_serve(
     let replica = match &raw.url {
         None => None,
         Some(url) => Some(Postgres {
-            url: secret::value("serve.url", url, env)?,
-            password: secret::optional("serve.password", raw.password.clone(), env)?,
+            url: Secret::read("serve.url", url, env)?,
+            password: Secret::optional("serve.password", raw.password.clone(), env)?,
             lock_timeout,
             sessions: connections,
         }),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use redis::{Client, Connection};
+use redis::Connection;
 
 use crate::base::retry::BackOff;
 use crate::base::thread::Pulse;
@@ -45,7 +45,7 @@ const OVERHEAD_BYTES: usize = 100;
 
 /// All lookups of one decoder, each with a cache of its own.
 pub struct LookupCache {
-    client: Option<(Client, config::Redis)>,
+    redis: Option<config::Redis>,
     connection: Option<Connection>,
     caches: Vec<Cache>,
     pulse: Arc<Pulse>,
@@ -108,8 +108,8 @@ impl LookupCache {
         pulse: Arc<Pulse>,
         waits: Arc<Waits>,
     ) -> Result<LookupCache> {
-        let client =
-            redis.map(|redis| Ok::<_, anyhow::Error>((client(redis)?, redis.clone()))).transpose()?;
+        // What can be seen now to be of no use is said now.
+        redis.map(client).transpose()?;
         let caches = lookups
             .iter()
             .map(|(config, metrics)| Cache {
@@ -126,7 +126,15 @@ impl LookupCache {
             })
             .collect();
         let back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
-        Ok(LookupCache { client, connection: None, caches, pulse, waits, back_off, said: Said::Nothing })
+        Ok(LookupCache {
+            redis: redis.cloned(),
+            connection: None,
+            caches,
+            pulse,
+            waits,
+            back_off,
+            said: Said::Nothing,
+        })
     }
 
     /// Ages the caches: what is found from now on is good for the whole batch.
@@ -174,14 +182,14 @@ impl LookupCache {
                 Ok(Answer::Settled) => {}
                 Ok(Answer::Grace) => return Tried::Again(GRACE_LOOK),
                 Ok(Answer::Unfit(words)) => {
-                    self.put_off(chunk);
+                    self.put_off(chunk, &words);
                     if std::mem::replace(&mut self.said, Said::Unfit) != Said::Unfit {
                         log::error!("waiting, nothing is set aside: {words}");
                     }
                     return Tried::Again(BACK_OFF.1);
                 }
                 Err(error) => {
-                    self.put_off(chunk);
+                    self.put_off(chunk, &format!("{error:#}"));
                     self.connection = None;
                     if std::mem::replace(&mut self.said, Said::Away) != Said::Away {
                         log::warn!("waiting for Redis: {error:#}");
@@ -192,15 +200,18 @@ impl LookupCache {
         }
         self.back_off = BackOff::new(BACK_OFF.0, BACK_OFF.1);
         if std::mem::replace(&mut self.said, Said::Nothing) != Said::Nothing {
+            self.caches.iter().for_each(|cache| cache.metrics.trouble.ends());
             log::info!("Redis answers again");
         }
         Tried::Known
     }
 
-    /// Counts a question that has to be asked again.
-    fn put_off(&self, wanted: &[Wanted]) {
+    /// Counts a question that has to be asked again, and shows why.
+    fn put_off(&self, wanted: &[Wanted], words: &str) {
         if let Some(want) = wanted.first() {
-            self.caches[want.lookup].metrics.retries.fetch_add(1, Relaxed);
+            let metrics = &self.caches[want.lookup].metrics;
+            metrics.retries.fetch_add(1, Relaxed);
+            metrics.trouble.is(words);
         }
     }
 
@@ -243,12 +254,12 @@ impl LookupCache {
 
     /// What Redis has for the tokens, and how many keys it has in all.
     fn read(&mut self, lookup: usize, tokens: &[&Wanted]) -> Result<(Vec<Told>, u64)> {
-        let (client, redis) = self.client.as_ref().context("a lookup needs [redis]")?;
+        let redis = self.redis.as_ref().context("a lookup needs [redis]")?;
         let (connection, config) = (&mut self.connection, &self.caches[lookup].config);
         let keys: Vec<String> = tokens.iter().map(|want| config.key_of(&want.token)).collect();
         self.pulse.during("asking Redis", || {
             if connection.is_none() {
-                *connection = Some(connect(client, redis)?);
+                *connection = Some(connect(redis)?);
             }
             read(connection.as_mut().expect("just made"), config, &keys)
         })

@@ -277,6 +277,29 @@ pub struct LookupMetrics {
     pub missing: AtomicU64,
     /// Questions that failed or were put off: Redis is away, or seems to have lost its data.
     pub retries: AtomicU64,
+    pub trouble: Trouble,
+}
+
+/// What a server does not do at the moment, in words, and since when: for whoever asks why nothing goes on.
+#[derive(Debug, Default)]
+pub struct Trouble(Mutex<Option<(Instant, String)>>);
+
+impl Trouble {
+    /// It goes on, or begins now; the words are the newest ones.
+    pub fn is(&self, words: &str) {
+        let mut trouble = lock(&self.0);
+        let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *trouble = Some((since, words.to_owned()));
+    }
+
+    pub fn ends(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// For how long, and the words; `None` where all is well.
+    pub fn shown(&self) -> Option<(Duration, String)> {
+        lock(&self.0).as_ref().map(|(since, words)| (since.elapsed(), words.clone()))
+    }
 }
 
 /// When the lease thread last heard from the ledger.
@@ -285,17 +308,20 @@ pub struct Heartbeat {
     start: Instant,
     /// Milliseconds since `start`, plus one; 0 before the first.
     at_ms: AtomicU64,
+    /// Why there is none.
+    pub trouble: Trouble,
 }
 
 impl Default for Heartbeat {
     fn default() -> Heartbeat {
-        Heartbeat { start: Instant::now(), at_ms: AtomicU64::new(0) }
+        Heartbeat { start: Instant::now(), at_ms: AtomicU64::new(0), trouble: Trouble::default() }
     }
 }
 
 impl Heartbeat {
     pub fn beat(&self) {
         self.at_ms.store(self.start.elapsed().as_millis() as u64 + 1, Relaxed);
+        self.trouble.ends();
     }
 
     /// `None` before the first.

@@ -37,6 +37,16 @@ impl Lag {
     /// Notes where the log ends; `committed` is the slowest table's next offset.
     pub fn set_log_end(&self, end: i64, committed: i64) {
         self.log_end.store(end, Relaxed);
+        self.note_level(committed);
+    }
+
+    /// Notes that the log goes so far at least: what says so may be older than what was noted.
+    pub fn raise_log_end(&self, end: i64, committed: i64) {
+        self.log_end.fetch_max(end, Relaxed);
+        self.note_level(committed);
+    }
+
+    fn note_level(&self, committed: i64) {
         if self.records(committed) == Some(0) {
             self.level.store(now_ms(), Relaxed);
         }

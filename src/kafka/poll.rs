@@ -564,7 +564,12 @@ impl Poller {
                 }
                 _ => false,
             };
-            claim.set_log_end(if passed { end.min(reading.gate.expected()) } else { end });
+            if passed {
+                claim.set_log_end(end.min(reading.gate.expected()));
+            } else {
+                // As the last answer to a fetch had it: while none is sent, the watch thread knows better.
+                claim.raise_log_end(end);
+            }
         }
         for reading in state.readings.iter_mut() {
             self.judge_proof(reading);

@@ -4,7 +4,7 @@
 //! Place in the flow: beside it, with a Kafka client of its own, so that a broker that does not answer holds up neither
 //! heartbeats nor records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::base::thread::Pulse;
 use crate::config::{self, StartPosition};
 use crate::promise::claim::{Claim, Ownership, Start, Wake};
 use crate::promise::gate::{LogState, Opening, opening};
+use crate::promise::offsets::Partition;
 use crate::promise::reach::Contact;
 use crate::promise::topics::{NewPartition, Seen, Topic};
 
@@ -66,6 +67,7 @@ impl Watch {
     /// holds up no other.
     pub fn run(self, asker: Asker) -> Result<()> {
         let mut next_look = Instant::now();
+        let (mut next_measure, mut measured) = (Instant::now() + LOOK, BTreeMap::new());
         let mut next_ping = Instant::now();
         let mut next_commit = Instant::now() + COMMIT;
         let mut trouble = Episode::default();
@@ -79,6 +81,10 @@ impl Watch {
                 next_look = Instant::now() + LOOK;
                 has_looked = true;
                 keep_first(&mut problem, self.look(&asker));
+            }
+            if Instant::now() >= next_measure {
+                next_measure = Instant::now() + LOOK;
+                keep_first(&mut problem, self.measure(&asker, &mut measured));
             }
             if Instant::now() >= next_ping {
                 next_ping = Instant::now() + PING;
@@ -117,6 +123,28 @@ impl Watch {
     fn ping(&self, asker: &Asker) -> Result<()> {
         self.ask(|| asker.ping()).context("Kafka does not answer")?;
         self.contact.answered(Instant::now());
+        Ok(())
+    }
+
+    /// How far the logs go of topics that stand still: the poller, which hears of it by reading, may be what waits. `before` has how
+    /// far each partition was at the last look.
+    fn measure(&self, asker: &Asker, before: &mut BTreeMap<Partition, i64>) -> Result<()> {
+        let claims = self.ownership.all();
+        let stands = |claim: &&Arc<Claim>| {
+            !claim.is_drained() && before.get(&claim.partition) == Some(&claim.committed())
+        };
+        let topics: BTreeSet<usize> =
+            claims.iter().filter(stands).map(|claim| claim.partition.topic).collect();
+        *before = claims.iter().map(|claim| (claim.partition, claim.committed())).collect();
+        let still: Vec<&Arc<Claim>> = claims.iter().filter(|c| topics.contains(&c.partition.topic)).collect();
+        let places: Vec<Named<'_>> = still.iter().map(|c| (&*c.topic, c.partition.id)).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let logs = self.ask(|| asker.all_ends(&places));
+        for (claim, log) in still.into_iter().zip(logs) {
+            claim.raise_log_end(log?.end);
+        }
         Ok(())
     }
 

@@ -205,6 +205,11 @@ impl Claim {
         self.lag.set_log_end(end, self.committed());
     }
 
+    /// Notes that the log goes so far at least.
+    pub fn raise_log_end(&self, end: i64) {
+        self.lag.raise_log_end(end, self.committed());
+    }
+
     /// Records between the slowest table and the log's end; `None` until the end is known.
     pub fn lag(&self) -> Option<i64> {
         self.lag.records(self.committed())

@@ -131,6 +131,7 @@ impl Lease {
         let error = ledger::context(error, "keep the lease");
         match class {
             Class::World | Class::Lost => {
+                self.heartbeat.trouble.is(&format!("{error:#}"));
                 if state.trouble.begins() {
                     log::warn!(
                         "{error:#}; partitions may pass to another process after {} s; trying again every second",

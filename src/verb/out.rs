@@ -5,13 +5,16 @@
 //! it was asked to, to the end. `println!` would end the process in the middle.
 
 use std::fmt::{Arguments, Display};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::base::printable::{self, Printable};
 
 /// Something was not written that somebody still waits for.
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// Whoever read has seen enough.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// One line on standard output, written as for `println!`. A line break within it is shown, and breaks nothing.
 macro_rules! say {
@@ -34,6 +37,21 @@ pub fn lines(text: &str) {
     text.lines().for_each(|text| line(format_args!("{text}")));
 }
 
+/// An empty screen, at a terminal; elsewhere an empty line.
+pub fn clear() {
+    let mut out = std::io::stdout().lock();
+    // Home, and everything from there on.
+    let text = if out.is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "\n" };
+    if let Err(error) = out.write_all(text.as_bytes()) {
+        failed(&error);
+    }
+}
+
+/// True where nobody reads any more.
+pub fn is_closed() -> bool {
+    CLOSED.load(Relaxed)
+}
+
 /// False if the output is not whole, which was said; for the exit code.
 pub fn is_complete() -> bool {
     if let Err(error) = std::io::stdout().lock().flush() {
@@ -49,7 +67,9 @@ fn write_line(out: &mut impl Write, text: impl Display) {
 }
 
 fn failed(error: &std::io::Error) {
-    if error.kind() != ErrorKind::BrokenPipe && !INCOMPLETE.swap(true, Relaxed) {
+    if error.kind() == ErrorKind::BrokenPipe {
+        CLOSED.store(true, Relaxed);
+    } else if !INCOMPLETE.swap(true, Relaxed) {
         log::error!("cannot write to standard output, so what was said is not whole: {error}");
     }
 }

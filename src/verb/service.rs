@@ -62,7 +62,7 @@ impl Process {
     /// The service runs from now on: it is watched, and its line is reported.
     pub fn show(&self, service: Arc<dyn Service>) -> Result<()> {
         self.board.show(service.clone());
-        report(&self.threads, service)
+        report(&self.threads, self.board.clone(), service)
     }
 
     /// Waits until the process is told to end, and makes it known; `doing` says what is done then.
@@ -179,7 +179,7 @@ fn tell(metrics: &Metrics, threads: &Threads, board: &Arc<Board>) -> Result<()> 
     threads.spawn(Kind::Statsd.only(), None, || Ok(()), move |()| statsd::run(&statsd, &board))
 }
 
-fn report(threads: &Threads, service: Arc<dyn Service>) -> Result<()> {
+fn report(threads: &Threads, board: Arc<Board>, service: Arc<dyn Service>) -> Result<()> {
     let interval = if std::io::stderr().is_terminal() { REPORT_TERMINAL } else { REPORT_LOG };
     threads.spawn(
         Kind::Report.only(),
@@ -187,9 +187,21 @@ fn report(threads: &Threads, service: Arc<dyn Service>) -> Result<()> {
         || Ok(()),
         move |()| {
             let mut tell = service.teller();
+            let mut still: Option<Instant> = None;
             loop {
                 std::thread::sleep(interval);
-                log::info!("{}", tell(interval));
+                let line = tell(interval);
+                // Whoever looks at the end of a long log must find the cause there.
+                match board.ready() {
+                    Ok(()) => {
+                        still = None;
+                        log::info!("{line}");
+                    }
+                    Err(why) => {
+                        let since = still.get_or_insert_with(Instant::now).elapsed().as_secs();
+                        log::info!("{line}; NOT READY for {since} s and more: {why}");
+                    }
+                }
             }
         },
     )

@@ -37,6 +37,7 @@ mod lookups;
 mod mallory;
 mod metrics;
 mod modes;
+mod night;
 mod outage;
 mod poison;
 mod pooler;

@@ -45,7 +45,7 @@ pub(crate) fn scrape(port: u16) -> BTreeMap<String, f64> {
 }
 
 /// All samples of a family that have the label.
-fn sum(samples: &BTreeMap<String, f64>, name: &str, label: &str) -> f64 {
+pub(crate) fn sum(samples: &BTreeMap<String, f64>, name: &str, label: &str) -> f64 {
     samples
         .iter()
         .filter(|(key, _)| key.starts_with(&format!("{name}{{")) && key.contains(label))

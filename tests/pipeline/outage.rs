@@ -227,18 +227,19 @@ fn an_open_transaction_is_no_lag_of_zero() {
     let engine = world.engine(&config, &[]);
     world.wait_drained(&["in"], 30);
     let open = world.open_transaction("in", 0, 10);
-    let status = || rowmill(&world, &["status", "--config", &path]).0;
+    let status = || rowmill(&world, &["status", "--json", "--config", &path]).0;
     let text = status();
     assert!(text.contains("waits for a producer's transaction that is open since"), "{text}");
     let lag = |text: &str| {
-        let row = text.lines().find(|line| line.contains("public.t")).expect("the table").to_owned();
-        row.split_whitespace().nth(4).expect("the lag").to_owned()
+        let line = text.lines().find(|line| line.starts_with('{')).expect("a line of JSON");
+        let status: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        status["partitions"][0]["lag"].as_i64().expect("the lag")
     };
-    assert_eq!(lag(&text), "10", "{text}");
+    assert_eq!(lag(&text), 10, "{text}");
     open.commit_transaction(Duration::from_secs(30)).expect("committed");
     wait_for("its records", 20, || world.count("SELECT count(*) FROM t") == 20);
     let text = status();
-    assert_eq!(lag(&text), "0", "the marker is no record: {text}");
+    assert_eq!(lag(&text), 0, "the marker is no record: {text}");
     assert!(engine.stop().0.success());
 }
 
@@ -262,10 +263,13 @@ fn a_topic_that_is_gone_is_said_once() {
     let log = engine.log();
     assert_eq!(log.matches("cannot be described").count(), 1, "{log}");
     assert!(!log.contains("Kafka answers again"), "{log}");
-    let (text, _) = rowmill(&world, &["status", "--config", &world.file("status.toml", &config)]);
+    let (text, _) = rowmill(&world, &["status", "--json", "--config", &world.file("status.toml", &config)]);
     assert!(text.contains("the topic is gone"), "{text}");
-    let of_other = text.lines().find(|line| line.contains("public.u")).expect("the other table");
-    assert_eq!(of_other.split_whitespace().nth(4), Some("0"), "{text}");
+    let line = text.lines().find(|line| line.starts_with('{')).expect("a line of JSON");
+    let status: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let parts = status["partitions"].as_array().expect("a list");
+    let of_other = parts.iter().find(|part| part["table"] == "public.u").expect("the other table");
+    assert_eq!(of_other["lag"], 0, "{text}");
     assert!(engine.stop().0.success());
     let (text, fine) = rowmill(&world, &["verify", "--config", &world.file("other.toml", &other)]);
     assert!(fine && text.contains("no model reads it any more"), "{text}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::base::words::count;
 use crate::figures::board::{Service, Teller, Work};
 use crate::figures::family::Family;
 use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
@@ -15,10 +16,12 @@ impl Service for Pipeline {
     /// False before the first heartbeat, without a fresh one, and while records do not flow.
     fn ready(&self) -> Result<(), String> {
         match self.instruments.heartbeat.age() {
-            None => Err("waiting for the first heartbeat in the ledger".to_owned()),
-            Some(age) if age > self.lease => {
-                Err(format!("no heartbeat in the ledger for {} s: PostgreSQL is away", age.as_secs()))
-            }
+            None => Err(format!("waiting for the first heartbeat in the ledger{}", self.why_no_heartbeat())),
+            Some(age) if age > self.lease => Err(format!(
+                "no heartbeat in the ledger for {} s: PostgreSQL is away{}",
+                age.as_secs(),
+                self.why_no_heartbeat()
+            )),
             Some(_) => self.flows(),
         }
     }
@@ -42,7 +45,13 @@ impl Service for Pipeline {
 }
 
 impl Pipeline {
-    /// False while Kafka is out of reach, and while a partition waits for a person.
+    /// What PostgreSQL, or the way to it, said.
+    fn why_no_heartbeat(&self) -> String {
+        let trouble = self.instruments.heartbeat.trouble.shown();
+        trouble.map_or_else(String::new, |(_, words)| format!(": {words}"))
+    }
+
+    /// False while Kafka or Redis is out of reach, and while a partition waits for a person.
     fn flows(&self) -> Result<(), String> {
         let silence = self.contact.silence(Instant::now());
         if silence >= CUT_AFTER {
@@ -50,6 +59,11 @@ impl Pipeline {
                 "Kafka has not answered for {} s: its brokers are away, or out of reach from here",
                 silence.as_secs()
             ));
+        }
+        for (name, lookup) in &self.instruments.lookups {
+            if let Some((since, words)) = lookup.trouble.shown().filter(|(since, _)| *since >= CUT_AFTER) {
+                return Err(format!("records wait for lookup.{name} since {} s: {words}", since.as_secs()));
+            }
         }
         for claim in self.ownership.all() {
             if let Some(why) = self.why_still(&claim) {
@@ -71,19 +85,19 @@ fn report_line(before: Totals, now: Totals, apart: Duration, gauges: Gauges) -> 
     let batch = (now.rows - before.rows).checked_div(transactions).unwrap_or(0);
     let lag = gauges.lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
     let mut line = format!(
-        "{:.0} rows/s, lag {lag}, {} rows and {} dead letters, {:.0} commits/s of {batch} rows, {} partitions, queues {}+{}, \
+        "{:.0} rows/s, lag {lag}, {} and {}, {:.0} commits/s of {batch} rows, {}, queues {}+{}, \
          {:.1} MB in hand",
         rate(before.rows, now.rows),
-        now.rows,
-        now.dead,
+        count(now.rows, "row"),
+        count(now.dead, "dead letter"),
         rate(before.transactions, now.transactions),
-        gauges.partitions,
+        count(gauges.partitions, "partition"),
         gauges.raw_batches,
         gauges.table_batches,
         gauges.bytes_in_hand as f64 / 1e6,
     );
     if gauges.stopped > 0 {
-        line.push_str(&format!(", {} partitions STOPPED (see rowmill status)", gauges.stopped));
+        line.push_str(&format!(", {} STOPPED (see rowmill status)", count(gauges.stopped, "partition")));
     }
     line
 }
@@ -94,7 +108,7 @@ fn number(counter: &AtomicU64) -> f64 {
 
 /// What is known of partitions: claims of this moment, and lanes of the whole life of the process.
 fn partitions(pipeline: &Pipeline) -> Vec<Family> {
-    let mut count = Family::gauge("rowmill_topic_partitions", "Partitions that Kafka says a topic has.");
+    let mut known = Family::gauge("rowmill_topic_partitions", "Partitions that Kafka says a topic has.");
     let mut claimed = Family::gauge("rowmill_claimed_partitions", "Partitions that this process owns.");
     let mut stopped = Family::gauge(
         "rowmill_partition_stopped",
@@ -111,7 +125,7 @@ fn partitions(pipeline: &Pipeline) -> Vec<Family> {
     let is_known = pipeline.sees_the_logs();
     for (index, topic) in pipeline.topics.iter().enumerate() {
         if let Some(seen) = topic.seen() {
-            count.add(&[("topic", &topic.name)], f64::from(seen.partition_count));
+            known.add(&[("topic", &topic.name)], f64::from(seen.partition_count));
         }
         let owned = claims.iter().filter(|c| c.partition.topic == index).count();
         claimed.add(&[("topic", &topic.name)], owned as f64);
@@ -132,7 +146,7 @@ fn partitions(pipeline: &Pipeline) -> Vec<Family> {
             next.add(&labels, lane.committed() as f64);
         }
     }
-    let mut families = vec![count, claimed, stopped, lag, lag_seconds, next];
+    let mut families = vec![known, claimed, stopped, lag, lag_seconds, next];
     families.extend(lanes(pipeline));
     families.extend(upkept(pipeline));
     families
@@ -326,7 +340,7 @@ mod tests {
         assert_eq!(
             report_line(before, now, Duration::from_secs(2), gauges),
             "1000 rows/s, lag 5, 2100 rows and 3 dead letters, 5 commits/s of 200 rows, 6 partitions, queues 1+2, 1.5 MB in \
-             hand, 1 partitions STOPPED (see rowmill status)"
+             hand, 1 partition STOPPED (see rowmill status)"
         );
     }
 

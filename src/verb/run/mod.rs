@@ -118,7 +118,7 @@ fn wait_for_setup(config: &Config, process: &Process) -> Result<Option<Setup>> {
     }
 }
 
-/// The server will be back, so waiting helps.
+/// The server will be back, so waiting helps. One that does not let us in at the start needs another setting.
 fn is_away(error: &anyhow::Error) -> bool {
-    matches!(pg::class_of(error), Class::World | Class::Lost)
+    matches!(pg::class_of(error), Class::World | Class::Lost) && !pg::is_refused(error)
 }

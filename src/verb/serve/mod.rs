@@ -43,11 +43,10 @@ use self::figures::Figures;
 use self::house::House;
 use self::window::Window;
 use self::works::{Way, Works};
-use crate::base::failure::Class;
 use crate::base::queue;
 use crate::base::retry::{BackOff, Episode};
 use crate::base::thread::Kind;
-use crate::client::pg::{Client, Server, class_of};
+use crate::client::pg::{Client, Server, is_refused};
 use crate::config;
 use crate::http::event_loop::{EventLoop, Shared, Waker, loops};
 use crate::http::limits::Limits;
@@ -242,7 +241,7 @@ fn wait_for(server: &Server) -> Result<Client> {
     loop {
         match server.connect_to_any("rowmill serve") {
             Ok(client) => return Ok(client),
-            Err(error) if is_refusal(&error) => return Err(error),
+            Err(error) if is_refused(&error) => return Err(error),
             Err(error) => {
                 if trouble.begins() {
                     log::warn!("{error:#}; waiting for it");
@@ -251,10 +250,4 @@ fn wait_for(server: &Server) -> Result<Client> {
             }
         }
     }
-}
-
-/// The server's own word that these are no credentials, or no database.
-fn is_refusal(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code).is_some()
-        && class_of(error) == Class::Setup
 }

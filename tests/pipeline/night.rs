@@ -1,0 +1,204 @@
+//! What somebody meets who is called at night: a server that stands still, a password that was exchanged, a file that is wrong.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::metrics::{free_port, get, scrape, sum};
+use crate::world::{World, record, wait_for};
+
+/// A Redis of its own, which may be stopped without stopping others' tests.
+struct Redis {
+    server: Child,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        let port = free_port();
+        let server = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let redis = Redis { server, port };
+        wait_for("Redis", 20, || redis.connection().is_some());
+        redis
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    fn connection(&self) -> Option<redis::Connection> {
+        redis::Client::open(self.url()).ok()?.get_connection().ok()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.server.id() as i32), signal).expect("it runs");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.server.kill().expect("it runs");
+        self.server.wait().expect("it ended");
+    }
+}
+
+/// Readiness as its status and its sentence.
+fn readiness(port: u16) -> (u16, String) {
+    get(port, "/readyz", "*/*").expect("it answers")
+}
+
+#[test]
+fn a_frozen_redis_is_named_and_the_logs_are_seen_to_grow() {
+    let world = World::new("night_redis");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    let (redis, port) = (Redis::start(), free_port());
+    let mut users = redis::pipe();
+    // The first ones are asked for before the freeze, the others in it: many in one batch.
+    for n in 0..6000 {
+        users.cmd("SET").arg(format!("user:{n}")).arg(n).ignore();
+    }
+    users.query::<()>(&mut redis.connection().expect("it runs")).expect("users");
+    let config = format!(
+        "[metrics]\nlisten = \"127.0.0.1:{port}\"\n[redis]\nurl = {:?}\n{}word = {{ lookup = \"user\", field = \"token\" }}\n\
+         [lookup.user]\nkey = \"user:{{}}\"\n",
+        redis.url(),
+        world.model("in", "t", "")
+    );
+    let engine = world.engine(&config, &[]);
+    let message = |n: u64| format!("{{\"n\":{n},\"token\":\"{n}\"}}");
+    world.produce("in", 0, (0..1000).map(message));
+    world.wait_drained(&["in"], 30);
+    let lag = || sum(&scrape(port), "rowmill_lag_records", "topic");
+    wait_for("a lag of nothing", 20, || lag() == 0.0);
+
+    redis.signal(Signal::SIGSTOP);
+    world.produce("in", 0, (1000..3000).map(message));
+    let named = wait_for("the reason", 20, || {
+        let (status, why) = readiness(port);
+        status == 503 && why.contains("lookup.user") && why.contains("Redis")
+    });
+    println!("named after {named:?}");
+    assert!(named < Duration::from_secs(15), "named after {named:?}");
+    assert!(engine.log().contains("waiting for Redis"), "{}", engine.log());
+    // What comes now is not read, and seen all the same.
+    wait_for("the lag", 15, || lag() == 2000.0);
+    world.produce("in", 0, (3000..6000).map(message));
+    wait_for("the larger lag", 15, || lag() == 5000.0);
+    wait_for("the cause in the report", 15, || {
+        let log = engine.log();
+        let report = log.lines().rfind(|line| line.contains("rows/s")).unwrap_or_default();
+        report.contains("NOT READY for ") && report.contains("Redis")
+    });
+
+    redis.signal(Signal::SIGCONT);
+    let well = wait_for("readiness", 20, || readiness(port).0 == 200);
+    world.wait_drained(&["in"], 20);
+    println!("well after {well:?}");
+    assert!(well < Duration::from_secs(10), "well after {well:?}");
+    assert_eq!(world.count("SELECT count(*) FROM t"), 6000);
+    assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);
+    assert!(engine.stop().0.success());
+}
+
+#[test]
+fn a_password_is_exchanged_while_rows_are_written() {
+    let world = World::new("night_password");
+    world.create_topic("in", 2);
+    world.create_table("t", "");
+    let (role, port) = (format!("night_{}", std::process::id()), free_port());
+    let mut admin = world.sql();
+    admin.batch_execute(&format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'pw-alpha'")).expect("a role");
+    let secret = world.file("password", "pw-alpha\n");
+    let (_, address) = world.database_url.rsplit_once('@').expect("a user in the URL");
+    let config = format!(
+        "[metrics]\nlisten = \"127.0.0.1:{port}\"\n[postgres]\nurl = \"postgresql://{role}@{address}\"\npassword = \"file:{secret}\"\n{}",
+        world.model("in", "t", "")
+    );
+    let mut engine = world.engine(&config, &[]);
+    let load = world.load("in", 2, 500);
+    wait_for("rows", 30, || world.count("SELECT count(*) FROM t") > 500);
+
+    // First in the database, and every session has to log in anew; the file comes later.
+    admin
+        .batch_execute(&format!(
+            "ALTER ROLE {role} PASSWORD 'pw-beta'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+        ))
+        .expect("exchanged");
+    let named = wait_for("the reason", 20, || {
+        let (status, why) = readiness(port);
+        status == 503 && why.contains("password authentication failed")
+    });
+    assert!(named < Duration::from_secs(15), "named after {named:?}");
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(engine.is_running(), "{}", engine.log());
+    world.file("password", "pw-beta\n");
+    let well = wait_for("readiness", 20, || readiness(port).0 == 200);
+    println!("named after {named:?}, well after {well:?}");
+    assert!(well < Duration::from_secs(10), "well after {well:?}");
+    let sent = load.stop();
+    world.wait_drained(&["in"], 30);
+    assert_eq!(world.count("SELECT count(*) FROM t"), sent as i64);
+    let log = engine.log();
+    assert!(!log.contains("pw-alpha") && !log.contains("pw-beta"), "{log}");
+    assert!(engine.stop().0.success());
+    admin.batch_execute(&format!("DROP ROLE {role}")).expect("dropped");
+}
+
+#[test]
+fn what_a_person_must_mend_ends_otherwise_than_what_may_come_by_itself() {
+    let world = World::new("night_files");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let model = world.model("in", "t", "");
+    let end = |config: &str| {
+        let mut engine = world.engine(config, &[]);
+        let status = engine.wait(30);
+        (status.code(), engine.log())
+    };
+    // Our units do not start this again.
+    let (code, log) = end(&format!("pipelin = \"x\"\n{model}"));
+    assert!(code == Some(78) && log.contains("unknown field"), "{code:?} {log}");
+    // A secret that is late: the next start may find it.
+    let late = world.path("late").display().to_string();
+    let config = format!("[postgres]\npassword = \"file:{late}\"\n{model}");
+    let (code, log) = end(&config);
+    assert!(code == Some(1) && log.contains("cannot read postgres.password"), "{code:?} {log}");
+    world.file("late", "");
+    let (code, log) = end(&config);
+    assert!(code == Some(1) && log.contains("postgres.password is empty"), "{code:?} {log}");
+}
+
+#[test]
+fn a_status_is_one_line_of_json_for_programs() {
+    let world = World::new("night_status");
+    world.create_topic("in", 1);
+    world.create_table("t", "");
+    let config = world.model("in", "t", "");
+    let engine = world.engine(&config, &[]);
+    world.produce("in", 0, (0..10).map(record).chain(["{".to_owned()]));
+    world.wait_drained(&["in"], 30);
+    let file = world.file("status.toml", &config);
+    let output = world
+        .command(env!("CARGO_BIN_EXE_rowmill"))
+        .args(["status", "--json", "--config", &file])
+        .env("DATABASE_URL", &world.database_url)
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status["members"].as_array().expect("a list").len(), 1, "{text}");
+    let part = &status["partitions"][0];
+    let figures = ["next_offset", "lag", "rows", "dead_letters"].map(|name| part[name].as_i64());
+    assert_eq!(figures, [Some(11), Some(0), Some(10), Some(1)], "{text}");
+    assert_eq!(status["dead_letters"][0]["reason"], "invalid_json", "{text}");
+    assert!(engine.stop().0.success());
+}
