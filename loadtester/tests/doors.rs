@@ -368,6 +368,7 @@ fn requests_go_over_tls_and_carry_their_bearer() {
     let run = Run::of(Some(&database), &door, samples(), &flags);
     run.expect(&[("acked", 0.0), ("failed", 900.0), ("stored", 0.0)]);
     assert_eq!(seen.load(SeqCst), 900);
+    assert!(run.text().contains("the server's certificate is refused"), "{}", run.text());
 }
 
 #[test]

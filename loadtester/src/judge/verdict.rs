@@ -183,7 +183,16 @@ pub fn violations(tally: &Tally, beside: &Beside, delivery: Delivery) -> Vec<Str
         ("wrong answers", beside.answers, true),
     ];
     let bad = rows.into_iter().filter(|(_, count, matters)| *matters && *count > 0);
-    bad.map(|(class, count, _)| format!("{} {class}", crate::base::quantity::show_count(count))).collect()
+    let mut found: Vec<String> = bad
+        .map(|(class, count, _)| format!("{} {class}", crate::base::quantity::show_count(count)))
+        .collect();
+    if tally.lost > 0 && tally.stored == 0 && tally.dead_letters == 0 {
+        found.push(
+            "nothing was stored at all: is a consumer running, and does it write to this database?"
+                .to_owned(),
+        );
+    }
+    found
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -282,7 +291,10 @@ mod tests {
             Tally { duplicated: 3, stored_indeterminate: 9, rejected: 2, foreign: 4, ..Default::default() };
         assert_eq!(violations(&tally, &Beside::default(), Delivery::ExactlyOnce), ["3 duplicated"]);
         assert!(violations(&tally, &Beside::default(), Delivery::AtLeastOnce).is_empty());
-        let tally = Tally { lost: 1, corrupted: 2, reordered: 3, ..Default::default() };
+        let none = Tally { lost: 9, ..Default::default() };
+        let said = violations(&none, &Beside::default(), Delivery::ExactlyOnce);
+        assert!(said[0] == "9 lost" && said[1].contains("is a consumer running"), "{said:?}");
+        let tally = Tally { stored: 5, lost: 1, corrupted: 2, reordered: 3, ..Default::default() };
         assert_eq!(
             violations(&tally, &Beside::default(), Delivery::AtLeastOnce),
             ["1 lost", "2 corrupted", "3 reordered"]

@@ -27,7 +27,7 @@ use openssl::ssl::HandshakeError;
 
 use crate::server::http::answer::Answer;
 use crate::server::http::target::Server;
-use crate::server::http::wire::{Io, Socket, Wire};
+use crate::server::http::wire::{Io, Socket, Wire, refused};
 
 /// Of an answer's body; what is longer ends the connection.
 const BODY_MAX: usize = 64 << 20;
@@ -94,6 +94,8 @@ struct Pool {
     again_at: Option<Instant>,
     /// Takes turns among the server's addresses, after one has failed.
     address: usize,
+    /// That it cannot be reached, and why, was said since a connection last stood.
+    is_said: bool,
 }
 
 struct Line {
@@ -173,6 +175,7 @@ impl Client {
                 idle: Vec::new(),
                 closed,
                 again_at: None,
+                is_said: false,
                 address: 0,
             });
         }
@@ -319,6 +322,9 @@ impl Client {
         let is_busy = |line: &Line| matches!(&line.state, State::Open(open) if open.work.is_some());
         let busy = self.lines.iter().any(|line| line.pool == pool && is_busy(line));
         let pool = &mut self.pools[pool];
+        if !std::mem::replace(&mut pool.is_said, true) {
+            log::warn!("no connection to {}: {error}; trying again", pool.server.host);
+        }
         pool.again_at = Some(Instant::now() + RECONNECT);
         pool.address = pool.address.wrapping_add(1);
         let alone = pool.idle.is_empty() && !busy;
@@ -371,7 +377,7 @@ impl Client {
                 *socket = Socket::Greeting(Some(handshake));
                 Ok(false)
             }
-            Err(error) => Err(io::Error::other(error.to_string())),
+            Err(error) => Err(refused(&error)),
         }
     }
 
@@ -384,7 +390,8 @@ impl Client {
         };
         drop(handshake);
         self.lines[at].state = State::Open(Box::new(Open { wire, sender, connection, work: None }));
-        self.pools[self.lines[at].pool].again_at = None;
+        let pool = &mut self.pools[self.lines[at].pool];
+        (pool.again_at, pool.is_said) = (None, false);
         self.next_call(at);
     }
 

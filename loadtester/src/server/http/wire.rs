@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use mio::net::TcpStream;
 use openssl::ssl::{HandshakeError, MidHandshakeSslStream, SslStream};
+use openssl::x509::X509VerifyResult;
 
 /// What the kernel is given at once; more waits until it has taken that.
 const OUT_MAX: usize = 256 << 10;
@@ -19,6 +20,18 @@ pub enum Socket {
     /// The connector and the host until the connection stands, then a handshake that goes on as bytes arrive.
     Greeting(Option<MidHandshakeSslStream<TcpStream>>),
     Tls(SslStream<TcpStream>),
+}
+
+/// Why a handshake failed; of a certificate that is not trusted, whose fault that is.
+pub fn refused(error: &HandshakeError<TcpStream>) -> io::Error {
+    let HandshakeError::Failure(handshake) = error else { return io::Error::other(error.to_string()) };
+    match handshake.ssl().verify_result() {
+        X509VerifyResult::OK => io::Error::other(error.to_string()),
+        why => io::Error::other(format!(
+            "the server's certificate is refused, {}: --http-ca names who signed it",
+            why.error_string()
+        )),
+    }
 }
 
 /// What the loop and hyper's side of a connection know together.
@@ -62,7 +75,7 @@ impl Wire {
                 *waiting = Some(handshake);
                 Ok(false)
             }
-            Err(error) => Err(io::Error::other(error.to_string())),
+            Err(error) => Err(refused(&error)),
         }
     }
 
