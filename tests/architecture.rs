@@ -48,8 +48,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["src/http/coding.rs", "src/kafka/unpack.rs"]),
     ("base64", &["src/decode", "src/verb/dead_letters"]),
     ("clap", &["src/verb", "src/main.rs"]),
-    ("clap_complete", &["src/verb/generate.rs"]),
-    ("clap_mangen", &["src/verb/generate.rs"]),
+    ("clap_complete", &["src/verb/generate"]),
+    ("clap_mangen", &["src/verb/generate"]),
     ("core_affinity", &["src/base/thread.rs"]),
     (
         "crossbeam_channel",
