@@ -33,7 +33,8 @@ pub struct Peer {
 }
 
 /// Shares the partitions among the living members: sticky, fair, without a leader. Every member computes the same
-/// from the same snapshot, and where snapshots differ the ledger's compare-and-swap decides.
+/// from the same snapshot, and where snapshots differ the ledger's compare-and-swap decides. What stands together in `holdings`
+/// goes to one member as a rule.
 ///
 /// Each member claims free partitions up to its quota, and gives partitions away only when it has more than the ceiling,
 /// or another one is below the floor and the free ones do not suffice: two members never take turns at outbidding each
@@ -87,7 +88,6 @@ fn share_alike<P: Clone + Ord>(me: &str, ranked: &[&str], holdings: &[Holding<P>
             None => free.push(&holding.partition),
         }
     }
-    free.sort_unstable();
 
     let rank = ranked.iter().position(|m| *m == me).expect("me is among the ranked");
     let quota = floor + usize::from(rank < remainder);
@@ -115,9 +115,7 @@ fn share_alike<P: Clone + Ord>(me: &str, ranked: &[&str], holdings: &[Holding<P>
         mine_to_give += usize::from(donor == me);
         to_give -= 1;
     }
-    let mut mine = owned[me].clone();
-    mine.sort_unstable();
-    let release = mine.iter().rev().take(mine_to_give).map(|p| (*p).clone()).collect();
+    let release = owned[me].iter().rev().take(mine_to_give).map(|p| (*p).clone()).collect();
     Moves { release, claim }
 }
 

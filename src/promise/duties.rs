@@ -213,8 +213,27 @@ impl Viewer<'_> {
                 rows.find_map(|entry| holder(self.me, entry.owner.as_deref(), entry.owner_alive, held));
             holdings.push(Holding { partition: *partition, owner });
         }
+        spread(&mut holdings);
         holdings
     }
+}
+
+/// Sorts partitions so that any stretch of them has its part of every topic: by how far into its topic each stands. Who has the
+/// busy topic alone would have all the work.
+fn spread(holdings: &mut [Holding<Partition>]) {
+    let mut counts: BTreeMap<usize, i64> = BTreeMap::new();
+    for holding in holdings.iter() {
+        *counts.entry(holding.partition.topic).or_default() += 1;
+    }
+    let mut ranks: BTreeMap<usize, i64> = BTreeMap::new();
+    let mut key = |holding: &Holding<Partition>| {
+        let topic = holding.partition.topic;
+        let rank = ranks.entry(topic).or_default();
+        *rank += 1;
+        // The middle of its share of the topic, in millionths.
+        ((*rank * 2 - 1) * 500_000 / counts[&topic], topic)
+    };
+    holdings.sort_by_cached_key(&mut key);
 }
 
 #[cfg(test)]
@@ -348,6 +367,30 @@ mod tests {
         assert!(look(&[(8, 10.0), (7, 0.0)]));
         assert!(!look(&[(8, 10.0), (7, 0.0)]) && !look(&[(8, 10.0), (8, 11.0)]));
         assert!(look(&[(8, 10.0), (7, 20.0)]), "the old one is back");
+    }
+
+    #[test]
+    fn every_topic_is_spread_over_the_members() {
+        #[track_caller]
+        fn check(counts: &[i32], members: &[&str], expected: &[&[usize]]) {
+            let partitions = |(topic, count): (usize, &i32)| {
+                (0..*count).map(move |id| Holding { partition: Partition { topic, id }, owner: None })
+            };
+            let mut holdings: Vec<Holding<Partition>> =
+                counts.iter().enumerate().flat_map(partitions).collect();
+            spread(&mut holdings);
+            let peers: Vec<Peer> =
+                members.iter().map(|name| Peer { name: (*name).to_owned(), reach: Reach::Well }).collect();
+            let shares = peers.iter().map(|me| {
+                let claim = share(me, &peers, &holdings).claim;
+                (0..counts.len()).map(|topic| claim.iter().filter(|p| p.topic == topic).count()).collect()
+            });
+            assert_eq!(shares.collect::<Vec<Vec<usize>>>(), expected);
+        }
+        check(&[6, 6], &["a", "b"], &[&[3, 3], &[3, 3]]);
+        check(&[12, 2], &["a", "b"], &[&[6, 1], &[6, 1]]);
+        check(&[3, 3, 3], &["a", "b", "c"], &[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]]);
+        check(&[1, 1], &["a", "b"], &[&[1, 0], &[0, 1]]);
     }
 
     #[test]
