@@ -200,7 +200,8 @@ mod tests {
     fn claim(id: i32, next: i64, anchor: Option<Anchor>) -> Arc<Claim> {
         let lanes = vec![Lane::new(0, 1, next, anchor, Arc::default())];
         let claim = Arc::new(Claim::new(Partition { topic: 0, id }, "t".into(), "id".into(), lanes));
-        let log = LogState { topic_id: "id".into(), start: 0, end: 100, compacted: false };
+        let log =
+            LogState { name: "t/0".into(), topic_id: "id".into(), start: 0, end: 100, compacted: false };
         match opening("id", &log, &claim.places()) {
             Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
             Opening::Stop(reason) => panic!("{reason}"),

@@ -286,7 +286,8 @@ impl Watch {
             match log {
                 Ok(Range { start, end }) => {
                     claim.set_log_end(end);
-                    let log = LogState { topic_id, start, end, compacted };
+                    let name = format!("{}/{}", claim.topic, claim.partition.id);
+                    let log = LogState { name, topic_id, start, end, compacted };
                     match opening(&claim.topic_id, &log, &claim.places()) {
                         Opening::Read { at, gate, fresh } => claim.open(Start { at, gate, fresh }),
                         Opening::Stop(reason) => claim.stop(reason),

@@ -9,6 +9,8 @@ use crate::promise::offsets::{Anchor, Place};
 /// What Kafka says of a partition's log at the moment of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogState {
+    /// As a person names it: `metric/3`.
+    pub name: String,
     pub topic_id: String,
     pub start: i64,
     /// The offset that the next record will get.
@@ -45,8 +47,9 @@ pub fn opening(ledger_topic_id: &str, log: &LogState, places: &[Place]) -> Openi
     if next < log.start {
         return Opening::Stop(format!(
             "Kafka no longer has offsets [{next}, {start}): retention or deletion was faster than this pipeline; to go on \
-             without them, run `rowmill init --accept-gap TOPIC/PARTITION:{next}-{start}`",
-            start = log.start
+             without them, run `rowmill init --accept-gap {name}:{next}-{start}`",
+            start = log.start,
+            name = log.name
         ));
     }
     let mut anchors: Vec<Anchor> =
@@ -163,7 +166,7 @@ mod tests {
     const ID: &str = "id-1";
 
     fn log(start: i64, end: i64) -> LogState {
-        LogState { topic_id: ID.into(), start, end, compacted: false }
+        LogState { name: "t/0".into(), topic_id: ID.into(), start, end, compacted: false }
     }
 
     fn place(next: i64, anchor: Option<(i64, i64)>) -> Place {

@@ -1,6 +1,6 @@
 //! `rowmill init`: the schema, the user's tables, and the two changes to the ledger that only a person may ask for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -16,11 +16,15 @@ const TABLES_SQL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/
 const TIMESCALEDB_SQL: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.timescaledb.sql"));
 
+/// Where the other verbs look.
+const HERE: &str = "rowmill.toml";
+
 const BUILT_IN: &[&str] = &["state", "metric", "log", "network_trace", "network_ping"];
 
 #[derive(Args)]
 pub struct Init {
-    /// The PostgreSQL server, without a password; the role must be allowed to create a schema. Default: DATABASE_URL.
+    /// The PostgreSQL server, without a password; the role must be allowed to create a schema. Default: DATABASE_URL, and then what
+    /// ./rowmill.toml says.
     #[arg(long)]
     url: Option<String>,
     /// Take the server from this configuration file.
@@ -70,7 +74,17 @@ impl std::str::FromStr for Gap {
 }
 
 pub fn run(init: &Init) -> Result<()> {
-    let config = init.config.as_deref().map(crate::config::read).transpose()?;
+    let config = match &init.config {
+        Some(path) => Some(crate::config::read(path)?),
+        // As every other verb, unless a server was named.
+        None if init.url.is_none()
+            && std::env::var_os("DATABASE_URL").is_none()
+            && Path::new(HERE).is_file() =>
+        {
+            Some(crate::config::read(Path::new(HERE))?)
+        }
+        None => None,
+    };
     let server = match (&config, &init.url) {
         (Some(config), _) => Server::of(&config.postgres)?,
         (None, Some(url)) => {
@@ -84,7 +98,9 @@ pub fn run(init: &Init) -> Result<()> {
         }
         (None, None) => {
             let url = std::env::var("DATABASE_URL");
-            Server::parse(&url.context("which server? Give --config, --url or DATABASE_URL")?)?
+            Server::parse(
+                &url.context("which server? Give --config, --url or DATABASE_URL, or have a ./rowmill.toml")?,
+            )?
         }
     };
     let mut client = server.connect("rowmill init")?;
@@ -147,10 +163,11 @@ fn migrate(transaction: &mut Transaction<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Runs one of the SQL files. Each leaves the search_path as the role has it, for those who run it by hand.
+/// Runs one of the SQL files. Each leaves the search_path as the role has it, for those who run it by hand. That something is there
+/// already is no news.
 fn execute(transaction: &mut Transaction<'_>, sql: &str, what: &str) -> Result<()> {
     transaction
-        .batch_execute(&format!("{sql};{FIXED_PATH}"))
+        .batch_execute(&format!("SET LOCAL client_min_messages = warning;{sql};{FIXED_PATH}"))
         .map_err(|error| anyhow::anyhow!("cannot {what}: {}; nothing was changed", describe(&error)))
 }
 

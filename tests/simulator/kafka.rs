@@ -81,7 +81,13 @@ impl Cluster {
 
     pub(crate) fn look(&self, partition: Partition) -> gate::LogState {
         let log = &self.logs[&partition];
-        gate::LogState { topic_id: TOPIC_ID.into(), start: log.start, end: log.end, compacted: false }
+        gate::LogState {
+            name: String::new(),
+            topic_id: TOPIC_ID.into(),
+            start: log.start,
+            end: log.end,
+            compacted: false,
+        }
     }
 }
 

@@ -367,7 +367,8 @@ fn check_ledger(
         let Range { start, end } = log?;
         // Without the right to ask, `run` takes it for a topic that keeps everything, too.
         let compacted = *compacted.entry(topic).or_insert_with(|| asker.is_compacted(topic).unwrap_or(false));
-        let log = LogState { topic_id, start, end, compacted };
+        let name = format!("{topic}/{partition}");
+        let log = LogState { name, topic_id, start, end, compacted };
         let tables: Vec<Place> =
             entries.iter().map(|e| Place { next: e.next_offset, anchor: e.anchor }).collect();
         match opening(&entries[0].topic_id, &log, &tables) {

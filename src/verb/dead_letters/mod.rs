@@ -7,6 +7,8 @@ mod filter;
 mod letter;
 mod retry;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use postgres::types::Type;
 
@@ -66,7 +68,7 @@ pub fn run(config: &Config, action: &Action) -> Result<bool> {
         }
         Action::Discard(decision) => {
             decision.check()?;
-            discard(&mut client, &config.pipeline, decision).map(|()| true)
+            discard(&mut client, &config.pipeline, decision)
         }
     }
 }
@@ -133,7 +135,8 @@ fn show(client: &mut Client, pipeline: &str, ids: &[i64], json: bool) -> Result<
     Ok(all)
 }
 
-fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Result<()> {
+/// False where a letter was named that is not there, or is settled already.
+fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Result<bool> {
     let filter = &decision.filter;
     let sql = format!(
         "UPDATE rowmill.dead_letter SET settled_at = clock_timestamp(), settled_as = 'discarded'
@@ -160,5 +163,14 @@ fn discard(client: &mut Client, pipeline: &String, decision: &Decision) -> Resul
             if decision.dry_run { "(and rolled back)" } else { "" }
         );
     }
-    Ok(())
+    let found: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let missing: Vec<String> =
+        filter.ids.iter().filter(|id| !found.contains(id)).map(i64::to_string).collect();
+    if !missing.is_empty() {
+        log::error!(
+            "pipeline {pipeline:?} has no open dead letter {}: `rowmill dead-letters list --settled` shows all",
+            missing.join(", ")
+        );
+    }
+    Ok(missing.is_empty())
 }
