@@ -41,6 +41,7 @@ mod night;
 mod outage;
 mod poison;
 mod pooler;
+mod readme;
 mod refusals;
 mod retention;
 mod roles;
