@@ -7,14 +7,35 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use rowmill::base::logging;
-use rowmill::config::{self, Config, secret};
+use rowmill::config::source::Source;
+use rowmill::config::{self, secret};
 use rowmill::verb::{self, run};
+
+/// What a page of a manual has beside the verbs.
+const MORE: &str = "\
+Files:
+  rowmill.toml               the configuration, here or where --config says; rowmill.toml(5)
+  /etc/rowmill/rowmill.toml  that of the service
+
+Environment:
+  KAFKA_BROKERS, DATABASE_URL, REDIS_URL  servers that the file does not name
+  ROWMILL_SECTION__SETTING                comes before the file; two underscores for a dot
+  CREDENTIALS_DIRECTORY                   where credential:NAME is found
+  RUST_LOG                                comes before [log] level
+  NO_COLOR                                no colour at a terminal
+
+Exit status:
+  0    it is done, or all is well
+  1    something was found, or failed; also what may have passed by the next start
+  2    the command line cannot be understood
+  78   a service whose configuration cannot be used
+  130  a second signal";
 
 /// Moves JSON from Kafka into PostgreSQL, each record exactly once, at the speed of COPY.
 ///
 /// Create the schema with `rowmill init`, see what would go wrong with `rowmill check`, then `rowmill run`.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_long_help = MORE)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -154,16 +175,23 @@ fn dispatch(verb: Verb) -> Result<bool> {
     // Every verb reads secrets.
     secret::refuse_core_dumps()?;
     match verb {
-        Verb::Run(file) => as_configured(&file, run::run),
+        Verb::Run(file) => {
+            let source = Source::of(&file.config);
+            let config = config::read(&file.config);
+            log_as(config.as_ref().map(|config| &config.log).ok());
+            run::run(&judged(config)?, source).map(|()| true)
+        }
         Verb::Collect(file) => {
+            let source = Source::of(&file.config);
             let config = config::read_door(&file.config);
             log_as(config.as_ref().map(|config| &config.log).ok());
-            verb::collect::run(&judged(config)?).map(|()| true)
+            verb::collect::run(&judged(config)?, source).map(|()| true)
         }
         Verb::Serve(file) => {
+            let source = Source::of(&file.config);
             let config = config::read_window(&file.config);
             log_as(config.as_ref().map(|config| &config.log).ok());
-            verb::serve::run(&judged(config)?).map(|()| true)
+            verb::serve::run(&judged(config)?, source).map(|()| true)
         }
         Verb::Init(init) => for_people(|| verb::init::run(&init).map(|()| true)),
         Verb::Check { file, sample } => for_people(|| verb::check::run(&file.config, sample)),
@@ -182,13 +210,6 @@ fn dispatch(verb: Verb) -> Result<bool> {
         }
         Verb::Verify(file) => for_people(|| verb::verify::run(&config::read(&file.config)?)),
     }
-}
-
-/// A verb that runs until it is told to end logs as it is configured.
-fn as_configured(file: &ConfigFile, verb: fn(&Config) -> Result<()>) -> Result<bool> {
-    let config = config::read(&file.config);
-    log_as(config.as_ref().map(|config| &config.log).ok());
-    verb(&judged(config)?).map(|()| true)
 }
 
 /// As configured, once that is known.

@@ -75,8 +75,8 @@ pub fn start(format: Format, level: log::LevelFilter) {
     };
     let dress = Dress::of(format);
     let repeats = Mutex::new(Repeats::default());
-    // rdkafka says on its own target what our callback says in better words.
-    let environment = env_logger::Env::default().default_filter_or(format!("{level},rdkafka=warn"));
+    // rdkafka says on its own target what our callback says in better words. The level may change while the process runs.
+    let environment = env_logger::Env::default().default_filter_or("debug,rdkafka=warn");
     env_logger::Builder::from_env(environment)
         .format(move |out, record| {
             let silent = match record.level() {
@@ -99,6 +99,14 @@ pub fn start(format: Format, level: log::LevelFilter) {
             writeln!(out, "{}", dress.put_on(record.level(), &line))
         })
         .init();
+    set_level(level);
+}
+
+/// From now on lines of this level and graver ones are written, unless `RUST_LOG` has said which.
+pub fn set_level(level: log::LevelFilter) {
+    if std::env::var_os(env_logger::DEFAULT_FILTER_ENV).is_none() {
+        log::set_max_level(level);
+    }
 }
 
 /// The line of our code that speaks: what it says changes, and there are only so many.

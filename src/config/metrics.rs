@@ -15,6 +15,7 @@ pub(super) struct RawMetrics {
     statsd: Option<String>,
     statsd_tags: Option<StatsdTags>,
     statsd_interval: Option<Period>,
+    statsd_prefix: Option<String>,
 }
 
 /// On loopback: who may see the figures is for the operator to say.
@@ -38,6 +39,8 @@ pub struct Statsd {
     pub address: StatsdAddress,
     pub tags: StatsdTags,
     pub interval: Duration,
+    /// Begins every name.
+    pub prefix: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,10 +86,16 @@ pub(super) fn resolve_metrics(raw: RawMetrics) -> Result<Metrics> {
         Some((text, _)) => bail!("metrics.statsd is {text:?}: write udp://host:8125 or unix:///path"),
     };
     let tags = raw.statsd_tags.unwrap_or_default();
+    let prefix = raw.statsd_prefix.unwrap_or_default();
+    if prefix.chars().any(|c| !c.is_ascii_alphanumeric() && !"_.-".contains(c)) {
+        bail!(
+            "metrics.statsd_prefix is {prefix:?}: write letters, digits, dots and dashes, such as \"db1.\""
+        );
+    }
     Ok(Metrics {
         listen,
         listen_is_wanted,
-        statsd: address.map(|address| Statsd { address, tags, interval }),
+        statsd: address.map(|address| Statsd { address, tags, interval, prefix }),
     })
 }
 
@@ -98,5 +107,6 @@ mod tests {
     fn what_is_wrong_is_said_with_a_remedy() {
         check("[metrics]\nlisten = \"localhost\"", Err("an IP address and a port"));
         check("[metrics]\nstatsd = \"localhost:8125\"", Err("udp://host:8125"));
+        check("[metrics]\nstatsd_prefix = \"a:b\"", Err("letters, digits"));
     }
 }

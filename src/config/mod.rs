@@ -3,6 +3,7 @@
 //! relations between sections.
 
 pub mod secret;
+pub mod source;
 mod units;
 pub mod address;
 mod collect;

@@ -21,6 +21,9 @@ pub struct Family {
     pub samples: Vec<Sample>,
 }
 
+/// The label of whose figures these are.
+pub const PIPELINE: &str = "pipeline";
+
 pub type Labels = Vec<(&'static str, String)>;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +62,12 @@ impl Family {
     fn push(&mut self, labels: &[(&'static str, &str)], value: Value) {
         let labels = labels.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
         self.samples.push(Sample { labels, value });
+    }
+
+    /// Every sample with one more label.
+    pub fn labeled(mut self, name: &'static str, text: &str) -> Family {
+        self.samples.iter_mut().for_each(|sample| sample.labels.push((name, text.to_owned())));
+        self
     }
 
     /// With its only sample.

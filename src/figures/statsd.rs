@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::base::retry::Episode;
 use crate::config::{Statsd, StatsdAddress, StatsdTags};
 use crate::figures::board::Board;
-use crate::figures::family::{Family, Kind, Labels, Value};
+use crate::figures::family::{Family, Kind, Labels, PIPELINE, Value};
 use crate::figures::instruments::Buckets;
 
 /// An Ethernet frame's payload, and what agents read from a Unix socket.
@@ -20,7 +20,7 @@ const UNIX_BYTES_MAX: usize = 8192;
 
 /// Sends everything once an interval, for ever. A server that is not there is tried again each time.
 pub fn run(config: &Statsd, board: &Board) -> Result<()> {
-    let mut lines = Lines { tags: config.tags, last: HashMap::new() };
+    let mut lines = Lines { prefix: config.prefix.clone(), tags: config.tags, last: HashMap::new() };
     let mut way = Way { socket: None, turn: 0 };
     let mut trouble = Episode::default();
     loop {
@@ -144,6 +144,8 @@ impl Way {
 
 /// What was sent last, for the increments.
 struct Lines {
+    /// Begins every name.
+    prefix: String,
     tags: StatsdTags,
     last: HashMap<String, Last>,
 }
@@ -201,15 +203,16 @@ impl Lines {
     }
 
     fn dress(&self, name: &str, suffix: &str, labels: &Labels, rest: &str) -> String {
-        let name = format!("{}{suffix}", name.replacen('_', ".", 1));
+        let name = format!("{}{}{suffix}", self.prefix, name.replacen('_', ".", 1));
         let joined = |between: &str, equals: &str| {
             labels.iter().map(|(k, v)| format!("{k}{equals}{}", plain(v))).collect::<Vec<_>>().join(between)
         };
         match self.tags {
             _ if labels.is_empty() => format!("{name}:{rest}"),
             StatsdTags::None => {
-                let values: String =
-                    labels.iter().map(|(_, v)| format!(".{}", plain(v).replace('.', "_"))).collect();
+                // The pipeline is the prefix's matter: names that dashboards have stay as they are.
+                let told = labels.iter().filter(|(name, _)| *name != PIPELINE);
+                let values: String = told.map(|(_, v)| format!(".{}", plain(v).replace('.', "_"))).collect();
                 format!("{name}{values}:{rest}")
             }
             StatsdTags::Dogstatsd => format!("{name}:{rest}|#{}", joined(",", ":")),
@@ -267,8 +270,18 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_keeps_processes_apart_and_tags_do_pipelines() {
+        let mut family = Family::gauge("rowmill_lag_records", "");
+        family.add(&[("table", "t")], 1.0);
+        let families = [family.labeled(PIPELINE, "p")];
+        let of = |tags| Lines { prefix: "db1.".to_owned(), tags, last: HashMap::new() }.of(&families);
+        assert_eq!(of(StatsdTags::None), ["db1.rowmill.lag_records.t:1|g"]);
+        assert_eq!(of(StatsdTags::Dogstatsd), ["db1.rowmill.lag_records:1|g|#table:t,pipeline:p"]);
+    }
+
+    #[test]
     fn counters_are_increments_and_histograms_their_new_values() {
-        let mut lines = Lines { tags: StatsdTags::None, last: HashMap::new() };
+        let mut lines = Lines { prefix: String::new(), tags: StatsdTags::None, last: HashMap::new() };
         let first = lines.of(&families(3.7, vec![1, 0, 0]));
         assert_eq!(
             first,
@@ -291,7 +304,7 @@ mod tests {
     fn each_dialect_has_its_place_for_labels() {
         #[track_caller]
         fn check(tags: StatsdTags, expected: &str) {
-            let mut lines = Lines { tags, last: HashMap::new() };
+            let mut lines = Lines { prefix: String::new(), tags, last: HashMap::new() };
             assert_eq!(lines.of(&families(3.0, vec![0, 0, 0]))[0], expected);
         }
         check(StatsdTags::Dogstatsd, "rowmill.rows_total:3|c|#table:public.t,outcome:a_b");

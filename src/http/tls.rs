@@ -1,6 +1,7 @@
 //! TLS on a socket that never blocks: a link is plain or not, and reads and writes alike.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use mio::net::TcpStream;
@@ -9,9 +10,15 @@ use openssl::ssl::{
     SslStream, SslVersion,
 };
 
+use crate::base::lock::Live;
+
 /// What the server shows of itself, for all loops.
 #[derive(Clone)]
-pub struct Identity(SslAcceptor);
+pub struct Identity {
+    chain: String,
+    key: String,
+    acceptor: Arc<Live<SslAcceptor>>,
+}
 
 impl Identity {
     /// From a chain and a key in PEM.
@@ -19,6 +26,20 @@ impl Identity {
     /// # Errors
     /// Where one cannot be read, or they do not belong together.
     pub fn read(chain: &str, key: &str) -> Result<Identity> {
+        let acceptor = Arc::new(Live::new(Identity::acceptor(chain, key)?));
+        Ok(Identity { chain: chain.to_owned(), key: key.to_owned(), acceptor })
+    }
+
+    /// Reads both files again, for the connections to come.
+    ///
+    /// # Errors
+    /// As above; then it stays as it is.
+    pub fn read_again(&self) -> Result<()> {
+        self.acceptor.set(Identity::acceptor(&self.chain, &self.key)?);
+        Ok(())
+    }
+
+    fn acceptor(chain: &str, key: &str) -> Result<SslAcceptor> {
         // Mozilla's intermediate profile: TLS 1.2 with forward secrecy, and 1.3.
         let mut acceptor =
             SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).context("OpenSSL has no TLS")?;
@@ -34,7 +55,7 @@ impl Identity {
         acceptor.set_min_proto_version(Some(SslVersion::TLS1_2)).context("OpenSSL has no TLS 1.2")?;
         // An idle connection keeps no buffers: 34 kB each otherwise.
         acceptor.set_mode(SslMode::RELEASE_BUFFERS);
-        Ok(Identity(acceptor.build()))
+        Ok(acceptor.build())
     }
 }
 
@@ -56,8 +77,8 @@ impl Link {
     pub fn new(socket: TcpStream, identity: Option<&Identity>) -> io::Result<Link> {
         Ok(match identity {
             None => Link::Plain(socket),
-            Some(Identity(acceptor)) => {
-                let ssl = Ssl::new(acceptor.context())?;
+            Some(identity) => {
+                let ssl = Ssl::new(identity.acceptor.get().context())?;
                 Link::Greeting(Some(Box::new(Greeting::New(socket, ssl))))
             }
         })

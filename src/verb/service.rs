@@ -3,6 +3,7 @@
 //! verb's part.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,12 @@ use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::base::logging;
 use crate::base::queue;
 use crate::base::retry::Episode;
 use crate::base::thread::{Exit, Kind, Name, Threads};
-use crate::config::Metrics;
+use crate::config::source::Source;
+use crate::config::{Log, Metrics};
 use crate::figures::board::{Board, Service};
 use crate::figures::notify::Manager;
 use crate::figures::statsd;
@@ -29,8 +32,10 @@ const WATCH: Duration = Duration::from_secs(1);
 /// A process that runs a service, or is about to.
 pub struct Process {
     pub threads: Arc<Threads>,
-    /// The first signal. A second one ends the process without asking anybody.
+    /// The first signal that asks for the end. A second one ends the process without asking anybody.
     pub signals: Receiver<Signal>,
+    /// The configuration may have changed.
+    hangups: Receiver<()>,
     board: Arc<Board>,
     exits: Receiver<Exit>,
     /// Whose end was seen.
@@ -45,13 +50,14 @@ impl Process {
     /// Where signals cannot be blocked, systemd cannot be reached, or figures cannot be served as it is configured.
     pub fn start(watchdog: Duration, metrics: &Metrics, before: &'static str) -> Result<Process> {
         let (signal_sender, signals) = queue::bounded(1);
+        let (hangup_sender, hangups) = queue::bounded(1);
         let (exit_sender, exits) = queue::bounded(queue::EXITS);
         let threads = Arc::new(Threads::new(exit_sender));
-        watch_signals(&threads, signal_sender)?;
+        watch_signals(&threads, signal_sender, hangup_sender)?;
         let board = Arc::new(Board::new(threads.clone(), watchdog, before));
         watch_health(&threads, &board, Manager::from_environment()?)?;
         tell(metrics, &threads, &board)?;
-        Ok(Process { threads, signals, board, exits, ended: Vec::new() })
+        Ok(Process { threads, signals, hangups, board, exits, ended: Vec::new() })
     }
 
     /// For whoever serves what it shows.
@@ -65,14 +71,16 @@ impl Process {
         report(&self.threads, self.board.clone(), service)
     }
 
-    /// Waits until the process is told to end, and makes it known; `doing` says what is done then.
+    /// Waits until the process is told to end, and makes it known; `doing` says what is done then. Meanwhile the configuration is
+    /// read again whenever somebody asks for it.
     ///
     /// # Errors
     /// The first thread that ends while it should run: it takes the process down.
-    pub fn run(&self, doing: &'static str) -> Result<()> {
+    pub fn run(&self, doing: &'static str, mut reload: Reload) -> Result<()> {
         loop {
             crossbeam_channel::select! {
                 recv(self.signals) -> _ => break,
+                recv(self.hangups) -> _ => reload.now(),
                 recv(self.exits) -> exit => match exit.expect("threads hold the other end") {
                     Exit { thread, result: Ok(()) } if thread.kind().may_end() => {}
                     exit => return Err(failed(exit)),
@@ -107,6 +115,44 @@ impl Process {
     }
 }
 
+/// What a service does when its configuration may have changed.
+pub struct Reload {
+    pub source: Source,
+    /// Reads the whole file as the verb does, for what of it may change while the process runs.
+    pub read: fn(&Path) -> Result<Log>,
+    /// Files that the configuration names, each with what it is and how it is read again.
+    pub files: Vec<(&'static str, Box<dyn Fn() -> Result<()>>)>,
+}
+
+impl Reload {
+    /// Takes over what may change, and names the rest. A file that cannot be used changes nothing.
+    fn now(&mut self) {
+        let log = match (self.read)(&self.source.path) {
+            Ok(log) => log,
+            Err(error) => {
+                log::error!("the configuration cannot be used as it is now, so nothing changes: {error:#}");
+                return;
+            }
+        };
+        for (what, read_again) in &self.files {
+            match read_again() {
+                Ok(()) => log::info!("{what} were read again"),
+                Err(error) => log::error!("{what} stay as they are: {error:#}"),
+            }
+        }
+        let later: Vec<String> = self.source.changes().into_iter().filter(|name| name != "[log]").collect();
+        if later.is_empty() {
+            log::info!("the configuration was read again");
+        } else {
+            log::warn!(
+                "the configuration was read again; what changed in {} counts from the next start, which loses nothing",
+                later.join(", ")
+            );
+        }
+        logging::set_level(log.level);
+    }
+}
+
 /// A thread that ends while it should run.
 fn failed(exit: Exit) -> anyhow::Error {
     let error = match exit.result {
@@ -117,22 +163,31 @@ fn failed(exit: Exit) -> anyhow::Error {
 }
 
 /// Blocks the signals in every thread that is started after this call, and waits for them in one. The first asks for an
-/// orderly end; the second ends the process at once, which the ledger makes safe.
-fn watch_signals(threads: &Threads, sender: Sender<Signal>) -> Result<()> {
+/// orderly end; the second ends the process at once, which the ledger makes safe. SIGHUP asks for the configuration.
+fn watch_signals(threads: &Threads, sender: Sender<Signal>, hangups: Sender<()>) -> Result<()> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
+    set.add(Signal::SIGHUP);
     set.thread_block().context("cannot block signals")?;
     threads.spawn(
         Kind::Signals.only(),
         None,
         || Ok(()),
         move |()| {
-            // The receiver lives as long as the process.
-            sender.send(set.wait().context("cannot wait for signals")?).ok();
-            let second = set.wait().context("cannot wait for signals")?;
-            log::warn!("{second} again: ending at once; what was not committed is read again");
-            std::process::exit(130)
+            let mut ends = false;
+            loop {
+                match set.wait().context("cannot wait for signals")? {
+                    // One that waits serves for all.
+                    Signal::SIGHUP => drop(hangups.try_send(())),
+                    // The receiver lives as long as the process.
+                    first if !std::mem::replace(&mut ends, true) => drop(sender.send(first)),
+                    second => {
+                        log::warn!("{second} again: ending at once; what was not committed is read again");
+                        std::process::exit(130)
+                    }
+                }
+            }
         },
     )
 }

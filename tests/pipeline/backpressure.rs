@@ -11,7 +11,7 @@ fn listening_on(port: u16) -> String {
 
 /// How many batches wait for this thread.
 fn waiting_for(port: u16, thread: &str) -> Option<f64> {
-    scrape(port).get(&format!("rowmill_queue_batches{{thread={thread:?}}}")).copied()
+    scrape(port).get(&format!("rowmill_queue_batches{{thread={thread:?},pipeline=\"rowmill\"}}")).copied()
 }
 
 #[test]
@@ -114,10 +114,10 @@ fn memory_is_bounded_while_nothing_can_be_written() {
     let held = || {
         let page = scrape(port);
         [
-            "rowmill_queue_batches{thread=\"write-t-0\"}",
-            "rowmill_queue_batches{thread=\"decode-0\"}",
-            "rowmill_polled_records_total{thread=\"poll-0\"}",
-            "rowmill_memory_in_hand_bytes",
+            "rowmill_queue_batches{thread=\"write-t-0\",pipeline=\"rowmill\"}",
+            "rowmill_queue_batches{thread=\"decode-0\",pipeline=\"rowmill\"}",
+            "rowmill_polled_records_total{thread=\"poll-0\",pipeline=\"rowmill\"}",
+            "rowmill_memory_in_hand_bytes{pipeline=\"rowmill\"}",
         ]
         .map(|figure| page.get(figure).copied().unwrap_or_default())
     };

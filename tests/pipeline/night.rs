@@ -1,5 +1,6 @@
 //! What somebody meets who is called at night: a server that stands still, a password that was exchanged, a file that is wrong.
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -173,6 +174,75 @@ fn what_a_person_must_mend_ends_otherwise_than_what_may_come_by_itself() {
     world.file("late", "");
     let (code, log) = end(&config);
     assert!(code == Some(1) && log.contains("postgres.password is empty"), "{code:?} {log}");
+}
+
+#[test]
+fn what_may_change_while_it_runs_needs_no_restart() {
+    let world = World::new("night_reload");
+    world.create_topic("in", 1);
+    let (port, address) = (free_port(), free_port());
+    // SHA-256 of foo, and of bar.
+    let tokens = |hash: &str| format!("[[token]]\nname = \"a\"\nsha256 = {hash:?}\n");
+    let foo = tokens("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae");
+    let bar = tokens("fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9");
+    let file = world.file("tokens.toml", &foo);
+    let config = world.file(
+        "door.toml",
+        &format!(
+            "[metrics]\nlisten = \"127.0.0.1:{port}\"\n[kafka]\nbrokers = {:?}\n[collect]\nlisten = \"127.0.0.1:{address}\"\n\
+             tokens = {file:?}\n[[route]]\npath = \"/save\"\ntopic = {:?}\n",
+            world.server("KAFKA_BROKERS"),
+            world.topic("in")
+        ),
+    );
+    let text = std::fs::read_to_string(&config).expect("it was just written");
+    let log = world.path("door.log");
+    let mut door = world
+        .command(env!("CARGO_BIN_EXE_rowmill"))
+        .args(["collect", "--config", &config])
+        .stderr(std::fs::File::create(&log).expect("a log"))
+        .spawn()
+        .expect("it runs");
+    let said = || std::fs::read_to_string(&log).expect("a log");
+    let status = |token: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", address)).ok()?;
+        let body = "{\"n\":1}";
+        write!(
+            stream,
+            "POST /save HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split_whitespace().nth(1)?.parse::<u16>().ok()
+    };
+    wait_for("the door", 30, || status("foo") == Some(200));
+    let reload = |word: &str| {
+        let before = said().matches(word).count();
+        kill(Pid::from_raw(door.id() as i32), Signal::SIGHUP).expect("it runs");
+        wait_for(word, 10, || said().matches(word).count() > before);
+    };
+
+    world.file("tokens.toml", &bar);
+    assert_eq!(status("bar"), Some(401), "nobody asked for it yet");
+    reload("the tokens were read again");
+    assert_eq!((status("foo"), status("bar")), (Some(401), Some(200)));
+    // Files that are no use change nothing.
+    world.file("tokens.toml", "[[token]]\nname = 1\n");
+    reload("the tokens stay as they are");
+    world.file("door.toml", &text.replace("path =", "paht ="));
+    reload("so nothing changes");
+    assert_eq!(status("bar"), Some(200));
+    world.file("tokens.toml", &bar);
+    // The level counts at once, the rest is named.
+    world.file("door.toml", &format!("{}[log]\nlevel = \"error\"\n", text.replace("/save", "/other")));
+    reload("what changed in [[route]] counts from the next start");
+    let before = said();
+    kill(Pid::from_raw(door.id() as i32), Signal::SIGTERM).expect("it runs");
+    assert!(door.wait().expect("it ended").success());
+    assert_eq!(said(), before, "only errors are written now");
 }
 
 #[test]

@@ -41,14 +41,14 @@ use crate::verb::page;
 use crate::verb::web::cors::{self, Cors};
 use crate::verb::web::paths::{Found as Path, decoded};
 use crate::verb::web::refusals::{later, text, unauthorized, wrong_method};
-use crate::verb::web::tokens::Tokens;
+use crate::verb::web::tokens::TokenFile;
 
 /// What all loops share.
 pub struct House {
     pub config: Collect,
     pub routes: Routes,
     /// `None` where everybody may send.
-    pub tokens: Option<Tokens>,
+    pub tokens: Option<Arc<TokenFile>>,
     pub cors: Cors,
     pub figures: Arc<Figures>,
     pub board: Arc<Board>,
@@ -201,7 +201,7 @@ impl Door {
                         json!({"stored": "no"}),
                     );
                 }
-                Some(token) => Some(token.clone()),
+                Some(token) => Some(token),
             },
         };
         let body = match self.body(exchange, route).await {

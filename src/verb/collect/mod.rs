@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod door;
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,15 +29,17 @@ use self::tables::Tables;
 use self::topics::Topics;
 use crate::base::thread::Kind;
 use crate::config;
+use crate::config::source::Source;
 use crate::http::event_loop::{EventLoop, Shared, Waker, loops};
 use crate::http::limits::Limits;
 use crate::http::listen;
 use crate::http::tls::Identity;
 use crate::kafka;
 use crate::kafka::native::send::Sender;
-use crate::verb::service::Process;
+use crate::verb::service::{Process, Reload};
 use crate::verb::web::closing;
-use crate::verb::web::tokens::Tokens;
+use crate::verb::web::reload::files;
+use crate::verb::web::tokens::TokenFile;
 
 const BEFORE: &str = "the door is not open yet";
 const ENDING: &str = "answering what is in hand";
@@ -48,12 +51,18 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What cannot be as it is configured, and what ended a thread.
-pub fn run(config: &config::Door) -> Result<()> {
+pub fn run(config: &config::Door, source: Source) -> Result<()> {
     let process = Process::start(config.watchdog, &config.metrics, BEFORE)?;
     let collect = &config.collect;
     let routes = Routes::new(&collect.routes)?;
-    let tokens = collect.tokens.as_deref().map(|path| Tokens::read(path, "collect.tokens")).transpose()?;
+    let tokens = collect
+        .tokens
+        .as_deref()
+        .map(|path| TokenFile::read(path, "collect.tokens"))
+        .transpose()?
+        .map(Arc::new);
     let identity = collect.tls.as_ref().map(|(cert, key)| Identity::read(cert, key)).transpose()?;
+    let files = files(tokens.as_ref(), identity.as_ref());
     let listeners = listen::open(&collect.listen, "collect.listen")?;
     let addresses: Vec<String> =
         listeners.iter().filter_map(|l| l.local_addr().ok()).map(|address| address.to_string()).collect();
@@ -94,7 +103,8 @@ pub fn run(config: &config::Door) -> Result<()> {
     }
     process.show(figures.clone())?;
     log::info!("taking records on {} for {}", addresses.join(", "), names.join(", "));
-    process.run(ENDING)?;
+    let read = |path: &Path| config::read_door(path).map(|config| config.log);
+    process.run(ENDING, Reload { source, read, files })?;
     end(config, &figures, &shared, &wakers);
     log::info!("stopped");
     Ok(())

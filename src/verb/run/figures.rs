@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::words::count;
 use crate::figures::board::{Service, Teller, Work};
-use crate::figures::family::Family;
+use crate::figures::family::{Family, PIPELINE};
 use crate::figures::instruments::{Histogram, TableMetrics, Totals, Wait};
 use crate::promise::reach::CUT_AFTER;
 use crate::verb::run::pipeline::{Gauges, Pipeline};
@@ -31,7 +31,9 @@ impl Service for Pipeline {
     }
 
     fn families(&self) -> Vec<Family> {
-        partitions(self).into_iter().chain(tables(self)).chain(stages(self)).collect()
+        let all = partitions(self).into_iter().chain(tables(self)).chain(stages(self));
+        // Two pipelines may read one topic.
+        all.map(|family| family.labeled(PIPELINE, &self.name)).collect()
     }
 
     fn teller(self: Arc<Self>) -> Teller {

@@ -6,6 +6,7 @@ pub mod figures;
 pub mod pipeline;
 pub mod upkeep;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,10 @@ use crate::base::retry::Episode;
 use crate::base::thread::Kind;
 use crate::client::pg;
 use crate::config::Config;
+use crate::config::source::Source;
 use crate::figures::instruments::Totals;
 use crate::promise::claim::Wake;
-use crate::verb::service::Process;
+use crate::verb::service::{Process, Reload};
 use crate::verb::setup::{self, Setup};
 
 /// With RELEASE_MAX well below the 30 s after which our unit kills. What is not committed by then is rolled back and read
@@ -42,7 +44,7 @@ const ENDING: &str = "committing what is in hand";
 ///
 /// # Errors
 /// What ended a thread; the ledger makes it safe to start again.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, source: Source) -> Result<()> {
     let process = Process::start(config.threads.watchdog, &config.metrics, BEFORE)?;
     let Some(setup) = wait_for_setup(config, &process)? else { return Ok(()) };
     if let Err(small) = setup::memory(config) {
@@ -52,7 +54,9 @@ pub fn run(config: &Config) -> Result<()> {
     log::info!("pipeline {:?}, member {}", config.pipeline, me.name);
     let pipeline = Arc::new(pipeline::start(config, &setup, &me, &process.threads)?);
     process.show(pipeline.clone())?;
-    process.run(ENDING)?;
+    // Secrets and certificates are read again at each login.
+    let read = |path: &Path| crate::config::read(path).map(|config| config.log);
+    process.run(ENDING, Reload { source, read, files: Vec::new() })?;
     end(process, &pipeline)?;
     let Totals { rows, dead, .. } = pipeline.totals();
     log::info!("stopped: {rows} rows and {dead} dead letters committed");

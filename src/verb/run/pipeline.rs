@@ -42,6 +42,7 @@ const LAG_IS_KNOWN_FOR: Duration = Duration::from_secs(3);
 
 /// A running pipeline, as `run` sees it.
 pub struct Pipeline {
+    pub name: String,
     pub ownership: Arc<Ownership>,
     pub contact: Arc<Contact>,
     pub wake: Sender<Wake>,
@@ -311,6 +312,7 @@ pub fn start(config: &Config, setup: &Setup, me: &Member, threads: &Threads) -> 
     let topics = topics.clone();
     let lease = config.lease.duration;
     Ok(Pipeline {
+        name: config.pipeline.clone(),
         ownership,
         contact,
         wake,

@@ -12,7 +12,7 @@ use crate::base::lock::lock;
 use crate::config::Serve;
 use crate::figures::board::Board;
 use crate::verb::web::cors::Cors;
-use crate::verb::web::tokens::Tokens;
+use crate::verb::web::tokens::TokenFile;
 
 pub struct House {
     pub config: Serve,
@@ -21,7 +21,7 @@ pub struct House {
     /// The ledger can be read: tags and Rowmill-After are possible.
     pub has_ledger: bool,
     /// `None` where everybody may ask.
-    pub tokens: Option<Tokens>,
+    pub tokens: Option<Arc<TokenFile>>,
     pub cors: Cors,
     pub figures: Arc<Figures>,
     pub board: Arc<Board>,
@@ -39,7 +39,7 @@ impl House {
         endpoints: Vec<Endpoint>,
         described: Vec<Result<Arc<Description>, String>>,
         has_ledger: bool,
-        tokens: Option<Tokens>,
+        tokens: Option<Arc<TokenFile>>,
         cors: Cors,
         figures: Arc<Figures>,
         board: Arc<Board>,

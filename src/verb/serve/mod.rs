@@ -28,6 +28,7 @@ pub mod errand;
 pub mod works;
 pub mod window;
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,14 +49,16 @@ use crate::base::retry::{BackOff, Episode};
 use crate::base::thread::Kind;
 use crate::client::pg::{Client, Server, is_refused};
 use crate::config;
+use crate::config::source::Source;
 use crate::http::event_loop::{EventLoop, Shared, Waker, loops};
 use crate::http::limits::Limits;
 use crate::http::listen;
 use crate::http::tls::Identity;
-use crate::verb::service::Process;
+use crate::verb::service::{Process, Reload};
 use crate::verb::web::closing;
 use crate::verb::web::cors::Cors;
-use crate::verb::web::tokens::Tokens;
+use crate::verb::web::reload::files;
+use crate::verb::web::tokens::TokenFile;
 
 const BEFORE: &str = "the database was not asked yet what the statements look like";
 const ENDING: &str = "answering what was asked";
@@ -111,13 +114,15 @@ pub fn has_ledger(client: &mut Client) -> Result<bool> {
 ///
 /// # Errors
 /// What cannot be as it is configured, and what ended a thread.
-pub fn run(config: &config::Window) -> Result<()> {
+pub fn run(config: &config::Window, source: Source) -> Result<()> {
     let process = Process::start(config.watchdog, &config.metrics, BEFORE)?;
     let serve = &config.serve;
     let endpoints = endpoint::endpoints(serve)?;
     let places = places(config, &endpoints)?;
-    let tokens = serve.tokens.as_deref().map(|path| Tokens::read(path, "serve.tokens")).transpose()?;
+    let tokens =
+        serve.tokens.as_deref().map(|path| TokenFile::read(path, "serve.tokens")).transpose()?.map(Arc::new);
     let identity = serve.tls.as_ref().map(|(cert, key)| Identity::read(cert, key)).transpose()?;
+    let files = files(tokens.as_ref(), identity.as_ref());
     let (described, has_ledger) = describe_all(&places, &endpoints)?;
     let listeners = listen::open(&serve.listen, "serve.listen")?;
     let addresses: Vec<String> =
@@ -153,7 +158,8 @@ pub fn run(config: &config::Window) -> Result<()> {
     start(places, loops, &house, &process)?;
     process.show(figures.clone())?;
     log::info!("answering on {} for {}", addresses.join(", "), names.join(", "));
-    process.run(ENDING)?;
+    let read = |path: &Path| config::read_window(path).map(|config| config.log);
+    process.run(ENDING, Reload { source, read, files })?;
     std::thread::sleep(serve.drain_delay);
     let last = (longest + LAST_ANSWERS).min(LAST_MAX);
     if !closing::end(&shared, &wakers, last, || figures.waiting.load(Relaxed) == 0) {

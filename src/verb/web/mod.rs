@@ -7,3 +7,4 @@ pub mod cors;
 pub mod requests;
 pub mod refusals;
 pub mod closing;
+pub mod reload;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use openssl::sha::sha256;
 use serde::Deserialize;
 
-use crate::base::lock::lock;
+use crate::base::lock::{Live, lock};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +34,39 @@ struct RawToken {
 #[derive(Debug, Default)]
 pub struct Tokens {
     by_hash: HashMap<[u8; 32], Arc<Token>>,
+}
+
+/// The file, as it was read last.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: String,
+    setting: &'static str,
+    tokens: Live<Tokens>,
+}
+
+impl TokenFile {
+    /// `setting` is what names the file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is wrong.
+    pub fn read(path: &str, setting: &'static str) -> Result<TokenFile> {
+        let tokens = Live::new(Tokens::read(path, setting)?);
+        Ok(TokenFile { path: path.to_owned(), setting, tokens })
+    }
+
+    /// Reads it again; rates begin anew.
+    ///
+    /// # Errors
+    /// As above; then everybody stays who was in it.
+    pub fn read_again(&self) -> Result<()> {
+        self.tokens.set(Tokens::read(&self.path, self.setting)?);
+        Ok(())
+    }
+
+    /// As [`Tokens::of`].
+    pub fn of(&self, authorization: Option<&str>) -> Option<Arc<Token>> {
+        self.tokens.get().of(authorization).cloned()
+    }
 }
 
 /// One who may.
