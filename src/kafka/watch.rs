@@ -70,12 +70,18 @@ impl Watch {
         let (mut next_measure, mut measured) = (Instant::now() + LOOK, BTreeMap::new());
         let mut next_ping = Instant::now();
         let mut next_commit = Instant::now() + COMMIT;
+        let mut looked_at: Option<u64> = None;
         let mut trouble = Episode::default();
         while !self.ownership.is_closing() {
             let mut problem = None;
             let mut has_looked = false;
-            let claims: Vec<Arc<Claim>> =
-                self.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+            // Where nothing changed since nobody wanted a start, nobody does: with thousands of partitions each look costs.
+            let version = self.ownership.version();
+            let mut claims: Vec<Arc<Claim>> = Vec::new();
+            if looked_at != Some(version) {
+                claims = self.ownership.all().into_iter().filter(|c| c.wants_start()).collect();
+                looked_at = Some(version).filter(|_| claims.is_empty());
+            }
             // A start is decided on what Kafka says now: the topic may just have been created again.
             if Instant::now() >= next_look || !claims.is_empty() {
                 next_look = Instant::now() + LOOK;

@@ -133,7 +133,7 @@ impl Drawing {
         let x = Axis::of(self.xs.iter().copied(), x_scale, LEFT, WIDTH - RIGHT);
         let y = Axis::of(self.ys.iter().flatten().copied(), y_scale, HEIGHT - BOTTOM, TOP);
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\"><title>{0}</title>\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\"><title>{0}</title>\
              <style>{STYLE}</style><text class=\"t\" x=\"{LEFT}\" y=\"24\">{0}</text>",
             markup(&self.title)
         );
