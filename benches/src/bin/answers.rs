@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use rowmill_bench::engine::Ending;
 use rowmill_bench::program::{exit_code, result_directory};
@@ -31,6 +31,12 @@ struct Arguments {
     /// Rows of the CSV; 0 leaves it out.
     #[arg(long, default_value_t = 10_000_000)]
     csv_rows: u64,
+    /// Further services that answer at the same paths: NAME=PORT=COMMAND; PORT is in their environment.
+    #[arg(long)]
+    beside: Vec<String>,
+    /// Rows of their CSV: a hand-written service takes minutes for what the others take seconds for.
+    #[arg(long, default_value_t = 1_000_000)]
+    beside_csv_rows: u64,
     #[arg(long, default_value = "target/release")]
     programs: PathBuf,
     #[arg(long, default_value = "bench-results")]
@@ -44,14 +50,29 @@ fn main() -> ExitCode {
 const ROWS: u32 = 100_000;
 const PORT: u16 = 18411;
 
+/// A service beside ours, and what was seen of it in each round.
+struct Peer {
+    name: String,
+    port: u16,
+    running: Ending,
+    rounds: Vec<Asked>,
+    csv: Option<(f64, f64)>,
+}
+
+/// What a service took for its answers.
 #[derive(Clone, Copy, Debug)]
-struct Round {
-    pgbench_per_s: f64,
-    serve_per_s: f64,
-    serve_cpu_us: f64,
+struct Asked {
+    per_s: f64,
+    cpu_us: f64,
     p50_ms: f64,
     p99_ms: f64,
     errors: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    pgbench_per_s: f64,
+    serve: Asked,
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -86,34 +107,73 @@ fn run(arguments: &Arguments) -> Result<()> {
         .spawn()
         .context("cannot start rowmill serve: is it built?")?;
     let serve = Ending(child);
-    let began = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", PORT)).is_err() {
-        ensure!(began.elapsed() < Duration::from_secs(30), "rowmill serve does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("rowmill serve", PORT)?;
     let pid = serve.0.id().to_string();
+    let mut peers = arguments.beside.iter().map(|text| peer(text, &url)).collect::<Result<Vec<_>>>()?;
     let mut rounds = Vec::new();
     for number in 1..=arguments.rounds {
         let pgbench_per_s = pgbench(arguments, &url, &out)?;
-        ask(arguments, 1, &out)?;
-        let before = usage::of(&pid)?;
-        let Seen { requests, p50_ms, p99_ms, errors } = ask(arguments, arguments.seconds, &out)?;
-        let after = usage::of(&pid)?;
-        let round = Round {
-            pgbench_per_s,
-            serve_per_s: requests as f64 / arguments.seconds as f64,
-            serve_cpu_us: (after.cpu_seconds - before.cpu_seconds) * 1e6 / requests.max(1) as f64,
-            p50_ms,
-            p99_ms,
-            errors,
-        };
-        println!("round {number}  {round:?}  ratio {:.2}", round.serve_per_s / round.pgbench_per_s);
+        let round = Round { pgbench_per_s, serve: asked(arguments, PORT, &pid, &out)? };
+        println!("round {number}  {round:?}  ratio {:.2}", round.serve.per_s / round.pgbench_per_s);
         rounds.push(round);
+        for peer in &mut peers {
+            let found = asked(arguments, peer.port, &peer.running.0.id().to_string(), &out)?;
+            println!("round {number}  {}  {found:?}", peer.name);
+            peer.rounds.push(found);
+        }
     }
     let csv = if arguments.csv_rows > 0 { Some(csv(arguments, &url, &pid)?) } else { None };
-    std::fs::write(out.join("summary.md"), summary(arguments, &rounds, csv)?)?;
+    for peer in peers.iter_mut().filter(|_| arguments.csv_rows > 0) {
+        let (took_s, _) = download(peer.port, arguments.beside_csv_rows)?;
+        peer.csv = Some((took_s, usage::of(&peer.running.0.id().to_string())?.rss_peak_mb()));
+        println!("{}  CSV {:?}", peer.name, peer.csv);
+    }
+    std::fs::write(out.join("summary.md"), summary(arguments, &rounds, csv, &peers)?)?;
     println!("written to {}", out.display());
     Ok(())
+}
+
+fn wait_for(name: &str, port: u16) -> Result<()> {
+    let began = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        ensure!(began.elapsed() < Duration::from_secs(30), "{name} does not listen on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Starts one of `--beside`.
+fn peer(text: &str, url: &str) -> Result<Peer> {
+    let mut parts = text.splitn(3, '=');
+    let (Some(name), Some(port), Some(command)) = (parts.next(), parts.next(), parts.next()) else {
+        bail!("--beside {text:?}: write NAME=PORT=COMMAND");
+    };
+    let mut words = command.split_whitespace();
+    let child = Command::new(words.next().context("--beside without a command")?)
+        .args(words)
+        .env("PORT", port)
+        .env("DATABASE_URL", url)
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    let running = Ending(child);
+    let port = port.parse()?;
+    wait_for(name, port)?;
+    Ok(Peer { name: name.to_owned(), port, running, rounds: Vec::new(), csv: None })
+}
+
+/// Asks a service for a while, once it is warm.
+fn asked(arguments: &Arguments, port: u16, pid: &str, out: &Path) -> Result<Asked> {
+    ask(arguments, port, 1, out)?;
+    let before = usage::of(pid)?;
+    let Seen { requests, p50_ms, p99_ms, errors } = ask(arguments, port, arguments.seconds, out)?;
+    let after = usage::of(pid)?;
+    Ok(Asked {
+        per_s: requests as f64 / arguments.seconds as f64,
+        cpu_us: (after.cpu_seconds - before.cpu_seconds) * 1e6 / requests.max(1) as f64,
+        p50_ms,
+        p99_ms,
+        errors,
+    })
 }
 
 /// Point selects a second.
@@ -138,13 +198,13 @@ fn pgbench(arguments: &Arguments, url: &str, out: &Path) -> Result<f64> {
         .with_context(|| format!("pgbench said: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-fn ask(arguments: &Arguments, seconds: u64, out: &Path) -> Result<Seen> {
+fn ask(arguments: &Arguments, port: u16, seconds: u64, out: &Path) -> Result<Seen> {
     let script = out.join("get.lua");
     std::fs::write(
         &script,
         format!("request = function() return wrk.format('GET', '/answer/' .. math.random(1, {ROWS})) end\n"),
     )?;
-    wrk::run(arguments.connections, seconds, &script, &format!("http://127.0.0.1:{PORT}"))
+    wrk::run(arguments.connections, seconds, &script, &format!("http://127.0.0.1:{port}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,13 +227,21 @@ fn csv(arguments: &Arguments, url: &str, pid: &str) -> Result<Csv> {
     let status = Command::new(program).arg(url).args(["-qc", &sql]).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "psql could not copy");
     let copy_s = began.elapsed().as_secs_f64();
+    let (serve_s, bytes) = download(PORT, n)?;
+    let found = Csv { copy_s, serve_s, bytes, peak_mb: usage::of(pid)?.rss_peak_mb() };
+    println!("{found:?}");
+    Ok(found)
+}
+
+/// Seconds and bytes of so many rows of a service.
+fn download(port: u16, rows: u64) -> Result<(f64, u64)> {
     let began = Instant::now();
     let output = Command::new("curl")
         .args(["-sS", "-o", "/dev/null", "-w", "%{http_code} %{size_download}"])
-        .arg(format!("http://127.0.0.1:{PORT}/rows/{n}.csv"))
+        .arg(format!("http://127.0.0.1:{port}/rows/{rows}.csv"))
         .output()
         .context("cannot run curl")?;
-    let serve_s = began.elapsed().as_secs_f64();
+    let took_s = began.elapsed().as_secs_f64();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success() && text.starts_with("200 "),
@@ -181,12 +249,10 @@ fn csv(arguments: &Arguments, url: &str, pid: &str) -> Result<Csv> {
         String::from_utf8_lossy(&output.stderr)
     );
     let bytes = text.rsplit(' ').next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
-    let found = Csv { copy_s, serve_s, bytes, peak_mb: usage::of(pid)?.rss_peak_mb() };
-    println!("{found:?}");
-    Ok(found)
+    Ok((took_s, bytes))
 }
 
-fn summary(arguments: &Arguments, rounds: &[Round], csv: Option<Csv>) -> Result<String> {
+fn summary(arguments: &Arguments, rounds: &[Round], csv: Option<Csv>, peers: &[Peer]) -> Result<String> {
     let middle = |of: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
     let mut text = format!(
         "# Answers beside their floor, {} rounds of {} s\n\nA row by its primary key: pgbench's prepared select over {connections} \
@@ -202,15 +268,20 @@ fn summary(arguments: &Arguments, rounds: &[Round], csv: Option<Csv>) -> Result<
         text,
         "| answers/s | {:.0} | {:.0} |",
         middle(&|r| r.pgbench_per_s),
-        middle(&|r| r.serve_per_s)
+        middle(&|r| r.serve.per_s)
     )?;
-    writeln!(text, "| own CPU, us an answer | | {:.1} |", middle(&|r| r.serve_cpu_us))?;
-    writeln!(text, "| p50, p99, ms | | {:.2}, {:.2} |", middle(&|r| r.p50_ms), middle(&|r| r.p99_ms))?;
-    writeln!(text, "| failed | | {} |", rounds.iter().map(|r| r.errors).sum::<u64>())?;
+    writeln!(text, "| own CPU, us an answer | | {:.1} |", middle(&|r| r.serve.cpu_us))?;
+    writeln!(
+        text,
+        "| p50, p99, ms | | {:.2}, {:.2} |",
+        middle(&|r| r.serve.p50_ms),
+        middle(&|r| r.serve.p99_ms)
+    )?;
+    writeln!(text, "| failed | | {} |", rounds.iter().map(|r| r.serve.errors).sum::<u64>())?;
     writeln!(
         text,
         "\nRatio of the same round: {:.2}; must be 0.7, aim 0.85.",
-        middle(&|r| r.serve_per_s / r.pgbench_per_s)
+        middle(&|r| r.serve.per_s / r.pgbench_per_s)
     )?;
     if let Some(csv) = csv {
         writeln!(
@@ -224,6 +295,30 @@ fn summary(arguments: &Arguments, rounds: &[Round], csv: Option<Csv>) -> Result<
             csv.copy_s / csv.serve_s,
             csv.peak_mb
         )?;
+    }
+    for peer in peers {
+        let middle = |of: &dyn Fn(&Asked) -> f64| median(&peer.rounds.iter().map(of).collect::<Vec<_>>());
+        let ratios = rounds.iter().zip(&peer.rounds).map(|(ours, theirs)| theirs.cpu_us / ours.serve.cpu_us);
+        write!(
+            text,
+            "\n{}, the same questions in the same rounds: {:.0} answers/s, {:.0} us of its CPU an answer ({:.1} times ours), p50 {:.2} ms, p99 \
+             {:.2} ms, {} failed.",
+            peer.name,
+            middle(&|a| a.per_s),
+            middle(&|a| a.cpu_us),
+            median(&ratios.collect::<Vec<_>>()),
+            middle(&|a| a.p50_ms),
+            middle(&|a| a.p99_ms),
+            peer.rounds.iter().map(|a| a.errors).sum::<u64>()
+        )?;
+        if let Some((took_s, peak_mb)) = peer.csv {
+            write!(
+                text,
+                " A CSV of {} rows: {took_s:.1} s, peak memory {peak_mb:.0} MB.",
+                arguments.beside_csv_rows
+            )?;
+        }
+        text.push('\n');
     }
     text.push_str(&servers::conditions_with(
         "make serve-bench --",
