@@ -254,7 +254,9 @@ fn report(threads: &Threads, board: Arc<Board>, service: Arc<dyn Service>) -> Re
                     }
                     Err(why) => {
                         let since = still.get_or_insert_with(Instant::now).elapsed().as_secs();
-                        log::info!("{line}; NOT READY for {since} s and more: {why}");
+                        let since =
+                            if since > 0 { format!(" for {since} s and more") } else { String::new() };
+                        log::info!("{line}; NOT READY{since}: {why}");
                     }
                 }
             }
