@@ -115,13 +115,15 @@ impl Process {
     }
 }
 
+/// A file that the configuration names, by what it is, and how it is read again.
+pub type File = (&'static str, Box<dyn Fn() -> Result<()>>);
+
 /// What a service does when its configuration may have changed.
 pub struct Reload {
     pub source: Source,
     /// Reads the whole file as the verb does, for what of it may change while the process runs.
     pub read: fn(&Path) -> Result<Log>,
-    /// Files that the configuration names, each with what it is and how it is read again.
-    pub files: Vec<(&'static str, Box<dyn Fn() -> Result<()>>)>,
+    pub files: Vec<File>,
 }
 
 impl Reload {

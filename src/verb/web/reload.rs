@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
-
 use crate::http::tls::Identity;
+use crate::verb::service::File;
 use crate::verb::web::tokens::TokenFile;
-
-/// A file by what it is, and how it is read again.
-pub type File = (&'static str, Box<dyn Fn() -> Result<()>>);
 
 /// Those that there are.
 pub fn files(tokens: Option<&Arc<TokenFile>>, identity: Option<&Identity>) -> Vec<File> {
