@@ -28,6 +28,7 @@ Exit status:
   0    it is done, or all is well
   1    something was found, or failed; also what may have passed by the next start
   2    the command line cannot be understood
+  3    tail --fail-on-gap: an event is missing
   78   a service whose configuration cannot be used
   130  a second signal";
 
@@ -116,6 +117,20 @@ enum Verb {
         #[command(flatten)]
         which: verb::backfill::Which,
     },
+    /// Show events as they come, at a terminal or to a script.
+    ///
+    /// Reads them from a channel or streams of Redis, or from Kafka: SOURCE or [tail] of the configuration says which. Asks for the
+    /// accounts to show; the same commands are taken from a pipe. Comes back by itself whenever the server does, shows each event
+    /// once, fetches what it missed from where it is kept, and says what is missing. Ctrl-C ends it.
+    ///
+    /// Events go to standard output, and what else there is to say to standard error, but at a terminal. Ends with 1 where it cannot go
+    /// on, and with 3 for --fail-on-gap.
+    Tail {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        tail: verb::tail::Asked,
+    },
     /// Write man pages and shell completions; for packages.
     #[command(hide = true)]
     Generate(verb::generate::Generate),
@@ -139,8 +154,7 @@ fn main() -> ExitCode {
     #[cfg(feature = "fault-points")]
     let _scenario = fail::FailScenario::setup();
     match dispatch(Arguments::parse().verb) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             log::error!("{error:#}");
             error.downcast_ref::<Misconfigured>().map_or(ExitCode::FAILURE, |_| ExitCode::from(EX_CONFIG))
@@ -170,10 +184,17 @@ fn judged<T>(config: Result<T>) -> Result<T> {
     })
 }
 
-/// False for a check that found something.
-fn dispatch(verb: Verb) -> Result<bool> {
+fn dispatch(verb: Verb) -> Result<ExitCode> {
     // Every verb reads secrets.
     secret::refuse_core_dumps()?;
+    if let Verb::Tail { file, tail } = verb {
+        return verb::tail::run(&file.config, &tail);
+    }
+    judge(verb).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// False for a check that found something.
+fn judge(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Run(file) => {
             let source = Source::of(&file.config);
@@ -208,6 +229,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Backfill { file, which } => {
             for_people(|| verb::backfill::run(&config::read(&file.config)?, &which).map(|()| true))
         }
+        Verb::Tail { .. } => unreachable!("it has codes of its own"),
         Verb::Verify(file) => for_people(|| verb::verify::run(&config::read(&file.config)?)),
     }
 }

@@ -87,6 +87,12 @@ kinds! {
     /// Serves figures.
     Page = "page",
     Signals = "signals",
+    /// Reads the events that a person watches.
+    Follow = "follow",
+    /// Has a prompt redrawn, with what is to be shown above it.
+    Knock = "knock",
+    /// Ends what was to last for a time.
+    Timer = "timer",
 }
 
 impl Kind {

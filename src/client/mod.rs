@@ -8,3 +8,4 @@ pub mod pg;
 pub mod wire;
 pub mod login;
 pub mod redis;
+pub mod feed;

@@ -7,13 +7,13 @@ use ::redis::{
     Client, ClientTlsConfig, Connection, ConnectionAddr, FromRedisValue as _, IntoConnectionInfo as _,
     Pipeline, RedisError, RedisResult, TlsCertificates, Value,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 
 use super::tls;
 use crate::config;
 
 /// For a connection and for each reply. A healthy Redis answers in a millisecond.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many keys Redis has, for `rowmill check`.
 pub fn ping(redis: &config::Redis) -> Result<u64> {
@@ -96,7 +96,7 @@ pub fn matches_no_key(redis: &config::Redis, lookup: &config::Lookup) -> Result<
 }
 
 /// A text that a pattern of Redis takes for itself.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let escape = |c: char| if "*?[]^-\\".contains(c) { format!("\\{c}") } else { c.to_string() };
     text.chars().map(escape).collect()
 }
@@ -288,17 +288,24 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
 /// exchanged. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not speak TLS, and
 /// trusts the system's authorities too.
 pub fn connect(redis: &config::Redis) -> Result<Connection> {
+    let address = client(redis)?.get_connection_info().addr().to_string();
+    reach(redis).map_err(|error| {
+        anyhow::anyhow!(
+            "cannot connect to Redis at {address}: {error:#}; is redis.url right, and does Redis run there?"
+        )
+    })
+}
+
+/// The same, where whoever asks says which server it is.
+pub(super) fn reach(redis: &config::Redis) -> Result<Connection> {
     let client = client(redis)?;
-    let about = format!("cannot connect to Redis at {}", client.get_connection_info().addr());
     if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {
         let pair = redis.cert.as_deref().zip(redis.key.as_deref());
-        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client: pair }, TIMEOUT)
-            .context(about.clone())?;
+        tls::probe(host, *port, tls::Files { ca: redis.ca.as_deref(), client: pair }, TIMEOUT)?;
     }
     // The library's error and its cause have the same words.
-    let connection = client.get_connection_with_timeout(TIMEOUT).map_err(|error| {
-        anyhow::anyhow!("{about}: {error}; is redis.url right, and does Redis run there?")
-    })?;
+    let connection =
+        client.get_connection_with_timeout(TIMEOUT).map_err(|error| anyhow::anyhow!("{error}"))?;
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;
     Ok(connection)

@@ -8,6 +8,7 @@ mod units;
 pub mod address;
 mod collect;
 mod serve;
+mod tail;
 mod limits;
 mod kafka;
 mod postgres;
@@ -35,6 +36,7 @@ use self::postgres::{RawPostgres, resolve_postgres};
 use self::redis::{RawLookup, RawRedis, resolve_lookup, resolve_redis};
 use self::secret::Environment;
 use self::serve::{RawServe, resolve_serve};
+use self::tail::{RawTail, resolve_tail, split_channel};
 use self::threads::{RawThreads, resolve_threads};
 use self::units::Bytes;
 use crate::base::spelling::did_you_mean;
@@ -55,6 +57,7 @@ pub use self::serve::{
     ChartKind, Columns, Etag, Format, ParameterType, Place, PlanMode, RawChart, RawEndpoint, RawParameter,
     Scale, Serve, Shape, TimeUnit,
 };
+pub use self::tail::{AccountType, From, Names as FieldNames, Tail, Words};
 pub use self::threads::Threads;
 
 /// The whole file as written.
@@ -93,6 +96,8 @@ struct RawConfig {
     serve: RawServe,
     #[serde(default)]
     endpoint: Vec<RawEndpoint>,
+    #[serde(default)]
+    tail: RawTail,
     #[serde(default)]
     model: Vec<RawModel>,
 }
@@ -144,6 +149,16 @@ pub struct Window {
     pub watchdog: std::time::Duration,
 }
 
+/// What `tail` needs of a configuration: where events come from, and nothing else.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub tail: Tail,
+    /// `None` where only Kafka is asked.
+    pub redis: Option<Redis>,
+    /// `None` where no topic is named.
+    pub kafka: Option<Kafka>,
+}
+
 fn default_pipeline() -> String {
     "rowmill".to_owned()
 }
@@ -173,6 +188,28 @@ pub fn read_door(path: &Path) -> Result<Door> {
 /// What `serve` needs; the rest of the file may be another's.
 pub fn read_window(path: &Path) -> Result<Window> {
     read_part(path, resolve_window)
+}
+
+/// What `tail` needs. `source` is Redis' URL with a channel at its end, and comes before the file, which need not be there then;
+/// `plaintext` allows it to be on another machine without TLS.
+pub fn read_view(path: &Path, source: Option<&str>, plaintext: bool) -> Result<View> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if source.is_some() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        read => read.with_context(|| {
+            format!(
+                "cannot read the configuration file {:?}: name one with --config, or a source like redis://localhost/events",
+                path.display().to_string()
+            )
+        })?,
+    };
+    let overrides = std::env::vars().filter(|(name, _)| name.starts_with(OVERRIDE));
+    let mut raw = read_raw(&text, overrides).with_context(|| format!("in {}", path.display()))?;
+    if let Some(source) = source {
+        let (url, channel) = split_channel(source);
+        raw.redis.ask(url, plaintext);
+        raw.tail = raw.tail.with_channel(channel);
+    }
+    resolve_view(raw, &|name| std::env::var(name).ok()).with_context(|| format!("in {}", path.display()))
 }
 
 /// The same from a text alone, for tests.
@@ -223,6 +260,20 @@ fn resolve_window(raw: RawConfig, env: Environment<'_>) -> Result<Window> {
         metrics: resolve_metrics(raw.metrics)?,
         log: resolve_log(&raw.log),
         watchdog: resolve_threads(raw.threads, &raw.model)?.watchdog,
+    })
+}
+
+fn resolve_view(raw: RawConfig, env: Environment<'_>) -> Result<View> {
+    let tail = resolve_tail(raw.tail)?;
+    if tail.needs_redis() && !raw.redis.is_named(env) {
+        bail!(
+            "no Redis is named: set url in [redis], REDIS_URL, or give a source like redis://localhost/events"
+        );
+    }
+    Ok(View {
+        redis: tail.needs_redis().then(|| resolve_redis(raw.redis, env)).transpose()?,
+        kafka: tail.topic.is_some().then(|| resolve_kafka(raw.kafka, &raw.pipeline, env)).transpose()?,
+        tail,
     })
 }
 
@@ -326,6 +377,8 @@ fn resolve(raw: RawConfig, env: Environment<'_>) -> Result<Config> {
         .map(|(name, lookup)| resolve_lookup(name, lookup))
         .collect::<Result<Vec<_>>>()?;
     let redis = if lookups.is_empty() { None } else { Some(resolve_redis(raw.redis, env)?) };
+    // Nothing of it is used here, and a section with a mistake is one.
+    resolve_tail(raw.tail)?;
     let postgres = resolve_postgres(raw.postgres, env)?;
     let config = Config {
         redis,

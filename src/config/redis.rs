@@ -42,6 +42,19 @@ const LOOKUP_CACHE_MAX: usize = 100_000;
 /// A collector may send before its user's token has reached Redis.
 const LOOKUP_GRACE: Duration = Duration::from_secs(1);
 
+impl RawRedis {
+    /// Another server than the file's, as the command line has it.
+    pub(super) fn ask(&mut self, url: String, plaintext: bool) {
+        self.url = Some(url);
+        self.plaintext |= plaintext;
+    }
+
+    /// True where there is an address, in the file or beside it.
+    pub(super) fn is_named(&self, env: Environment<'_>) -> bool {
+        self.url.is_some() || env("REDIS_URL").is_some()
+    }
+}
+
 #[derive(Clone)]
 pub struct Redis {
     pub url: String,

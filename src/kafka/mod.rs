@@ -9,6 +9,7 @@ pub mod send;
 pub mod lasting;
 pub mod readings;
 pub mod reread;
+pub mod follow;
 pub mod tail;
 pub mod unpack;
 pub mod large;

@@ -139,7 +139,7 @@ pub fn ranges(
 }
 
 /// Shows the records of a batch that librdkafka does not unpack. `batch` is the one that holds it.
-fn take_apart(
+pub(super) fn take_apart(
     mut unpacker: Unpacker,
     batch: &Record<'_>,
     offsets: &Range<i64>,
@@ -158,7 +158,7 @@ fn take_apart(
     }
 }
 
-fn record<'a>(topic: &'a str, message: &'a BorrowedMessage<'_>, headers: &'a [u8]) -> Record<'a> {
+pub(super) fn record<'a>(topic: &'a str, message: &'a BorrowedMessage<'_>, headers: &'a [u8]) -> Record<'a> {
     Record {
         topic,
         partition: message.partition(),
@@ -170,7 +170,7 @@ fn record<'a>(topic: &'a str, message: &'a BorrowedMessage<'_>, headers: &'a [u8
     }
 }
 
-fn append_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
+pub(super) fn append_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
     for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
         Headers::append(arena, header.key.as_bytes(), header.value);
     }

@@ -17,4 +17,5 @@ pub mod generate;
 pub mod init;
 pub mod propose;
 pub mod status;
+pub mod tail;
 pub mod verify;

@@ -6,7 +6,11 @@
 
 use std::fmt::{Arguments, Display};
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::base::printable::{self, Printable};
 
@@ -32,6 +36,30 @@ pub fn json(value: &serde_json::Value) {
     write_line(&mut std::io::stdout().lock(), printable::json(&value.to_string()));
 }
 
+/// Lines that were made printable before, with their ends, in one piece. All of it is written, however slowly it is read, and also to
+/// a pipe that somebody else made one that does not wait.
+pub fn piece(text: &str) {
+    let out = std::io::stdout().lock();
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() && !is_closed() {
+        match nix::unistd::write(&out, rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut room = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                // What went wrong shows at the next write.
+                poll(&mut room, PollTimeout::NONE).ok();
+            }
+            Err(error) => return failed(&error.into()),
+        }
+    }
+}
+
+/// True where standard output is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Lines of a text whose line breaks are our own.
 pub fn lines(text: &str) {
     text.lines().for_each(|text| line(format_args!("{text}")));
@@ -45,6 +73,16 @@ pub fn clear() {
     if let Err(error) = out.write_all(text.as_bytes()) {
         failed(&error);
     }
+}
+
+/// Nobody reads any more, as its poll says.
+pub fn close() {
+    CLOSED.store(true, Relaxed);
+}
+
+/// To be waited for.
+pub fn handle() -> impl AsFd {
+    std::io::stdout()
 }
 
 /// True where nobody reads any more.

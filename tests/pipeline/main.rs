@@ -50,6 +50,7 @@ mod serve;
 mod shutdown;
 mod slow;
 mod systemd;
+mod tail;
 mod takeover;
 mod terminal;
 mod texts;

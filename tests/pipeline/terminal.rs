@@ -49,9 +49,18 @@ impl Drop for Tmux<'_> {
 /// Runs rowmill in a terminal: a person must see these lines and nothing else, and find the terminal as it was.
 #[track_caller]
 pub(crate) fn check(world: &World, arguments: &[&str], lines: &[String]) {
+    let Some(seen) = shown(world, arguments) else { return };
+    // What is empty at the end of a line cannot be told from nothing.
+    let expected: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    assert_eq!(seen, expected, "{arguments:?}");
+}
+
+/// Runs rowmill in a terminal, which must be as it was behind it; the lines that a person saw. `None` where there is no tmux.
+#[track_caller]
+pub(crate) fn shown(world: &World, arguments: &[&str]) -> Option<Vec<String>> {
     if Command::new("tmux").arg("-V").output().is_err() {
         println!("NOT TESTED in a terminal: there is no tmux; `stack/install --checks` brings it");
-        return;
+        return None;
     }
     let socket = world.path("tmux").display().to_string();
     let tmux = Tmux { world, socket };
@@ -84,7 +93,5 @@ pub(crate) fn check(world: &World, arguments: &[&str], lines: &[String]) {
     assert_eq!(tmux.says(&["list-buffers"]), "", "{arguments:?} reached the clipboard");
     let seen = tmux.seen();
     // What the first Enter echoed comes before, and what is empty behind.
-    let seen: Vec<&str> = seen.lines().skip(1).take_while(|line| *line != "the-end").collect();
-    let expected: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
-    assert_eq!(seen, expected, "{arguments:?}");
+    Some(seen.lines().skip(1).take_while(|line| *line != "the-end").map(str::to_owned).collect())
 }
