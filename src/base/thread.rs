@@ -70,6 +70,8 @@ kinds! {
     Lease = "lease",
     Watch = "watch",
     Mend = "mend",
+    /// Knows what is in a table, for the front door.
+    Know = "know",
     /// Makes and drops partitions.
     Upkeep = "upkeep",
     Setup = "setup",

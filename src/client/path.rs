@@ -5,6 +5,9 @@
 //! schema is the server's own, in a transaction that says so for itself: a pooler in transaction mode may stand in between,
 //! where a setting of the session would reach some servers and stay on them for strangers.
 
+use std::time::Duration;
+
+use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::types::{ToSql, Type};
 use postgres::{Error, IsolationLevel, Row, Transaction};
 
@@ -73,6 +76,19 @@ impl Client {
     /// everything with its schema, operators and types included.
     pub fn by_role_path(&mut self) -> &mut postgres::Client {
         &mut self.client
+    }
+
+    /// Hears of what is notified on this channel from now on. Only where nobody shares the session: a pooler in transaction mode would
+    /// give it to others.
+    pub fn listen(&mut self, channel: &str) -> Result<(), Error> {
+        self.client.batch_execute(&format!("LISTEN \"{}\"", channel.replace('"', "\"\"")))
+    }
+
+    /// The next notification, its channel and its payload; `None` where none comes for so long.
+    pub fn notice(&mut self, wait: Duration) -> Result<Option<(String, String)>, Error> {
+        let mut notices = self.client.notifications();
+        let next = notices.timeout_iter(wait).next()?;
+        Ok(next.map(|notice| (notice.channel().to_owned(), notice.payload().to_owned())))
     }
 
     fn alone<T>(

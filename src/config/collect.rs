@@ -68,6 +68,58 @@ pub struct RawRoute {
     pub content_type: Option<String>,
     #[serde(default)]
     pub answer: Form,
+    /// What has to be in a table before anything is sent.
+    pub must_exist: Option<RawMust>,
+}
+
+/// `must_exist` of a route, as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawMust {
+    /// A template over the request.
+    pub value: String,
+    /// Without a schema it is in `public`.
+    pub table: String,
+    pub column: String,
+    /// A boolean column; without it, being there is enough.
+    pub active: Option<String>,
+    cache: Option<Period>,
+    unknown: Option<u16>,
+    inactive: Option<u16>,
+    channel: Option<String>,
+}
+
+/// For one that is there and active: how long that is believed.
+const MUST_CACHE: Duration = Duration::from_secs(1);
+
+/// Above it nobody would notice that a change was not heard of.
+const MUST_CACHE_MAX: Duration = Duration::from_secs(3600);
+
+impl RawMust {
+    /// How long "active" is believed, and the statuses for what is unknown and for what is inactive.
+    pub fn cache(&self) -> Duration {
+        self.cache.map_or(MUST_CACHE, |period| period.0)
+    }
+
+    pub fn statuses(&self) -> (u16, u16) {
+        (self.unknown.unwrap_or(404), self.inactive.unwrap_or(403))
+    }
+
+    /// Whose notifications say that something changed; the payload is the key, or nothing for all.
+    pub fn channel(&self) -> &str {
+        self.channel.as_deref().unwrap_or_else(|| self.table.rsplit('.').next().unwrap_or_default())
+    }
+
+    fn check(&self) -> Result<()> {
+        let (unknown, inactive) = self.statuses();
+        if ![unknown, inactive].iter().all(|status| (400..500).contains(status)) {
+            bail!("must_exist.unknown and inactive are statuses of the client's mistakes, 400 to 499");
+        }
+        if self.cache() > MUST_CACHE_MAX {
+            bail!("must_exist.cache must be at most 1h; \"0s\" asks each time");
+        }
+        Ok(())
+    }
 }
 
 fn default_method() -> String {
@@ -321,6 +373,11 @@ fn check(collect: &Collect) -> Result<()> {
             "collect.properties may not set {name:?}: what the answers promise rests on its value, or there is a setting for it"
         );
     }
+    for route in &collect.routes {
+        if let Some(must) = &route.must_exist {
+            must.check().with_context(|| format!("in the route \"{} {}\"", route.method, route.path))?;
+        }
+    }
     if let Some(origin) = collect.cors_origins.iter().find(|origin| !is_origin(origin)) {
         bail!(
             "collect.cors_origins has {origin:?}: write \"*\", or a scheme and a host like \"https://app.example.com\""
@@ -343,6 +400,10 @@ mod tests {
         check("[collect]\ndeliver_timeout = \"500ms\"", Err("between 1s and 5m"));
         check("[collect.properties]\n\"acks\" = \"1\"", Err("may not set"));
         check("[collect]\ncors_origins = [\"app.example.com\"]", Err("a scheme and a host"));
+        let must = "[[route]]\npath = \"/{a}\"\ntopic = \"t\"\nmust_exist = { value = \"{path.a}\", table = \"t\", column = \"id\"";
+        check(&format!("{must} }}"), Ok(()));
+        check(&format!("{must}, unknown = 500 }}"), Err("400 to 499"));
+        check(&format!("{must}, cache = \"2h\" }}"), Err("at most 1h"));
         check("[[route]]\npath = \"/a\"\ntopic = \"t\"\nacks = \"all\"", Err("did you mean"));
     }
 }

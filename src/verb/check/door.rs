@@ -12,6 +12,7 @@ use crate::kafka::ask::{ANSWER, Asker};
 use crate::kafka::native::Description;
 use crate::model::plan::{Plan, Source};
 use crate::verb::collect::route::{Key, Routes};
+use crate::verb::collect::standing;
 use crate::verb::out::say;
 use crate::verb::web::tokens::Tokens;
 
@@ -56,6 +57,13 @@ pub(super) fn check(door: &Door, read: &Fields, findings: &mut Findings) {
         ));
     }
     check_topics(door, &routes, findings);
+    for route in &routes.routes {
+        let (Some(must), Some(postgres)) = (&route.must, &door.postgres) else { continue };
+        match standing::try_out(postgres, must) {
+            Ok(()) => findings.good(format!("route {}: {} is there to be asked", route.name, must.table)),
+            Err(error) => findings.bad(format!("route {}: must_exist: {error:#}", route.name)),
+        }
+    }
     check_fields(&routes, read, findings);
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use crossbeam_channel::Receiver;
 use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
 };
@@ -22,7 +23,8 @@ use slab::Slab;
 use super::figures::{Fate, Figures};
 use super::pace::Pace;
 use super::records::{Found, Reader, Record};
-use super::route::{Id, Key, Route, Routes};
+use super::route::{Id, Key, Must, Route, Routes};
+use super::standing::{Standing, Standings};
 use super::tables::{Judge, Tables};
 use super::template::{Request, Source};
 use super::verdict::{Failure, Kind, Outcome, retry_after, told};
@@ -58,11 +60,23 @@ pub struct House {
     pub topics: Arc<super::topics::Topics>,
     /// Where a route asks what the models would make of a record.
     pub tables: Option<Arc<Tables>>,
+    /// Where a route asks whether what it is about is there.
+    pub standings: Option<Arc<Standings>>,
+}
+
+/// What a request may wait for.
+pub enum Verdict {
+    Stored(Outcome),
+    Standing(Standing),
 }
 
 /// One loop's door.
 pub struct Door {
     house: Arc<House>,
+    /// The loop's.
+    number: usize,
+    /// What was asked of PostgreSQL for requests of this loop.
+    standings: Receiver<(Ticket, Standing)>,
     client: Lasting,
     /// For records that shared a batch with one that is too large: each in a batch of its own. Made when it is needed first.
     alone: OnceCell<Lasting>,
@@ -164,6 +178,8 @@ impl Door {
     /// `make` makes a client: of records in batches, or each alone.
     pub fn new(
         house: Arc<House>,
+        number: usize,
+        standings: Receiver<(Ticket, Standing)>,
         make: impl Fn(Packing) -> anyhow::Result<Sender> + 'static,
     ) -> anyhow::Result<Door> {
         let pace = Pace::new(house.config.deliver_timeout, house.config.inflight_max_bytes);
@@ -177,6 +193,8 @@ impl Door {
         };
         Ok(Door {
             house,
+            number,
+            standings,
             client: client_of(Packing::Together)?,
             alone: OnceCell::new(),
             make_alone: Box::new(move || client_of(Packing::Alone)),
@@ -188,7 +206,7 @@ impl Door {
         })
     }
 
-    async fn take(&self, exchange: &mut Exchange<Outcome>, number: usize, parameters: Vec<String>) -> Answer {
+    async fn take(&self, exchange: &mut Exchange<Verdict>, number: usize, parameters: Vec<String>) -> Answer {
         let route = &self.house.routes.routes[number];
         let token = match &self.house.tokens {
             None => None,
@@ -220,6 +238,11 @@ impl Door {
             Ok(found) => found,
             Err(refusal) => return *refusal,
         };
+        if let Some(must) = &route.must
+            && let Err(refusal) = self.must(exchange, number, must, &parameters).await
+        {
+            return *refusal;
+        }
         if room.resize(body.len() + RECORD_OVERHEAD * records.len()).is_err() {
             return self.no_room();
         }
@@ -262,11 +285,57 @@ impl Door {
             let taken = self.batches.borrow().get(slot).map_or(0, |batch| batch.left);
             return answer(StatusCode::ACCEPTED, JSON, format!("{{\"queued\":{taken}}}"));
         }
-        self.told(route, &exchange.verdict().await)
+        match exchange.verdict().await {
+            Verdict::Stored(outcome) => self.told(route, &outcome),
+            // Nobody asks for one here.
+            Verdict::Standing(_) => self.unanswered("it is not known what became of the request", "unknown"),
+        }
+    }
+
+    /// Whether what a request is about is there and active; the refusal where it is not, or nobody knows.
+    async fn must(
+        &self,
+        exchange: &Exchange<Verdict>,
+        number: usize,
+        must: &Must,
+        parameters: &[String],
+    ) -> Result<(), Box<Answer>> {
+        let Some(standings) = &self.house.standings else { return Ok(()) };
+        let asked = Asked { head: &exchange.head, parameters, hostname: &self.house.hostname };
+        let refusal = |status, detail: &str| Err(Box::new(problem(status, detail, json!({"stored": "no"}))));
+        let key = match must.value.text(&asked) {
+            Ok(key) => key,
+            Err(reason) => return refusal(StatusCode::BAD_REQUEST, &reason),
+        };
+        if standings.is_active(number, &key) {
+            return Ok(());
+        }
+        if !standings.ask(number, key.clone(), self.number, exchange.ticket()) {
+            return Err(Box::new(self.overloaded("more wait to be looked up than may; nothing was sent")));
+        }
+        let standing = match exchange.verdict().await {
+            Verdict::Standing(standing) => standing,
+            Verdict::Stored(_) => Standing::Unanswered,
+        };
+        let channel = &must.channel;
+        match standing {
+            Standing::Active => Ok(()),
+            Standing::Inactive => refusal(must.inactive, &format!("{channel} {key} is not active")),
+            Standing::Unknown => refusal(must.unknown, &format!("there is no {channel} {key}")),
+            Standing::Unanswered => Err(Box::new(
+                self.unanswered(&format!("nobody can say now whether {channel} {key} is there"), "no"),
+            )),
+        }
+    }
+
+    fn unanswered(&self, detail: &str, stored: &str) -> Answer {
+        let mut refusal = problem(StatusCode::SERVICE_UNAVAILABLE, detail, json!({"stored": stored}));
+        self.retry(&mut refusal);
+        refusal
     }
 
     /// The body, unpacked, with its room in the budget; or why not.
-    async fn body(&self, exchange: &mut Exchange<Outcome>, route: &Route) -> Result<(Bytes, Room), Answer> {
+    async fn body(&self, exchange: &mut Exchange<Verdict>, route: &Route) -> Result<(Bytes, Room), Answer> {
         let config = &self.house.config;
         if let Some(wanted) = &route.content_type {
             let found = text(&exchange.head.headers, &CONTENT_TYPE).unwrap_or_default();
@@ -329,7 +398,7 @@ impl Door {
         let prefix = match id_prefix(route, asked.head) {
             Ok(prefix) => prefix,
             Err(reason) => {
-                return Err(Box::new(problem(StatusCode::BAD_REQUEST, reason, json!({"stored": "no"}))));
+                return Err(Box::new(problem(StatusCode::BAD_REQUEST, &reason, json!({"stored": "no"}))));
             }
         };
         let key = match &route.key {
@@ -476,7 +545,7 @@ impl Door {
         }
     }
 
-    fn reported(&self, report: &Report<'_>, verdicts: &mut Vec<(Ticket, Outcome)>) {
+    fn reported(&self, report: &Report<'_>, verdicts: &mut Vec<(Ticket, Verdict)>) {
         let (slot, index) = ((report.tag >> 32) as usize, report.tag as u32);
         let result = report.result.map_err(|failed| {
             let (fate, reason) = send::failed(failed, self.topic_of(slot));
@@ -493,7 +562,7 @@ impl Door {
             if is_good {
                 self.house.figures.kafka(Ok(()), Instant::now());
             }
-            verdicts.extend(ticket.map(|ticket| (ticket, outcome)));
+            verdicts.extend(ticket.map(|ticket| (ticket, Verdict::Stored(outcome))));
         }
     }
 
@@ -543,9 +612,9 @@ impl Door {
 }
 
 impl Service for Door {
-    type Verdict = Outcome;
+    type Verdict = Verdict;
 
-    async fn answer(self: Rc<Self>, mut exchange: Exchange<Outcome>) -> Answer {
+    async fn answer(self: Rc<Self>, mut exchange: Exchange<Verdict>) -> Answer {
         let began = Instant::now();
         let origin = exchange.head.headers.get(ORIGIN).cloned();
         let (mut answer, route) = match self.aside(&exchange.head) {
@@ -574,7 +643,10 @@ impl Service for Door {
         answer
     }
 
-    fn woken(&self, verdicts: &mut Vec<(Ticket, Outcome)>) {
+    fn woken(&self, verdicts: &mut Vec<(Ticket, Verdict)>) {
+        verdicts.extend(
+            self.standings.try_iter().map(|(ticket, standing)| (ticket, Verdict::Standing(standing))),
+        );
         self.client.reports(|report| {
             if !self.sent_again(report) {
                 self.reported(report, verdicts);
@@ -585,8 +657,10 @@ impl Service for Door {
         }
     }
 
-    fn nobody_waits(&self, _: Outcome) {
-        self.house.figures.left.fetch_add(1, Relaxed);
+    fn nobody_waits(&self, verdict: Verdict) {
+        if let Verdict::Stored(_) = verdict {
+            self.house.figures.left.fetch_add(1, Relaxed);
+        }
     }
 
     fn refused(&self, refusal: Refusal) {
@@ -649,16 +723,18 @@ fn built(route: &Route, asked: &Asked<'_>) -> Result<Option<Bytes>, String> {
 }
 
 /// What the ids of a request's records begin with; `None` where they are made of fields, or there are none.
-fn id_prefix(route: &Route, head: &Parts) -> Result<Option<String>, &'static str> {
-    if route.id != Id::IdempotencyKey {
-        return Ok(None);
-    }
-    match text(&head.headers, &IDEMPOTENCY_KEY).map(|key| key.trim().trim_matches('"')) {
+fn id_prefix(route: &Route, head: &Parts) -> Result<Option<String>, String> {
+    let (name, shown) = match &route.id {
+        Id::IdempotencyKey => (&IDEMPOTENCY_KEY, "Idempotency-Key"),
+        Id::Header(name) => (name, name.as_str()),
+        Id::None | Id::Fields(_) => return Ok(None),
+    };
+    match text(&head.headers, name).map(|key| key.trim().trim_matches('"')) {
         Some(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_MAX => Ok(Some(key.to_owned())),
-        Some(_) => Err("Idempotency-Key is empty, or longer than 200 bytes"),
-        None => Err(
-            "this route wants an Idempotency-Key: any text that is the same in each retry of this request",
-        ),
+        Some(_) => Err(format!("{shown} is empty, or longer than 200 bytes")),
+        None => {
+            Err(format!("this route wants {shown}: any text that is the same in each retry of this request"))
+        }
     }
 }
 

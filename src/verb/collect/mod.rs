@@ -8,6 +8,7 @@ pub mod pace;
 pub mod records;
 pub mod topics;
 pub mod tables;
+pub mod standing;
 pub mod figures;
 pub mod openapi;
 pub mod door;
@@ -20,17 +21,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use crossbeam_channel::Receiver;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::door::{Door, House};
 use self::figures::Figures;
 use self::route::Routes;
+use self::standing::{Post, Standing, Standings};
 use self::tables::Tables;
 use self::topics::Topics;
+use crate::base::queue;
 use crate::base::thread::Kind;
 use crate::config;
 use crate::config::source::Source;
 use crate::http::event_loop::{EventLoop, Shared, Waker, loops};
+use crate::http::exchange::Ticket;
 use crate::http::limits::Limits;
 use crate::http::listen;
 use crate::http::tls::Identity;
@@ -78,10 +83,19 @@ pub fn run(config: &config::Door, source: Source) -> Result<()> {
     let figures = Arc::new(Figures::new(&names, collect.inflight_max_bytes, shared.clone()));
     let tables =
         config.pipeline.as_deref().map(|pipeline| Tables::new(pipeline, &routes)).transpose()?.map(Arc::new);
+    let standings = Standings::new(config.postgres.as_ref(), &routes)?.map(Arc::new);
+    let (posts, standing): (Vec<Post>, Vec<_>) = wakers
+        .iter()
+        .map(|waker| {
+            let (sender, receiver) = queue::bounded(limits.connections);
+            ((sender, waker.clone()), receiver)
+        })
+        .unzip();
     let house = Arc::new(House {
         openapi: openapi::document(&routes, collect).to_string(),
         topics: Arc::new(Topics::new(&routes.topics)),
         tables: tables.clone(),
+        standings: standings.clone(),
         cors: door::cors(collect),
         config: collect.clone(),
         routes,
@@ -98,8 +112,11 @@ pub fn run(config: &config::Door, source: Source) -> Result<()> {
         let pulse = process.threads.pulse(&Kind::Tables.only());
         process.threads.spawn(Kind::Tables.only(), None, || Ok(()), move |()| tables.watch(&pulse))?;
     }
-    for (number, event_loop) in loops.into_iter().enumerate() {
-        start(config, number, event_loop, house.clone(), &process)?;
+    if let Some(standings) = standings {
+        know(standings, posts, &process)?;
+    }
+    for ((number, event_loop), standing) in loops.into_iter().enumerate().zip(standing) {
+        start(config, number, event_loop, standing, house.clone(), &process)?;
     }
     process.show(figures.clone())?;
     log::info!("taking records on {} for {}", addresses.join(", "), names.join(", "));
@@ -115,6 +132,7 @@ fn start(
     config: &config::Door,
     number: usize,
     event_loop: EventLoop,
+    standing: Receiver<(Ticket, Standing)>,
     house: Arc<House>,
     process: &Process,
 ) -> Result<()> {
@@ -132,9 +150,18 @@ fn start(
                 let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
                 Sender::new(kafka::producer(&kafka, &collect, packing)?, &topics, ring.as_fd())
             };
-            event_loop.run(|| Ok(Rc::new(Door::new(house, make)?)))
+            event_loop.run(|| Ok(Rc::new(Door::new(house, number, standing, make)?)))
         },
     )
+}
+
+/// What is there is asked for, and changes of it are heard of.
+fn know(standings: Arc<Standings>, posts: Vec<Post>, process: &Process) -> Result<()> {
+    let (asks, hears) = (Kind::Know.of("asks"), Kind::Know.of("hears"));
+    let (pulse, other) = (process.threads.pulse(&asks), process.threads.pulse(&hears));
+    let hearing = standings.clone();
+    process.threads.spawn(asks, None, || Ok(()), move |()| standings.answer(&posts, &pulse))?;
+    process.threads.spawn(hears, None, || Ok(()), move |()| hearing.hear(&other))
 }
 
 fn watch_topics(config: &config::Door, house: &House, process: &Process) -> Result<()> {

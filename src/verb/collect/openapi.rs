@@ -38,9 +38,14 @@ fn operation(route: &super::route::Route, collect: &Collect) -> Value {
         .iter()
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
-    if route.id == Id::IdempotencyKey {
+    let header = match &route.id {
+        Id::IdempotencyKey => Some("Idempotency-Key"),
+        Id::Header(name) => Some(name.as_str()),
+        Id::None | Id::Fields(_) => None,
+    };
+    if let Some(name) = header {
         parameters.push(json!({
-            "name": "Idempotency-Key", "in": "header", "required": true,
+            "name": name, "in": "header", "required": true,
             "description": "The same in each retry of a request.",
             "schema": { "type": "string", "maxLength": 200 },
         }));
@@ -126,6 +131,17 @@ fn responses(route: &super::route::Route) -> Value {
         ("504", "Some of it may be stored, a retry may double."),
     ] {
         all.insert(code.into(), problem(description));
+    }
+    if let Some(must) = &route.must {
+        let what = &must.channel;
+        all.insert(
+            must.inactive.as_str().into(),
+            problem(&format!("The {what} is not active; nothing was sent.")),
+        );
+        all.insert(
+            must.unknown.as_str().into(),
+            problem(&format!("There is no such {what}; nothing was sent.")),
+        );
     }
     Value::Object(all)
 }

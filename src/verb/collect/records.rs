@@ -52,7 +52,7 @@ impl Reader {
         };
         let ids: Vec<usize> = match &route.id {
             Id::Fields(paths) => paths.iter().map(&mut place).collect(),
-            Id::None | Id::IdempotencyKey => Vec::new(),
+            Id::None | Id::IdempotencyKey | Id::Header(_) => Vec::new(),
         };
         let required = route.required.iter().map(|(path, ty)| (place(path), path.to_string(), *ty)).collect();
         let id = ids.first().map_or(0..0, |first| *first..first + ids.len());

@@ -1,12 +1,18 @@
 //! Which request goes where: routes as configured, made ready, and the search for one.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
-use hyper::Method;
+use hyper::header::HeaderName;
+use hyper::{Method, StatusCode};
 
 use super::template::Template;
-use crate::config::{Ack, Batch, Form, JsonType, RawRoute, Require, Validate};
+use crate::config::{Ack, Batch, Form, JsonType, RawMust, RawRoute, Require, Validate};
 use crate::model::plan::Path;
 use crate::verb::web::paths::{self, Found, Pattern};
+
+/// What the name of a header begins with, where a field could be meant.
+const HEADER: &str = "header.";
 
 /// One route, made ready.
 #[derive(Clone, Debug)]
@@ -28,6 +34,22 @@ pub struct Route {
     pub validate: Validate,
     pub content_type: Option<String>,
     pub answer: Form,
+    pub must: Option<Must>,
+}
+
+/// What has to be in a table before anything of a request is sent.
+#[derive(Clone, Debug)]
+pub struct Must {
+    /// Its key.
+    pub value: Template,
+    /// With its schema, quoted.
+    pub table: String,
+    pub column: String,
+    pub active: Option<String>,
+    pub cache: Duration,
+    pub unknown: StatusCode,
+    pub inactive: StatusCode,
+    pub channel: String,
 }
 
 /// What decides a record's partition.
@@ -44,8 +66,10 @@ pub enum Key {
 pub enum Id {
     None,
     Fields(Vec<Path>),
-    /// The header of that name, and the record's number in the request.
+    /// The header of that name, which the client has to send, and the record's number in the request.
     IdempotencyKey,
+    /// Another header, likewise: for one that a proxy sets.
+    Header(HeaderName),
 }
 
 /// Every route, and the topics they send to.
@@ -81,6 +105,7 @@ impl Routes {
             .filter(|method| [Method::POST, Method::PUT, Method::PATCH, Method::GET].contains(method))
             .with_context(|| format!("method is {:?}: use POST, PUT, PATCH or GET", raw.method))?;
         let path = Pattern::parse(&raw.path)?;
+        let path_parameters = path.parameters.clone();
         let record = match &raw.record {
             None => None,
             Some(fields) => Some(
@@ -101,6 +126,10 @@ impl Routes {
         let id = match raw.id.list().as_slice() {
             [] => Id::None,
             ["Idempotency-Key"] => Id::IdempotencyKey,
+            [name] if name.starts_with(HEADER) => {
+                let name = &name[HEADER.len()..];
+                Id::Header(name.parse().ok().with_context(|| format!("{name:?} is the name of no header"))?)
+            }
             names => Id::Fields(names.iter().map(|name| field(name)).collect::<Result<_>>()?),
         };
         let required = match &raw.require {
@@ -139,6 +168,7 @@ impl Routes {
             validate: raw.validate,
             content_type: raw.content_type.clone(),
             answer: raw.answer,
+            must: raw.must_exist.as_ref().map(|must| self::must(must, &path_parameters)).transpose()?,
         })
     }
 
@@ -146,6 +176,22 @@ impl Routes {
     pub fn find<'p>(&self, method: &Method, path: &'p str) -> Found<'p> {
         paths::find(self.routes.iter().map(|route| (&route.method, &route.path)), method, path)
     }
+}
+
+fn must(raw: &RawMust, parameters: &[String]) -> Result<Must> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let (schema, table) = raw.table.split_once('.').unwrap_or(("public", &raw.table));
+    let (unknown, inactive) = raw.statuses();
+    Ok(Must {
+        value: Template::parse(&raw.value, parameters).context("must_exist.value")?,
+        table: format!("{}.{}", quoted(schema), quoted(table)),
+        column: raw.column.clone(),
+        active: raw.active.clone(),
+        cache: raw.cache(),
+        unknown: StatusCode::from_u16(unknown)?,
+        inactive: StatusCode::from_u16(inactive)?,
+        channel: raw.channel().to_owned(),
+    })
 }
 
 fn field(text: &str) -> Result<Path> {
@@ -174,6 +220,11 @@ mod tests {
             ("path = \"/a\"\nmethod = \"GET\"", "a GET has no body"),
             ("path = \"/a\"\nkey = \"a..b\"", "is no field"),
             ("path = \"/a\"\nkey = \"{path.b}\"", "has no {b}"),
+            ("path = \"/a\"\nid = \"header.a b\"", "the name of no header"),
+            (
+                "path = \"/a\"\nmust_exist = { value = \"{path.b}\", table = \"t\", column = \"c\" }",
+                "has no {b}",
+            ),
             ("path = \"/a\"\nvalidate = \"none\"\nkey = \"b\"", "reads no field"),
         ] {
             let error = routes(&format!("[[route]]\ntopic = \"t\"\n{text}\n")).unwrap_err();

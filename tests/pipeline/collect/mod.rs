@@ -6,6 +6,7 @@ mod crowd;
 mod faults;
 mod overload;
 mod retries;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
