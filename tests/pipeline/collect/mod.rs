@@ -4,6 +4,7 @@
 
 mod crowd;
 mod faults;
+mod nginx;
 mod overload;
 mod retries;
 mod standing;
