@@ -3,6 +3,8 @@
 //! Every call ends within a bound: a server that says nothing is given up, whether its socket knows of it or not.
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Connection, RedisError, Value};
@@ -64,6 +66,8 @@ impl Feed {
                 match listening.get_message() {
                     Ok(message) => see(state, message.get_payload_bytes())?,
                     Err(error) if error.is_timeout() => break,
+                    // The process was stopped, and goes on; so does the message that was being read.
+                    Err(error) if is_pause(&error) => {}
                     Err(error) => return Err(lost(error)),
                 }
             }
@@ -142,7 +146,24 @@ impl Feed {
 
 /// The library's error and its cause have the same words.
 fn lost(error: RedisError) -> anyhow::Error {
+    if is_pause(&error) {
+        return std::io::Error::from(std::io::ErrorKind::Interrupted).into();
+    }
     if error.is_timeout() { anyhow!("it does not answer any more") } else { anyhow!("{error}") }
+}
+
+fn is_pause(error: &RedisError) -> bool {
+    // The library has a call for each kind but this one, and keeps the cause behind a shared pointer.
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::Interrupted)
+}
+
+/// True where nothing is wrong with the server: this process was stopped for a while, in the middle of a wait.
+pub fn was_stopped(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
 }
 
 /// The greatest ID below those of this offset: XREAD wants what was read last.
@@ -180,6 +201,15 @@ pub fn is_refusal(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_was_stopped_has_lost_nothing() {
+        let of = |kind: std::io::ErrorKind| lost(RedisError::from(std::io::Error::from(kind)));
+        assert!(was_stopped(&of(std::io::ErrorKind::Interrupted)));
+        for other in [std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::WouldBlock] {
+            assert!(!was_stopped(&of(other)), "{other}");
+        }
+    }
 
     #[test]
     fn an_entry_has_the_number_of_its_record() {

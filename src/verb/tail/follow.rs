@@ -168,6 +168,9 @@ impl Follower {
                 From::Topic => run.topic(),
             };
             let Err(error) = ended;
+            if feed::was_stopped(&error) {
+                continue;
+            }
             if !run.was_there && feed::is_refusal(&error) {
                 return Err(error);
             }

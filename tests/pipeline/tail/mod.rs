@@ -457,6 +457,67 @@ fn streams_show_each_event_once_through_outages() {
     through_outages("stream");
 }
 
+/// From when an event is published to when a script has its line, at a thousand a second.
+#[test]
+fn an_event_is_shown_in_a_moment() {
+    let redis = Redis::start();
+    let tail = Script::start(&redis.dir, &[&redis.url("events"), "--no-input", "--format", "json"]);
+    wait_for("a subscription", 20, || subscribers(&redis) == 1);
+    let (mut connection, mut took) = (redis.connect(), Vec::new());
+    for offset in 0..3000 {
+        let published = Instant::now();
+        redis::cmd("PUBLISH")
+            .arg("events")
+            .arg(event(1, "x [h]", 0, offset))
+            .query::<i64>(&mut connection)
+            .unwrap();
+        while tail.count() as i64 <= offset {
+            std::thread::sleep(Duration::from_micros(100));
+            assert!(published.elapsed() < Duration::from_secs(10));
+        }
+        took.push(published.elapsed());
+        std::thread::sleep(Duration::from_millis(1).saturating_sub(published.elapsed()));
+    }
+    took.sort_unstable();
+    println!("published to shown: p50 {:?}, p99 {:?}, most {:?}", took[1500], took[2970], took[2999]);
+    assert!(took[2970] < Duration::from_millis(20), "{:?}", took[2970]);
+}
+
+/// A shell with a job: what is typed, and the prompt, are there again behind `fg`.
+#[test]
+fn what_was_typed_is_there_again_after_a_pause() {
+    let redis = Redis::start();
+    let terminal = Terminal::shell("xterm");
+    terminal.types(&format!("PS1='sh: '; {} tail {}\r", env!("CARGO_BIN_EXE_rowmill"), redis.url("events")));
+    terminal.wait_for("\n>");
+    terminal.types("accounts\r");
+    terminal.wait_for("accounts >");
+    terminal.types("1\r");
+    terminal.wait_for("current selected accounts: [1]");
+    terminal.types("eve");
+    terminal.wait_for(">eve");
+    terminal.types("\u{1a}");
+    terminal.wait_for("Stopped");
+    terminal.types("echo in the $((1+1))nd shell\r");
+    terminal.wait_for("\nin the 2nd shell");
+    terminal.types("fg\r");
+    terminal.wait_for_times(">eve", 2);
+    terminal.types("nts\r");
+    terminal.wait_for("listening for events from: [1]");
+    redis.publish(&event(1, "behind [h]", 0, 0));
+    terminal.wait_for("[1]: \"behind\" [h]");
+    // And while it listens.
+    terminal.types("\u{1a}");
+    terminal.wait_for_times("Stopped", 2);
+    redis.publish(&event(1, "meanwhile [h]", 0, 1));
+    terminal.types("fg\r");
+    terminal.wait_for("[1]: \"meanwhile\" [h]");
+    terminal.types("\u{3}");
+    terminal.wait_for("stopped listening");
+    terminal.types("echo over $((2+1))\r");
+    terminal.wait_for("over 3");
+}
+
 #[test]
 fn what_is_kept_nowhere_is_counted_and_said() {
     let redis = Redis::start();

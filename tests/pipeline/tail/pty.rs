@@ -28,6 +28,17 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn start(term: &str, arguments: &[&str]) -> Terminal {
+        let mut command = vec![env!("CARGO_BIN_EXE_rowmill"), "tail"];
+        command.extend(arguments);
+        Terminal::run(term, &command)
+    }
+
+    /// A shell that a person works in.
+    pub(super) fn shell(term: &str) -> Terminal {
+        Terminal::run(term, &["bash", "--norc", "--noediting", "-i"])
+    }
+
+    fn run(term: &str, command: &[&str]) -> Terminal {
         let size = Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
         let end = || pty.slave.try_clone().unwrap();
@@ -35,9 +46,7 @@ impl Terminal {
         // A session of its own, whose terminal it is: so Ctrl-C is a signal, as at any terminal.
         let child = Command::new("setsid")
             .arg("--ctty")
-            .arg(env!("CARGO_BIN_EXE_rowmill"))
-            .arg("tail")
-            .args(arguments)
+            .args(command)
             .env("TERM", term)
             .env_remove("REDIS_URL")
             .stdin(end())
