@@ -70,6 +70,8 @@ kinds! {
     Lease = "lease",
     Watch = "watch",
     Mend = "mend",
+    /// Counts what all instances of the front door store.
+    Rate = "rate",
     /// Knows what is in a table, for the front door.
     Know = "know",
     /// Makes and drops partitions.

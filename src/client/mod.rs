@@ -9,3 +9,4 @@ pub mod wire;
 pub mod login;
 pub mod redis;
 pub mod feed;
+pub mod tally;

@@ -31,6 +31,31 @@ pub(super) struct RawCollect {
     cors_origins: Vec<String>,
     #[serde(default)]
     properties: BTreeMap<String, String>,
+    rate: Option<RawRate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRate {
+    path: Option<String>,
+    field: Option<String>,
+    name: Option<String>,
+}
+
+/// `[collect.rate]`: where the rate of all instances is told.
+#[derive(Debug, Clone)]
+pub struct Rate {
+    pub path: String,
+    /// Of the answer.
+    pub field: String,
+    /// Instances with the same one are counted together.
+    pub name: String,
+}
+
+impl RawCollect {
+    pub(super) fn has_rate(&self) -> bool {
+        self.rate.is_some()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -268,6 +293,8 @@ pub struct Collect {
     pub cors_origins: Vec<String>,
     /// librdkafka's own properties for the producers.
     pub properties: BTreeMap<String, String>,
+    /// `None` where nobody asks.
+    pub rate: Option<Rate>,
     pub routes: Vec<RawRoute>,
 }
 
@@ -327,6 +354,11 @@ pub(super) fn resolve_collect(
         tokens: raw.tokens.as_deref().map(|text| path("collect.tokens", text)).transpose()?,
         cors_origins: raw.cors_origins,
         properties: raw.properties,
+        rate: raw.rate.map(|rate| Rate {
+            path: rate.path.unwrap_or_else(|| "/".to_owned()),
+            field: rate.field.unwrap_or_else(|| "Rate".to_owned()),
+            name: rate.name.unwrap_or_else(|| "collect".to_owned()),
+        }),
         routes,
     };
     check(&collect)?;
@@ -373,6 +405,9 @@ fn check(collect: &Collect) -> Result<()> {
             "collect.properties may not set {name:?}: what the answers promise rests on its value, or there is a setting for it"
         );
     }
+    if collect.rate.as_ref().is_some_and(|rate| !rate.path.starts_with('/') || rate.name.is_empty()) {
+        bail!("collect.rate needs a path that begins with a /, and a name");
+    }
     for route in &collect.routes {
         if let Some(must) = &route.must_exist {
             must.check().with_context(|| format!("in the route \"{} {}\"", route.method, route.path))?;
@@ -394,6 +429,8 @@ mod tests {
     fn what_is_wrong_is_said_with_a_remedy() {
         check("[collect]\nlisten = \"localhost\"", Err("an IP address and a port"));
         check("[collect]\nlisten = \"systemd\"", Ok(()));
+        check("[collect.rate]\npath = \"rate\"", Err("begins with a /"));
+        check("[collect.rate]\nname = \"tracker\"", Ok(()));
         check("[collect]\nthreads = 0", Err("between 1 and 64"));
         check("[collect]\ninflight_max = \"5MB\"", Err("twice body_max"));
         check("[collect]\noverload = 500", Err("503 or 429"));

@@ -44,7 +44,9 @@ use crate::model::RawModel;
 
 // What the configuration is made of, as `Config` lists it: its users say `config::Kafka`, and the files are how it is kept.
 pub use self::address::Listen;
-pub use self::collect::{Ack, Batch, Collect, Form, JsonType, Names, RawMust, RawRoute, Require, Validate};
+pub use self::collect::{
+    Ack, Batch, Collect, Form, JsonType, Names, Rate, RawMust, RawRoute, Require, Validate,
+};
 pub use self::guard::Guard;
 pub use self::kafka::{Kafka, KafkaTls, Sasl, StartPosition};
 pub use self::lease::Lease;
@@ -134,6 +136,8 @@ pub struct Door {
     pub log: Log,
     /// A call to a server that lasts longer ends the process.
     pub watchdog: std::time::Duration,
+    /// Where the rate of all instances is told, and Redis is named.
+    pub redis: Option<Redis>,
     /// Where a route asks whether what it is about is there.
     pub postgres: Option<Postgres>,
     /// The whole configuration, where a route asks what the models would make of a record.
@@ -241,8 +245,10 @@ fn resolve_door(raw: RawConfig, env: Environment<'_>) -> Result<Door> {
     if raw.route.is_empty() {
         bail!("there is no [[route]]: name at least one path and its topic");
     }
+    let counts = raw.collect.has_rate() && raw.redis.is_named(env);
     let asks = raw.route.iter().any(|route| route.must_exist.is_some());
     Ok(Door {
+        redis: counts.then(|| resolve_redis(raw.redis, env)).transpose()?,
         postgres: asks.then(|| resolve_postgres(raw.postgres, env)).transpose()?,
         kafka: resolve_kafka(raw.kafka, &raw.pipeline, env)?,
         collect: resolve_collect(raw.collect, raw.route, env)?,

@@ -22,6 +22,7 @@ use slab::Slab;
 
 use super::figures::{Fate, Figures};
 use super::pace::Pace;
+use super::rate;
 use super::records::{Found, Reader, Record};
 use super::route::{Id, Key, Must, Route, Routes};
 use super::standing::{Standing, Standings};
@@ -60,6 +61,8 @@ pub struct House {
     pub topics: Arc<super::topics::Topics>,
     /// Where a route asks what the models would make of a record.
     pub tables: Option<Arc<Tables>>,
+    /// Where the rate of all instances is told.
+    pub rate: Option<Arc<rate::Rate>>,
     /// Where a route asks whether what it is about is there.
     pub standings: Option<Arc<Standings>>,
 }
@@ -600,6 +603,9 @@ impl Door {
         }
         if head.method != Method::GET && head.method != Method::HEAD {
             return None;
+        }
+        if let Some(answer) = self.house.rate.as_ref().and_then(|rate| rate.answer(head.uri.path())) {
+            return Some(answer);
         }
         match head.uri.path() {
             "/debug/vars" => {

@@ -115,6 +115,12 @@ impl Figures {
         self.records[route][place].fetch_add(records, Relaxed);
     }
 
+    /// Records of all routes that Kafka has, since the start.
+    pub fn delivered(&self) -> u64 {
+        let place = Fate::ALL.iter().position(|(fate, _)| *fate == Fate::Delivered).unwrap_or(0);
+        self.records.iter().map(|fates| fates[place].load(Relaxed)).sum()
+    }
+
     /// Kafka took a record, or refused one for this reason.
     pub fn kafka(&self, result: Result<(), &str>, now: Instant) {
         let mut trouble = lock(&self.trouble);

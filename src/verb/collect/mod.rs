@@ -9,6 +9,7 @@ pub mod records;
 pub mod topics;
 pub mod tables;
 pub mod standing;
+pub mod rate;
 pub mod figures;
 pub mod openapi;
 pub mod door;
@@ -26,6 +27,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::door::{Door, House};
 use self::figures::Figures;
+use self::rate::Rate;
 use self::route::Routes;
 use self::standing::{Post, Standing, Standings};
 use self::tables::Tables;
@@ -83,6 +85,7 @@ pub fn run(config: &config::Door, source: Source) -> Result<()> {
     let figures = Arc::new(Figures::new(&names, collect.inflight_max_bytes, shared.clone()));
     let tables =
         config.pipeline.as_deref().map(|pipeline| Tables::new(pipeline, &routes)).transpose()?.map(Arc::new);
+    let rate = collect.rate.clone().map(|rate| Arc::new(Rate::new(rate, config.redis.clone())));
     let standings = Standings::new(config.postgres.as_ref(), &routes)?.map(Arc::new);
     let (posts, standing): (Vec<Post>, Vec<_>) = wakers
         .iter()
@@ -96,6 +99,7 @@ pub fn run(config: &config::Door, source: Source) -> Result<()> {
         topics: Arc::new(Topics::new(&routes.topics)),
         tables: tables.clone(),
         standings: standings.clone(),
+        rate: rate.clone(),
         cors: door::cors(collect),
         config: collect.clone(),
         routes,
@@ -111,6 +115,11 @@ pub fn run(config: &config::Door, source: Source) -> Result<()> {
     if let Some(tables) = tables {
         let pulse = process.threads.pulse(&Kind::Tables.only());
         process.threads.spawn(Kind::Tables.only(), None, || Ok(()), move |()| tables.watch(&pulse))?;
+    }
+    if let Some(rate) = rate {
+        let (name, figures) = (Kind::Rate.only(), figures.clone());
+        let pulse = process.threads.pulse(&name);
+        process.threads.spawn(name, None, || Ok(()), move |()| rate.count(&figures, &pulse))?;
     }
     if let Some(standings) = standings {
         know(standings, posts, &process)?;

@@ -6,6 +6,7 @@ mod crowd;
 mod faults;
 mod nginx;
 mod overload;
+mod rate;
 mod retries;
 mod standing;
 
