@@ -18,12 +18,16 @@ use crate::base::thread::{Kind, Threads};
 /// For whoever shows events to show the last ones. At a prompt nobody can be told, and nothing is to be shown.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
+/// The same where a program reads, which may be slow and wants whole lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
 /// A gap, where that was asked for.
 const EXIT_GAP: u8 = 3;
 
 pub struct Ending {
     shelf: Arc<Shelf>,
     fails_on_gap: bool,
+    last_words: Duration,
     is_requested: AtomicBool,
     /// Why it cannot go on.
     failure: Mutex<Option<anyhow::Error>>,
@@ -32,10 +36,11 @@ pub struct Ending {
 }
 
 impl Ending {
-    pub fn new(shelf: Arc<Shelf>, fails_on_gap: bool) -> Ending {
+    pub fn new(shelf: Arc<Shelf>, fails_on_gap: bool, is_terminal: bool) -> Ending {
         Ending {
             shelf,
             fails_on_gap,
+            last_words: if is_terminal { LAST_WORDS } else { LAST_LINES },
             is_requested: AtomicBool::new(false),
             failure: Mutex::new(None),
             terminal: Mutex::new(tcgetattr(std::io::stdin()).ok()),
@@ -54,7 +59,7 @@ impl Ending {
             signals.wait().context("cannot wait for signals")?;
             ending.is_requested.store(true, SeqCst);
             ending.shelf.wake.write(1).ok();
-            std::thread::sleep(LAST_WORDS);
+            std::thread::sleep(ending.last_words);
             ending.restore();
             let code = match ending.code() {
                 Ok(0) => 0,
@@ -73,6 +78,11 @@ impl Ending {
     pub fn request(&self) {
         // A process may always signal itself.
         kill(Pid::this(), Signal::SIGTERM).ok();
+    }
+
+    /// The same, where the caller looks at [`Ending::is_requested`] itself, once everything is shown.
+    pub fn stop(&self) {
+        self.is_requested.store(true, SeqCst);
     }
 
     /// It cannot go on, and why.

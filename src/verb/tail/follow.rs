@@ -33,8 +33,11 @@ const READ: Duration = Duration::from_secs(1);
 /// Entries that are read at once: a fifth of a second of five thousand a second, and a tenth of the shelf.
 const ENTRIES: usize = 1000;
 
-/// Between two looks for streams or partitions that are new.
+/// Between two looks for partitions of a topic that are new.
 const NEW: Duration = Duration::from_secs(5);
+
+/// Between two looks for streams that are new, which go through all of Redis' keys. A new one is read from its first entry.
+const NEW_STREAMS: Duration = Duration::from_secs(30);
 
 /// An event may be published before it is in its stream: it is waited for so long before it counts as missing.
 const LATE: Duration = Duration::from_secs(2);
@@ -140,6 +143,8 @@ struct Run {
     was_there: bool,
     /// Fetched since it came back.
     caught_up: u64,
+    /// Every partition that has a stream, and when that was looked for.
+    streams: Option<(Instant, Vec<(i32, String)>)>,
 }
 
 impl Follower {
@@ -160,6 +165,7 @@ impl Follower {
             away: None,
             was_there: false,
             caught_up: 0,
+            streams: None,
         };
         loop {
             let ended = match run.needs.view.tail.from {
@@ -192,8 +198,10 @@ impl Run {
             self,
             |run| {
                 // Behind the subscription, so that nothing falls between the two.
+                run.streams = None;
                 run.begin()?;
                 run.catch_up()?;
+                run.catch_up_in_kafka()?;
                 run.returned();
                 Ok(())
             },
@@ -216,7 +224,8 @@ impl Run {
         let mut places = self.streams(&mut feed)?;
         self.returned();
         loop {
-            if looked.elapsed() > NEW || places.is_empty() {
+            if looked.elapsed() > NEW_STREAMS || places.is_empty() {
+                self.streams = None;
                 places = self.streams(&mut feed)?;
                 looked = Instant::now();
             }
@@ -240,7 +249,7 @@ impl Run {
 
     /// Every stream and where it is read on. One that was not there before is read from its first entry.
     fn streams(&mut self, feed: &mut Feed) -> Result<Vec<(String, i64)>> {
-        let keys = keys(&self.needs.view, feed)?;
+        let keys = self.keys(feed)?;
         Ok(keys
             .into_iter()
             .map(|(partition, key)| (key, self.order.next_of(partition).unwrap_or(0)))
@@ -341,7 +350,7 @@ impl Run {
     fn begin_in_streams(&mut self) -> Result<()> {
         let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
         let mut feed = Feed::open(redis)?;
-        for (partition, key) in keys(&self.needs.view, &mut feed)? {
+        for (partition, key) in self.keys(&mut feed)? {
             let Some((_, last)) = feed.ends(&key)? else { continue };
             let next = match self.needs.since {
                 None => last + 1,
@@ -370,6 +379,23 @@ impl Run {
         }
     }
 
+    /// Every partition that has a stream, as it was looked for not long ago.
+    fn keys(&mut self, feed: &mut Feed) -> Result<Vec<(i32, String)>> {
+        if let Some((looked, keys)) = &self.streams
+            && looked.elapsed() < NEW_STREAMS
+            && !keys.is_empty()
+        {
+            return Ok(keys.clone());
+        }
+        let tail = &self.needs.view.tail;
+        let Some((before, behind)) = &tail.stream else { return Ok(Vec::new()) };
+        let found = feed.streams(before, behind)?;
+        let keys: Vec<(i32, String)> =
+            found.into_iter().filter_map(|key| Some((tail.partition_of(&key)?, key))).collect();
+        self.streams = Some((Instant::now(), keys.clone()));
+        Ok(keys)
+    }
+
     fn begin_in_kafka(&mut self) -> Result<()> {
         let (asker, topic) = self.asker()?;
         let partitions = asker.partitions(&topic)?;
@@ -389,27 +415,32 @@ impl Run {
 
     // ---- what was missed ----
 
-    /// Shows what came since it was last looked, from the streams, else from Kafka.
+    /// Shows what the streams have got since they were last looked at.
     fn catch_up(&mut self) -> Result<()> {
-        if self.needs.view.tail.stream.is_some() {
-            let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
-            let mut feed = Feed::open(redis)?;
-            for (partition, key) in keys(&self.needs.view, &mut feed)? {
-                while self.piece(&mut feed, partition, &key, i64::MAX)? == ENTRIES {}
-            }
-        } else if self.needs.view.tail.topic.is_some()
-            && !self.order.positions().is_empty()
-            && self.away.is_some()
-        {
-            let (asker, topic) = self.asker()?;
-            let positions = self.order.positions();
-            let places: Vec<Named<'_>> = positions.iter().map(|(id, _)| (topic.as_str(), *id)).collect();
-            let ends = asker.all_ends(&places);
-            for ((partition, next), ends) in positions.into_iter().zip(ends) {
-                match ends {
-                    Ok(ends) if ends.end > next => self.fetch(partition, next, ends.end)?,
-                    _ => {}
-                }
+        if self.needs.view.tail.stream.is_none() {
+            return Ok(());
+        }
+        let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
+        let mut feed = Feed::open(redis)?;
+        for (partition, key) in self.keys(&mut feed)? {
+            while self.piece(&mut feed, partition, &key, i64::MAX)? == ENTRIES {}
+        }
+        Ok(())
+    }
+
+    /// The same from Kafka, where there are no streams. What it does not say now is fetched when an event shows the gap.
+    fn catch_up_in_kafka(&mut self) -> Result<()> {
+        let positions = self.order.positions();
+        let tail = &self.needs.view.tail;
+        if tail.stream.is_some() || tail.topic.is_none() || positions.is_empty() {
+            return Ok(());
+        }
+        let (asker, topic) = self.asker()?;
+        let places: Vec<Named<'_>> = positions.iter().map(|(id, _)| (topic.as_str(), *id)).collect();
+        for ((partition, next), ends) in positions.iter().zip(asker.all_ends(&places)) {
+            match ends {
+                Ok(ends) if ends.end > *next => self.fetch(*partition, *next, ends.end)?,
+                _ => {}
             }
         }
         Ok(())
@@ -629,13 +660,6 @@ impl Run {
         }
         self.needs.wanted.settle(true);
     }
-}
-
-/// Every partition that has a stream now.
-fn keys(view: &View, feed: &mut Feed) -> Result<Vec<(i32, String)>> {
-    let Some((before, behind)) = &view.tail.stream else { return Ok(Vec::new()) };
-    let keys = feed.streams(before, behind)?;
-    Ok(keys.into_iter().filter_map(|key| Some((view.tail.partition_of(&key)?, key))).collect())
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ pub fn run(file: &Path, tail: &Asked) -> Result<ExitCode> {
         bail!("--accounts:{wrong}");
     }
     let shelf = Arc::new(Shelf::new(!is_terminal)?);
-    let ending = Arc::new(Ending::new(shelf.clone(), tail.fail_on_gap));
+    let ending = Arc::new(Ending::new(shelf.clone(), tail.fail_on_gap, is_terminal));
     let (exit_sender, _exits) = queue::bounded(queue::EXITS);
     let threads = Threads::new(exit_sender);
     ending.watch(&threads)?;

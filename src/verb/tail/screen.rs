@@ -59,9 +59,6 @@ impl Printer {
                         if shown > self.count_max {
                             break;
                         }
-                        if shown == self.count_max {
-                            self.ending.request();
-                        }
                     }
                     text.push_str(&line);
                     text.push('\n');
@@ -89,7 +86,15 @@ impl Printer {
                 return;
             }
             out::piece(&text);
+            if self.is_done() {
+                return self.ending.stop();
+            }
         }
+    }
+
+    /// As many events were shown as were asked for.
+    fn is_done(&self) -> bool {
+        self.count_max > 0 && self.shown.load(SeqCst) >= self.count_max
     }
 
     /// What stands before a line that is typed without an editor.
@@ -186,6 +191,10 @@ impl Highlighter for Above {
             return Cow::Borrowed(prompt);
         }
         above.push_str(prompt);
+        if self.printer.is_done() {
+            // Nobody else could tell a person who types.
+            self.printer.ending.request();
+        }
         Cow::Owned(above)
     }
 }

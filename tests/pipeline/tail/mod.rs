@@ -632,13 +632,13 @@ fn a_reader_who_leaves_ends_it_even_while_nothing_comes() {
 #[test]
 fn a_long_line_goes_whole_into_a_slow_pipe() {
     let redis = Redis::start();
-    let mut child = Script::command(&[&redis.url("events"), "--no-input", "--count", "3"])
+    let mut child = Script::command(&[&redis.url("events"), "--no-input", "--count", "4"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
     let long = "y".repeat(1 << 20);
-    for (offset, data) in ["a", &long, "b"].into_iter().enumerate() {
+    for (offset, data) in ["a", &long, "b", &long].into_iter().enumerate() {
         redis.publish(&event(1, data, 0, offset as i64));
     }
     let (mut all, mut out, mut piece) = (Vec::new(), child.stdout.take().unwrap(), vec![0; 64 << 10]);
@@ -650,7 +650,7 @@ fn a_long_line_goes_whole_into_a_slow_pipe() {
         }
     }
     let line = |data: &str| format!("<2021-02-06 17:35:30:000>: [1]: \"{data}\"\n");
-    assert!(String::from_utf8(all).unwrap() == line("a") + &line(&long) + &line("b"));
+    assert!(String::from_utf8(all).unwrap() == line("a") + &line(&long) + &line("b") + &line(&long));
     assert!(child.wait().unwrap().success());
 }
 
@@ -786,6 +786,11 @@ fn a_channel_with_kafka_behind_it_fetches_what_it_missed() {
         "--fail-on-gap",
     ]);
     let mut tail = Script::of(&dir, &mut command);
+    // What came before is shown at once, where that is asked for.
+    let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
+    command.args(["tail", "--config", &file, "--no-input", "--format", "json", "--count", "3"]);
+    let mut older = Script::of(&dir, command.args(["--since", "2021-01-01T00:00:00Z"]));
+    assert_eq!((older.end(), older.count()), (0, 3), "{}", older.errors());
     wait_for("a subscription", 60, || subscribers(&redis) == 1);
     // Kafka's place is known behind the subscription.
     std::thread::sleep(Duration::from_secs(2));
