@@ -40,6 +40,7 @@ const MODELS: &str = r#"
 struct Users(HashMap<Box<str>, Box<str>, foldhash::quality::RandomState>);
 
 impl Lookups for Users {
+    #[inline(always)]
     fn find(&self, _lookup: usize, token: &str) -> Found<'_> {
         self.0.get(token).map_or(Found::Unknown, |user| Found::Value(user))
     }

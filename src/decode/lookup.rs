@@ -385,6 +385,7 @@ fn bytes_of(token: &str, entry: &Entry) -> usize {
 
 impl Lookups for LookupCache {
     /// An unknown token is good for this batch only: the next one asks again, so that a new user is seen at once.
+    #[inline(always)]
     fn find(&self, lookup: usize, token: &str) -> Found<'_> {
         if token.len() > TOKEN_BYTES_MAX {
             return Found::Unknown;

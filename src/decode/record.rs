@@ -233,9 +233,7 @@ impl RecordDecoder {
             return self.tombstone("the record has no value");
         };
         if value.len() > self.limits.value_bytes_max {
-            let message =
-                format!("the value has {} bytes, the bound is {}", value.len(), self.limits.value_bytes_max);
-            return Err(Reject::new(Reason::TooLarge, message));
+            return Err(self.too_large(value.len()));
         }
         let value = match self.plan.topics[self.topic].envelope.framing {
             None => value,
@@ -325,6 +323,12 @@ impl RecordDecoder {
         Ok(Some(self.routed(Message { record, text, body, element: Some(number) })))
     }
 
+    #[cold]
+    fn too_large(&self, bytes: usize) -> Reject {
+        let message = format!("the value has {bytes} bytes, the bound is {}", self.limits.value_bytes_max);
+        Reject::new(Reason::TooLarge, message)
+    }
+
     /// A record of which only a beginning is held.
     #[cold]
     fn cut(&self, cut: Cut) -> Reject {
@@ -349,6 +353,7 @@ impl RecordDecoder {
         Reject::new(Reason::TooLarge, message)
     }
 
+    #[cold]
     fn tombstone<'r>(&self, what: &str) -> Result<Parsed<'r>, Reject> {
         match self.plan.topics[self.topic].tombstones {
             Tombstones::Skip | Tombstones::Delete => Ok(Parsed::Tombstone),
@@ -609,6 +614,7 @@ impl Route {
     }
 
     /// Appends the key, and NULL for all else; `out` is as before where there is no key. The error has the column's place.
+    #[cold]
     fn deletion(
         &self,
         plan: &Plan,

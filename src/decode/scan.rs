@@ -6,6 +6,7 @@
 
 use serde::Deserialize as _;
 use serde_json::value::RawValue;
+use wide::u8x16;
 
 /// The text is not JSON, or not an object where one must stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,24 +213,30 @@ impl<'t> Scan<'t> {
     }
 }
 
-/// How many bytes come before the first quote, backslash or control character. Eight at a time: in a word where some byte
-/// is zero, `(w - 0x01..) & !w & 0x80..` marks the lowest such byte (and perhaps, by its borrow, others above it).
+/// How many bytes come before the first quote, backslash or control character.
+#[inline]
 fn plain_length(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = ONES << 7;
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (quotes | backslashes | controls) & HIGHS;
-        if found != 0 {
-            return index * 8 + found.trailing_zeros() as usize / 8;
+    let (chunks, tail) = bytes.as_chunks::<16>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let ends = ends(*chunk);
+        if ends != 0 {
+            return index * 16 + ends.trailing_zeros() as usize;
         }
     }
-    words.len() * 8 + tail.iter().take_while(|c| !matches!(c, b'"' | b'\\' | 0..=0x1f)).count()
+    // Where the text ends, the string does.
+    let mut last = [b'"'; 16];
+    last[..tail.len()].copy_from_slice(tail);
+    chunks.len() * 16 + ends(last).trailing_zeros() as usize
+}
+
+/// One bit, the lowest for the first byte, for each quote, backslash and control character.
+#[inline]
+fn ends(bytes: [u8; 16]) -> i32 {
+    let bytes = u8x16::from(bytes);
+    let quotes = bytes.cmp_eq(u8x16::splat(b'"'));
+    let backslashes = bytes.cmp_eq(u8x16::splat(b'\\'));
+    let controls = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
+    (quotes | backslashes | controls).move_mask()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::decimal::{self, Decimal};
 use super::read::{Json, Reading, Value, wrong_type};
 use super::wrong::{Written, Wrong, out_of_range};
 use super::{array, base64, formatted, json, time};
-use crate::client::binary::{MICROS_PER_DAY, begin, field};
+use crate::client::binary::{begin, field};
 use crate::decode::reject::Reason;
 use crate::model::notation::TimeForm;
 use crate::model::types::{Encoding, NumericLimit, Type, Unit};
@@ -184,7 +184,7 @@ pub fn timestamptz(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Wr
         (Value::String(text), TimeForm::Format(format)) => formatted::timestamptz(text, format, zone)?,
         _ => return Err(wrong_type("a string with a time", value)),
     };
-    time::check_day(micros.div_euclid(MICROS_PER_DAY), reading)?;
+    time::check_micros(micros, reading)?;
     field(&micros.to_be_bytes(), out);
     Ok(())
 }
@@ -198,7 +198,7 @@ pub fn timestamp(value: Value<'_>, reading: &Reading, out: &mut Vec<u8>) -> Writ
         (Value::String(text), TimeForm::Format(format)) => formatted::timestamp(text, format)?,
         _ => return Err(wrong_type("a string with a time", value)),
     };
-    time::check_day(micros.div_euclid(MICROS_PER_DAY), reading)?;
+    time::check_micros(micros, reading)?;
     field(&micros.to_be_bytes(), out);
     Ok(())
 }

@@ -45,8 +45,16 @@ pub(super) fn days_from_epoch(number: Decimal<'_>) -> Result<i32, Wrong> {
     if DAYS.contains(&days) { Ok(days as i32) } else { Err(beyond()) }
 }
 
-/// Refuses a day, counted from 2000, that the column's model takes for a mistake.
+/// Refuses a time, in microseconds since 2000, on a day that the column's model takes for a mistake.
 #[inline]
+pub(super) fn check_micros(micros: i64, reading: &Reading) -> Written {
+    match &reading.days {
+        Some(_) => check_day(micros.div_euclid(MICROS_PER_DAY), reading),
+        None => Ok(()),
+    }
+}
+
+/// The same for a day, counted from 2000.
 pub(super) fn check_day(day: i64, reading: &Reading) -> Written {
     match &reading.days {
         Some(days) if !days.contains(&day) => Err(implausible(day, reading)),
@@ -68,6 +76,9 @@ fn implausible(day: i64, reading: &Reading) -> Wrong {
 /// To microseconds since 2000. A time without an offset is what the clocks of the zone showed.
 #[inline]
 pub(super) fn parse_timestamptz(text: &str, zone: Option<&TimeZone>) -> Result<i64, Wrong> {
+    if let Some(micros) = usual(text.as_bytes()) {
+        return Ok(micros);
+    }
     match (date_time(text.as_bytes())?, zone) {
         ((micros, Some(offset_seconds)), _) => Ok(micros - i64::from(offset_seconds) * MICROS_PER_SECOND),
         ((micros, None), Some(zone)) => formatted::moment_in(zone, micros),
@@ -75,6 +86,37 @@ pub(super) fn parse_timestamptz(text: &str, zone: Option<&TimeZone>) -> Result<i
             "the time has no offset from UTC: end it with Z or +hh:mm, or say `zone` in the model",
         )),
     }
+}
+
+/// A time as most programs write it, `YYYY-MM-DDTHH:MM:SS[.fraction]Z` with up to six digits of a fraction, all of it looked at once.
+/// `None` for everything else, also for what is no time: [`date_time`] knows all forms and says what is wrong.
+#[inline]
+fn usual(text: &[u8]) -> Option<i64> {
+    const FORM: [u8; 19] = *b"0000-00-00T00:00:00";
+    let (head, [fraction @ .., b'Z']) = text.split_first_chunk::<19>()? else { return None };
+    let mut digits = [0; 19];
+    let mut is_other = false;
+    for (at, form) in FORM.into_iter().enumerate() {
+        digits[at] = head[at] ^ form;
+        is_other |= digits[at] > if form == b'0' { 9 } else { 0 };
+    }
+    let two = |at: usize| i32::from(digits[at]) * 10 + i32::from(digits[at + 1]);
+    let (year, month, day) = (two(0) * 100 + two(2), two(5), two(8));
+    let (hour, minute, second) = (two(11), two(14), two(17));
+    is_other |= year == 0 || !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 59;
+    if is_other || day < 1 || day > days_in_month(year, month) {
+        return None;
+    }
+    let micros = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
+            (0..6).fold(0, |micros, at| micros * 10 + digits.get(at).map_or(0, |c| i64::from(c - b'0')))
+        }
+        _ => return None,
+    };
+    let seconds = i64::from((hour * 60 + minute) * 60 + second);
+    let days = i64::from(days_since_2000(year, month, day));
+    Some(days * MICROS_PER_DAY + seconds * MICROS_PER_SECOND + micros)
 }
 
 /// The same without an offset, or with UTC's.
@@ -277,6 +319,40 @@ mod tests {
     fn micros(text: &str) -> i64 {
         let nanos = text.parse::<Timestamp>().unwrap().as_nanosecond();
         i64::try_from(nanos / 1000).unwrap() - SECONDS_1970_TO_2000 * MICROS_PER_SECOND
+    }
+
+    proptest! {
+        /// What the quick way takes is what the other would have made of it, and nothing else goes that way.
+        #[test]
+        fn the_usual_form_is_read_as_all_forms_are(
+            text in "[0-9]{1,4}-[0-3][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{0,8})?(Z|z|\\+00:00|/)"
+        ) {
+            if let Some(found) = usual(text.as_bytes()) {
+                prop_assert_eq!(date_time(text.as_bytes()), Ok((found, Some(0))), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_form_goes_the_quick_way() {
+        for (text, is_usual) in [
+            ("2026-01-01T00:00:00Z", true),
+            ("2026-12-31T23:59:59.9Z", true),
+            ("2024-02-29T00:00:00.123456Z", true),
+            ("2023-02-29T00:00:00Z", false),
+            ("0000-01-01T00:00:00Z", false),
+            ("2026-01-01T00:00:60Z", false),
+            ("2026-01-01T24:00:00Z", false),
+            ("2026-01-01T00:00:00.1234567Z", false),
+            ("2026-01-01T00:00:00.Z", false),
+            ("2026-01-01T00:00:00.1:Z", false),
+            ("2026-01-01 00:00:00Z", false),
+            ("2026-01-01T00:00:00", false),
+            ("2026:01-01T00:00:00Z", false),
+            ("2026-01-0:T00:00:00Z", false),
+        ] {
+            assert_eq!(usual(text.as_bytes()).is_some(), is_usual, "{text}");
+        }
     }
 
     #[test]
