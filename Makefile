@@ -129,7 +129,7 @@ ways:
 
 loadtester-proof:
 	stack/install
-	cargo build --release --locked --workspace --bin rowmill --bin loadtester --bin loadtester-fake-consumer
+	cargo build --release --locked --workspace --bin rowmill --bin loadtester --bin loadtester-fake-consumer --bin loadtester-fake-door
 	STACK_DIR=target/proof-stack stack/with loadtester/proof/run $(PROOF)
 
 try-systemd:

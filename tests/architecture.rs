@@ -45,6 +45,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("mio", &["src/http"]),
     ("regex", &["src/verb/serve/parameter.rs"]),
     ("slab", &["src/http", "src/verb/collect", "src/verb/serve/works.rs"]),
+    ("wide", &["src/decode/scan.rs"]),
     ("zstd", &["src/http/coding.rs", "src/kafka/unpack.rs"]),
     ("base64", &["src/decode", "src/verb/dead_letters"]),
     ("clap", &["src/verb", "src/main.rs"]),
