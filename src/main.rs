@@ -187,15 +187,8 @@ fn judged<T>(config: Result<T>) -> Result<T> {
 fn dispatch(verb: Verb) -> Result<ExitCode> {
     // Every verb reads secrets.
     secret::refuse_core_dumps()?;
-    if let Verb::Tail { file, tail } = verb {
-        return verb::tail::run(&file.config, &tail);
-    }
-    judge(verb).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// False for a check that found something.
-fn judge(verb: Verb) -> Result<bool> {
-    match verb {
+    // False for a check that found something.
+    let is_good = match verb {
         Verb::Run(file) => {
             let source = Source::of(&file.config);
             let config = config::read(&file.config);
@@ -229,9 +222,11 @@ fn judge(verb: Verb) -> Result<bool> {
         Verb::Backfill { file, which } => {
             for_people(|| verb::backfill::run(&config::read(&file.config)?, &which).map(|()| true))
         }
-        Verb::Tail { .. } => unreachable!("it has codes of its own"),
+        // It has codes of its own.
+        Verb::Tail { file, tail } => return verb::tail::run(&file.config, &tail),
         Verb::Verify(file) => for_people(|| verb::verify::run(&config::read(&file.config)?)),
-    }
+    }?;
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// As configured, once that is known.

@@ -182,14 +182,6 @@ fn entries(raw: Raw) -> Vec<Entry> {
     raw.into_iter().filter_map(entry).collect()
 }
 
-/// The server's address, without anything secret.
-///
-/// # Errors
-/// Where the URL is no use.
-pub fn address(config: &config::Redis) -> Result<String> {
-    Ok(redis::client(config)?.get_connection_info().addr().to_string())
-}
-
 /// True of an error that waiting does not mend: the password, or what this user may do.
 pub fn is_refusal(error: &anyhow::Error) -> bool {
     let words = format!("{error:#}");

@@ -288,7 +288,7 @@ pub fn client(redis: &config::Redis) -> Result<Client> {
 /// exchanged. A TLS handshake is tried by ourselves first: the library's waits for ever for a server that does not speak TLS, and
 /// trusts the system's authorities too.
 pub fn connect(redis: &config::Redis) -> Result<Connection> {
-    let address = client(redis)?.get_connection_info().addr().to_string();
+    let address = address(redis)?;
     reach(redis).map_err(|error| {
         anyhow::anyhow!(
             "cannot connect to Redis at {address}: {error:#}; is redis.url right, and does Redis run there?"
@@ -296,7 +296,15 @@ pub fn connect(redis: &config::Redis) -> Result<Connection> {
     })
 }
 
-/// The same, where whoever asks says which server it is.
+/// The server's address, without anything secret.
+///
+/// # Errors
+/// Where the URL is no use.
+pub fn address(redis: &config::Redis) -> Result<String> {
+    Ok(client(redis)?.get_connection_info().addr().to_string())
+}
+
+/// The same as [`connect`], where whoever asks says which server it is.
 pub(super) fn reach(redis: &config::Redis) -> Result<Connection> {
     let client = client(redis)?;
     if let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() {

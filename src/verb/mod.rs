@@ -1,6 +1,7 @@
 //! What a person or a service manager asks for, a file or a folder each. They alone know all the rest.
 
 pub mod backfill;
+pub mod moment;
 pub mod out;
 pub mod page;
 pub mod service;

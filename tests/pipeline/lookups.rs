@@ -1,6 +1,5 @@
 //! What Redis may hold for a token, and which Redis it may be.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, Producer as _};
 
 use crate::metrics::free_port;
+use crate::own_redis::Redis;
 use crate::world::{Class, World, rowmill, wait_for};
 
 const LOOKUP: &str = "[lookup.user]\ngrace = \"0s\"\n";
@@ -110,59 +110,19 @@ fn a_pattern_that_no_key_matches_is_warned_of() {
 }
 
 /// A cluster of one node, which has all slots.
-struct Cluster {
-    server: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Cluster {
-    fn start() -> Cluster {
-        let (dir, port) = (tempfile::tempdir().expect("a directory"), free_port());
-        let server = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &port.to_string(),
-                "--save",
-                "",
-                "--cluster-enabled",
-                "yes",
-            ])
-            .args(["--cluster-port", &free_port().to_string(), "--dir"])
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        let cluster = Cluster { server, port, _dir: dir };
-        wait_for("the cluster", 20, || cluster.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).is_some());
-        wait_for("its slots", 20, || cluster.ask(&["SET", "user:a", "7"]).is_some());
-        cluster
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
-    }
-
-    fn ask(&self, command: &[&str]) -> Option<redis::Value> {
-        let mut connection = redis::Client::open(self.url()).ok()?.get_connection().ok()?;
-        redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).ok()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.server.kill().expect("it runs");
-        self.server.wait().expect("it ended");
-    }
+fn cluster() -> Redis {
+    let port = free_port().to_string();
+    let cluster = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &port]);
+    wait_for("the cluster", 20, || cluster.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).is_some());
+    wait_for("its slots", 20, || cluster.ask(&["SET", "user:a", "7"]).is_some());
+    cluster
 }
 
 #[test]
 fn a_redis_cluster_is_refused_by_check_and_at_the_start() {
     let world = world("lookups_cluster");
-    let cluster = Cluster::start();
-    let config = format!("[redis]\nurl = {:?}\n", cluster.url()) + &config(&world, "key = \"user:{}\"");
+    let cluster = cluster();
+    let config = format!("[redis]\nurl = {:?}\n", cluster.url("0")) + &config(&world, "key = \"user:{}\"");
     let file = world.file("cluster.toml", &config);
     let (text, ok) = rowmill(&world, &["check", "--config", &file]);
     let words = "Redis is a cluster, which rowmill does not read";

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test's threads need no core plan")]
 
+mod own_redis;
 mod servers;
 mod world;
 

@@ -1,53 +1,14 @@
 //! What somebody meets who is called at night: a server that stands still, a password that was exchanged, a file that is wrong.
 
 use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::metrics::{free_port, get, scrape, sum};
+use crate::own_redis::Redis;
 use crate::world::{World, record, wait_for};
-
-/// A Redis of its own, which may be stopped without stopping others' tests.
-struct Redis {
-    server: Child,
-    port: u16,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let port = free_port();
-        let server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        let redis = Redis { server, port };
-        wait_for("Redis", 20, || redis.connection().is_some());
-        redis
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
-    }
-
-    fn connection(&self) -> Option<redis::Connection> {
-        redis::Client::open(self.url()).ok()?.get_connection().ok()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.server.id() as i32), signal).expect("it runs");
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.server.kill().expect("it runs");
-        self.server.wait().expect("it ended");
-    }
-}
 
 /// Readiness as its status and its sentence.
 fn readiness(port: u16) -> (u16, String) {
@@ -69,7 +30,7 @@ fn a_frozen_redis_is_named_and_the_logs_are_seen_to_grow() {
     let config = format!(
         "[metrics]\nlisten = \"127.0.0.1:{port}\"\n[redis]\nurl = {:?}\n{}word = {{ lookup = \"user\", field = \"token\" }}\n\
          [lookup.user]\nkey = \"user:{{}}\"\n",
-        redis.url(),
+        redis.url("0"),
         world.model("in", "t", "")
     );
     let engine = world.engine(&config, &[]);

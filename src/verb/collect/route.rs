@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 
 use super::template::Template;
 use crate::config::{Ack, Batch, Form, JsonType, RawMust, RawRoute, Require, Validate};
-use crate::model::plan::Path;
+use crate::model::plan::{Path, quoted};
 use crate::verb::web::paths::{self, Found, Pattern};
 
 /// What the name of a header begins with, where a field could be meant.
@@ -179,7 +179,6 @@ impl Routes {
 }
 
 fn must(raw: &RawMust, parameters: &[String]) -> Result<Must> {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let (schema, table) = raw.table.split_once('.').unwrap_or(("public", &raw.table));
     let (unknown, inactive) = raw.statuses();
     Ok(Must {

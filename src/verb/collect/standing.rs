@@ -24,6 +24,7 @@ use crate::client::pg::{Client, Server};
 use crate::config::Postgres;
 use crate::http::event_loop::Waker;
 use crate::http::exchange::Ticket;
+use crate::model::plan::quoted;
 
 /// Questions that wait. A loop that finds no room refuses its request, which is better than one that waits for seconds.
 const QUESTIONS: usize = 4096;
@@ -371,7 +372,6 @@ fn standing(is_there: bool, is_active: bool) -> Standing {
 
 /// Which of some keys are there, and active.
 fn sql(must: &Must, ty: &str) -> String {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let key = quoted(&must.column);
     let active = match &must.active {
         Some(column) => format!("COALESCE(t.{}, FALSE)", quoted(column)),

@@ -1,8 +1,10 @@
 //! Which letters are meant, and what is to be done with them.
 
 use anyhow::{Result, bail};
-use jiff::{Span, Timestamp, Zoned};
+use jiff::Zoned;
 use postgres::types::{ToSql, Type};
+
+use crate::verb::moment;
 
 /// Which letters, and whether it is meant.
 #[derive(clap::Args)]
@@ -47,12 +49,8 @@ pub struct Filter {
 
 /// A point in time, or a distance back from now, as PostgreSQL reads it.
 fn moment(text: &str) -> Result<String, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.to_string());
-    }
-    let back = text.parse::<Span>().ok().filter(|span| !span.is_negative());
-    back.and_then(|span| Zoned::now().checked_sub(span).ok())
-        .map(|at| at.timestamp().to_string())
+    moment::past(text, &Zoned::now())
+        .map(|at| at.to_string())
         .ok_or_else(|| "expected a time like 2024-05-01T12:00:00Z, or how long ago, like 2h or 3d".to_owned())
 }
 
@@ -104,6 +102,8 @@ pub(super) fn count(letters: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]

@@ -18,6 +18,7 @@ use super::order::{Order, Place, Seen, gone};
 use super::shelf::{Line, Note, Shelf};
 use crate::base::lock::lock;
 use crate::client::feed::{self, Entry, Feed};
+use crate::client::redis;
 use crate::config::{From, View};
 use crate::kafka::ask::{self, Asker};
 use crate::kafka::follow::{Follow, Heard};
@@ -124,7 +125,7 @@ pub struct Follower {
 /// The server's name, as people are told it.
 pub fn server(view: &View) -> Result<String> {
     Ok(match (&view.redis, &view.kafka) {
-        (Some(redis), _) => format!("Redis@{}", feed::address(redis)?),
+        (Some(redis), _) => format!("Redis@{}", redis::address(redis)?),
         (None, Some(kafka)) => format!("Kafka@{}", kafka.brokers),
         (None, None) => bail!("there is no server to ask"),
     })
@@ -188,10 +189,7 @@ impl Follower {
 impl Run {
     /// From the channel, with what was missed from wherever it is kept.
     fn channel(&mut self) -> Result<Infallible> {
-        let mut feed = self.reach()?;
-        while !self.needs.wanted.wait(LOOK) {
-            feed.ping()?;
-        }
+        let feed = self.reach()?;
         let channel = self.needs.view.tail.channel.clone();
         feed.listen(
             &channel,
@@ -216,9 +214,6 @@ impl Run {
     /// From streams alone.
     fn stream(&mut self) -> Result<Infallible> {
         let mut feed = self.reach()?;
-        while !self.needs.wanted.wait(LOOK) {
-            feed.ping()?;
-        }
         self.begin()?;
         let mut looked = Instant::now();
         let mut places = self.streams(&mut feed)?;
@@ -306,13 +301,19 @@ impl Run {
         Ok(())
     }
 
-    /// A connection that was proven.
+    /// A connection that was proven, once events are wanted.
     fn reach(&mut self) -> Result<Feed> {
-        let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
-        let mut feed = Feed::open(redis)?;
+        let mut feed = self.feed()?;
         feed.ping()?;
         self.there();
+        while !self.needs.wanted.wait(LOOK) {
+            feed.ping()?;
+        }
         Ok(feed)
+    }
+
+    fn feed(&self) -> Result<Feed> {
+        Feed::open(self.needs.view.redis.as_ref().context("there is no Redis")?)
     }
 
     fn asker(&self) -> Result<(Asker, String)> {
@@ -334,11 +335,7 @@ impl Run {
             // It may be away while events come: then the first of each partition is where it begins.
             _ if self.needs.view.tail.topic.is_some() => {
                 if let Err(error) = self.begin_in_kafka() {
-                    self.say(
-                        format!(" what was missed cannot be fetched from Kafka: {error:#}"),
-                        json!({"type": "state", "reason": format!("{error:#}")}),
-                        true,
-                    );
+                    self.cannot_fetch(&error);
                 }
             }
             _ => {}
@@ -348,8 +345,7 @@ impl Run {
     }
 
     fn begin_in_streams(&mut self) -> Result<()> {
-        let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
-        let mut feed = Feed::open(redis)?;
+        let mut feed = self.feed()?;
         for (partition, key) in self.keys(&mut feed)? {
             let Some((_, last)) = feed.ends(&key)? else { continue };
             let next = match self.needs.since {
@@ -420,8 +416,7 @@ impl Run {
         if self.needs.view.tail.stream.is_none() {
             return Ok(());
         }
-        let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
-        let mut feed = Feed::open(redis)?;
+        let mut feed = self.feed()?;
         for (partition, key) in self.keys(&mut feed)? {
             while self.piece(&mut feed, partition, &key, i64::MAX)? == ENTRIES {}
         }
@@ -465,8 +460,7 @@ impl Run {
         let tail = &self.needs.view.tail;
         let key = tail.stream_of(partition).filter(|_| tail.from != From::Topic);
         let Some(key) = key else { return self.fetch(partition, next, end) };
-        let redis = self.needs.view.redis.as_ref().context("there is no Redis")?;
-        let mut feed = Feed::open(redis)?;
+        let mut feed = self.feed()?;
         let began = Instant::now();
         let ends = loop {
             match feed.ends(&key)? {
@@ -496,11 +490,7 @@ impl Run {
             }
         };
         if let Err(error) = fetched {
-            self.say(
-                format!(" what was missed cannot be fetched from Kafka: {error:#}"),
-                json!({"type": "state", "reason": format!("{error:#}")}),
-                true,
-            );
+            self.cannot_fetch(&error);
             let next = self.order.next_of(partition).unwrap_or(next).max(next);
             if next < end {
                 self.missing(partition, next, end);
@@ -599,6 +589,14 @@ impl Run {
 
     fn say(&self, text: String, json: Value, is_grave: bool) {
         self.needs.shelf.put(Line::Note(Note { text, json, is_grave }));
+    }
+
+    fn cannot_fetch(&self, error: &anyhow::Error) {
+        self.say(
+            format!(" what was missed cannot be fetched from Kafka: {error:#}"),
+            json!({"type": "state", "reason": format!("{error:#}")}),
+            true,
+        );
     }
 
     fn missing(&self, partition: i32, from: i64, to: i64) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use jiff::{Span, Timestamp};
+use jiff::{Span, Timestamp, Zoned};
 
 use self::dialogue::{Dialogue, Reply};
 use self::ending::Ending;
@@ -30,7 +30,7 @@ use crate::base::logging;
 use crate::base::queue;
 use crate::base::thread::{Kind, Threads};
 use crate::config;
-use crate::verb::out;
+use crate::verb::{moment, out};
 
 #[derive(Args)]
 pub struct Asked {
@@ -77,7 +77,7 @@ pub fn run(file: &Path, tail: &Asked) -> Result<ExitCode> {
     let level = if is_terminal { log::LevelFilter::Error } else { log::LevelFilter::Info };
     logging::start(logging::Format::Text, level);
     let view = config::read_view(file, tail.source.as_deref(), tail.plaintext)?;
-    let since = tail.since.as_deref().map(|text| moment(text, Timestamp::now())).transpose()?;
+    let since = tail.since.as_deref().map(since).transpose()?;
     if since.is_some() && view.tail.stream.is_none() && view.tail.topic.is_none() {
         bail!("--since needs a place that keeps events: name tail.stream or tail.topic in the configuration");
     }
@@ -255,39 +255,14 @@ impl Session {
     }
 }
 
-/// A time in the past: so long ago, or as it is.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at);
-    }
-    let ago = period(text).with_context(|| {
+fn since(text: &str) -> Result<Timestamp> {
+    moment::past(text, &Zoned::now()).with_context(|| {
         format!("--since {text:?}: write how long ago, like 10m, or a time like 2026-01-31T00:00:00Z")
-    })?;
-    Ok(now.checked_sub(ago)?)
+    })
 }
 
 fn period(text: &str) -> Result<Duration> {
     let span: Span =
         text.parse().map_err(|_| anyhow!("{text:?} is no duration: write it like 30s or 10m"))?;
     Ok(Duration::try_from(span)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_a_time_or_some_time_ago() {
-        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        for (text, expected) in [
-            ("10m", "2026-01-31T11:50:00Z"),
-            ("1h30m", "2026-01-31T10:30:00Z"),
-            ("2026-01-31T00:00:00.123Z", "2026-01-31T00:00:00.123Z"),
-        ] {
-            assert_eq!(moment(text, now).unwrap(), expected.parse().unwrap(), "{text}");
-        }
-        for text in ["", "10", "yesterday", "-10m"] {
-            assert!(moment(text, now).is_err(), "{text}");
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io::{IsTerminal as _, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -212,7 +212,7 @@ impl Completer for Above {
 #[derive(Default)]
 pub struct Input {
     bytes: Vec<u8>,
-    is_ended: AtomicBool,
+    is_ended: bool,
 }
 
 /// What the wait brought.
@@ -234,7 +234,7 @@ impl Input {
             if printer.ending.is_requested() || out::is_closed() {
                 return Ok(Heard::End);
             }
-            let reads = wants_input && !self.is_ended.load(SeqCst);
+            let reads = wants_input && !self.is_ended;
             if reads && let Some(line) = self.line() {
                 return Ok(Heard::Line(line));
             }
@@ -242,7 +242,7 @@ impl Input {
             let output = out::handle();
             let is_readable = ready(input.as_fd(), output.as_fd(), printer.shelf.wake.as_fd(), reads)?;
             if is_readable && self.read()? == 0 {
-                self.is_ended.store(true, SeqCst);
+                self.is_ended = true;
                 return Ok(Heard::InputEnded);
             }
         }

@@ -6,6 +6,7 @@ mod pty;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -17,77 +18,19 @@ use serde_json::{Value, json};
 
 use self::pty::Terminal;
 use crate::hostile::texts;
+use crate::own_redis::Redis;
 use crate::world::{World, wait_for};
 
-/// A Redis of the test's own, which keeps everything that it acknowledged.
-struct Redis {
-    child: Option<Child>,
-    port: u16,
-    dir: tempfile::TempDir,
+fn publish(redis: &Redis, message: &str) {
+    redis::cmd("PUBLISH").arg("events").arg(message).query::<i64>(&mut redis.connection().unwrap()).unwrap();
 }
 
-impl Redis {
-    fn start() -> Redis {
-        let mut redis =
-            Redis { child: None, port: super::collect::free_port(), dir: tempfile::tempdir().unwrap() };
-        redis.restart();
-        redis
-    }
-
-    /// One that is not there yet.
-    fn absent() -> Redis {
-        Redis { child: None, port: super::collect::free_port(), dir: tempfile::tempdir().unwrap() }
-    }
-
-    /// Returns once it answers.
-    fn restart(&mut self) {
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
-            .args(["--appendfsync", "everysec", "--save", "", "--dir"])
-            .arg(self.dir.path())
-            .stdout(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let client = redis::Client::open(self.url("")).unwrap();
-        wait_for("Redis to answer", 60, || {
-            client.get_connection().is_ok_and(|mut c| redis::cmd("PING").query::<String>(&mut c).is_ok())
-        });
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    fn url(&self, channel: &str) -> String {
-        format!("redis://127.0.0.1:{}/{channel}", self.port)
-    }
-
-    fn connect(&self) -> redis::Connection {
-        redis::Client::open(self.url("")).unwrap().get_connection().unwrap()
-    }
-
-    fn publish(&self, message: &str) {
-        redis::cmd("PUBLISH").arg("events").arg(message).query::<i64>(&mut self.connect()).unwrap();
-    }
-
-    /// The configuration of a tail that has streams.
-    fn settings(&self, from: &str) -> String {
-        format!(
-            "[redis]\nurl = \"redis://127.0.0.1:{}\"\n[tail]\nfrom = {from:?}\nstream = \"events:{{partition}}\"\n",
-            self.port
-        )
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// The configuration of a tail that has streams.
+fn settings(redis: &Redis, from: &str) -> String {
+    format!(
+        "[redis]\nurl = {:?}\n[tail]\nfrom = {from:?}\nstream = \"events:{{partition}}\"\n",
+        redis.url("")
+    )
 }
 
 /// An event as the pipeline publishes it.
@@ -113,13 +56,13 @@ impl Script {
         command
     }
 
-    fn start(dir: &tempfile::TempDir, arguments: &[&str]) -> Script {
+    fn start(dir: &Path, arguments: &[&str]) -> Script {
         Script::of(dir, &mut Script::command(arguments))
     }
 
-    fn of(dir: &tempfile::TempDir, command: &mut Command) -> Script {
+    fn of(dir: &Path, command: &mut Command) -> Script {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let errors = dir.path().join(format!("tail-{}.log", NUMBER.fetch_add(1, SeqCst)));
+        let errors = dir.join(format!("tail-{}.log", NUMBER.fetch_add(1, SeqCst)));
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -202,7 +145,7 @@ fn play(terminal: &Terminal, redis: &Redis) {
     }
     terminal.wait_for("listening for events from: [1 2 3]");
     for (offset, account) in [1, 4, 2].into_iter().enumerate() {
-        redis.publish(&event(account, "\"test data\" [290ad619a440]", 0, offset as i64));
+        publish(redis, &event(account, "\"test data\" [290ad619a440]", 0, offset as i64));
     }
     terminal.wait_for("[2]: ");
 }
@@ -253,7 +196,7 @@ fn outages_in_the_middle_of_typing_take_nothing_from_the_line() {
     terminal.wait_for("accounts >");
     terminal.types("7\revents\r");
     terminal.wait_for("listening for events from: [7]");
-    redis.publish(&event(7, "x [h]", 0, 0));
+    publish(&redis, &event(7, "x [h]", 0, 0));
     terminal.wait_for("[7]: \"x\" [h]");
     // Said once, whatever happens in between.
     assert_eq!(terminal.screen().matches("is away").count(), 3, "{}", terminal.screen());
@@ -268,7 +211,7 @@ fn it_begins_while_redis_is_away_and_says_so_once() {
     assert_eq!(terminal.screen().matches("is away").count(), 1);
     redis.restart();
     terminal.wait_for("is back after ");
-    redis.publish(&event(1, "x [h]", 0, 0));
+    publish(&redis, &event(1, "x [h]", 0, 0));
     terminal.wait_for("[1]: \"x\" [h]");
 }
 
@@ -277,13 +220,13 @@ fn enter_brings_the_prompt_below_the_events_and_a_live_one_stays() {
     let redis = Redis::start();
     let terminal = Terminal::start("xterm", &[&redis.url("events"), "--accounts", "1"]);
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
-    redis.publish(&event(1, "first [h]", 0, 0));
+    publish(&redis, &event(1, "first [h]", 0, 0));
     terminal.wait_for("first");
     terminal.types("\r");
     terminal.wait_for("options: ");
     terminal.types("acc");
     terminal.wait_for(">acc");
-    redis.publish(&event(1, "second [h]", 0, 1));
+    publish(&redis, &event(1, "second [h]", 0, 1));
     terminal.wait_for("second");
     assert_eq!(terminal.last_line(), ">acc", "{}", terminal.screen());
     // Tab says what it may mean.
@@ -291,13 +234,13 @@ fn enter_brings_the_prompt_below_the_events_and_a_live_one_stays() {
     terminal.wait_for("current selected accounts: [1 4]");
     terminal.types("events\r");
     terminal.wait_for("listening for events from: [1 4]");
-    redis.publish(&event(4, "third [h]", 0, 2));
+    publish(&redis, &event(4, "third [h]", 0, 2));
     terminal.wait_for("third");
 }
 
 fn subscribers(redis: &Redis) -> i64 {
     let found: (String, i64) =
-        redis::cmd("PUBSUB").arg("NUMSUB").arg("events").query(&mut redis.connect()).unwrap();
+        redis::cmd("PUBSUB").arg("NUMSUB").arg("events").query(&mut redis.connection().unwrap()).unwrap();
     found.1
 }
 
@@ -324,11 +267,11 @@ fn the_terminal_is_as_before_however_it_ends() {
 }
 
 /// Adds an event to its stream, and publishes it. Whatever Redis does meanwhile, it is in the stream once.
-fn give(redis: &Redis, kept: &mut Option<redis::Connection>, partition: usize, offset: i64, publishes: bool) {
+fn give(url: &str, kept: &mut Option<redis::Connection>, partition: usize, offset: i64, publishes: bool) {
     loop {
         let connection = match kept {
             Some(connection) => connection,
-            None => match redis::Client::open(redis.url("")).unwrap().get_connection() {
+            None => match redis::Client::open(url).unwrap().get_connection() {
                 Ok(connection) => kept.insert(connection),
                 Err(_) => {
                     std::thread::sleep(Duration::from_millis(10));
@@ -384,22 +327,22 @@ fn outages() -> u64 {
 
 fn through_outages(from: &str) {
     let mut redis = Redis::start();
-    let file = redis.dir.path().join("tail.toml");
-    std::fs::write(&file, redis.settings(from)).unwrap();
+    let file = redis.dir().join("tail.toml");
+    std::fs::write(&file, settings(&redis, from)).unwrap();
     let file = file.to_str().unwrap().to_owned();
     for partition in 0..PARTITIONS {
-        give(&redis, &mut None, partition, 0, false);
+        give(&redis.url(""), &mut None, partition, 0, false);
     }
     let mut tail =
-        Script::start(&redis.dir, &["--config", &file, "--no-input", "--format", "json", "--fail-on-gap"]);
+        Script::start(redis.dir(), &["--config", &file, "--no-input", "--format", "json", "--fail-on-gap"]);
     if from == "channel" {
         wait_for("a subscription", 20, || subscribers(&redis) == 1);
     }
     std::thread::sleep(Duration::from_secs(1));
     let (stop, given) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut backs = Vec::new();
-    // The publisher needs only the port, and Redis is killed meanwhile.
-    let address = Redis { child: None, port: redis.port, dir: tempfile::tempdir().unwrap() };
+    // The publisher needs only the address, and Redis is killed meanwhile.
+    let url = redis.url("");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let (began, mut kept) = (Instant::now(), None);
@@ -407,7 +350,7 @@ fn through_outages(from: &str) {
                 if stop.load(SeqCst) {
                     return;
                 }
-                give(&address, &mut kept, number as usize % PARTITIONS, 1 + number / PARTITIONS as i64, true);
+                give(&url, &mut kept, number as usize % PARTITIONS, 1 + number / PARTITIONS as i64, true);
                 given.fetch_add(1, SeqCst);
                 // A thousand a second; what an outage held up comes at once behind it.
                 let due = began + Duration::from_millis(number as u64);
@@ -461,9 +404,9 @@ fn streams_show_each_event_once_through_outages() {
 #[test]
 fn an_event_is_shown_in_a_moment() {
     let redis = Redis::start();
-    let tail = Script::start(&redis.dir, &[&redis.url("events"), "--no-input", "--format", "json"]);
+    let tail = Script::start(redis.dir(), &[&redis.url("events"), "--no-input", "--format", "json"]);
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
-    let (mut connection, mut took) = (redis.connect(), Vec::new());
+    let (mut connection, mut took) = (redis.connection().unwrap(), Vec::new());
     for offset in 0..3000 {
         let published = Instant::now();
         redis::cmd("PUBLISH")
@@ -504,12 +447,12 @@ fn what_was_typed_is_there_again_after_a_pause() {
     terminal.wait_for_times(">eve", 2);
     terminal.types("nts\r");
     terminal.wait_for("listening for events from: [1]");
-    redis.publish(&event(1, "behind [h]", 0, 0));
+    publish(&redis, &event(1, "behind [h]", 0, 0));
     terminal.wait_for("[1]: \"behind\" [h]");
     // And while it listens.
     terminal.types("\u{1a}");
     terminal.wait_for_times("Stopped", 2);
-    redis.publish(&event(1, "meanwhile [h]", 0, 1));
+    publish(&redis, &event(1, "meanwhile [h]", 0, 1));
     terminal.types("fg\r");
     terminal.wait_for("[1]: \"meanwhile\" [h]");
     terminal.types("\u{3}");
@@ -522,10 +465,10 @@ fn what_was_typed_is_there_again_after_a_pause() {
 fn what_is_kept_nowhere_is_counted_and_said() {
     let redis = Redis::start();
     let arguments = [&redis.url("events"), "--no-input", "--count", "3", "--fail-on-gap"];
-    let mut tail = Script::start(&redis.dir, &arguments.map(|text: &str| text));
+    let mut tail = Script::start(redis.dir(), &arguments.map(|text: &str| text));
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
     for offset in [5, 5, 6, 10, 9] {
-        redis.publish(&event(1, "x [h]", 0, offset));
+        publish(&redis, &event(1, "x [h]", 0, offset));
     }
     assert_eq!(tail.end(), 3, "{}", tail.errors());
     assert_eq!(tail.count(), 3, "{:?}", tail.lines());
@@ -535,12 +478,12 @@ fn what_is_kept_nowhere_is_counted_and_said() {
 #[test]
 fn an_event_that_a_proxy_sent_twice_is_shown_once() {
     let redis = Redis::start();
-    let mut tail = Script::start(&redis.dir, &[&redis.url("events"), "--no-input", "--count", "2"]);
+    let mut tail = Script::start(redis.dir(), &[&redis.url("events"), "--no-input", "--count", "2"]);
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
     for (offset, id) in [(0, "a"), (1, "a"), (2, "b")] {
         let mut message: Value = serde_json::from_str(&event(1, "x [h]", 0, offset)).unwrap();
         message["Id"] = id.into();
-        redis.publish(&message.to_string());
+        publish(&redis, &message.to_string());
     }
     assert_eq!((tail.end(), tail.count()), (0, 2), "{:?}", tail.lines());
 }
@@ -548,9 +491,9 @@ fn an_event_that_a_proxy_sent_twice_is_shown_once() {
 #[test]
 fn a_time_to_begin_at_neither_skips_nor_doubles() {
     let redis = Redis::start();
-    let file = redis.dir.path().join("tail.toml");
-    std::fs::write(&file, redis.settings("channel")).unwrap();
-    let mut connection = redis.connect();
+    let file = redis.dir().join("tail.toml");
+    std::fs::write(&file, settings(&redis, "channel")).unwrap();
+    let mut connection = redis.connection().unwrap();
     let stamps = [
         "17:35:29.999",
         "17:35:30.000",
@@ -571,10 +514,10 @@ fn a_time_to_begin_at_neither_skips_nor_doubles() {
             .unwrap();
     }
     for from in ["channel", "stream"] {
-        std::fs::write(&file, redis.settings(from)).unwrap();
+        std::fs::write(&file, settings(&redis, from)).unwrap();
         let arguments = ["--config", file.to_str().unwrap(), "--no-input", "--format", "json", "--for", "3s"];
         let since = ["--since", "2021-02-06T17:35:30.000Z"];
-        let mut tail = Script::start(&redis.dir, &[&arguments[..], &since].concat());
+        let mut tail = Script::start(redis.dir(), &[&arguments[..], &since].concat());
         assert_eq!(tail.end(), 0, "{}", tail.errors());
         assert_eq!(shown(&tail.lines()), BTreeMap::from([(0, (1..=6).collect())]), "{from}");
     }
@@ -599,8 +542,8 @@ fn commands_from_a_pipe_are_the_same_and_its_end_ends_nothing() {
     let before = spent();
     std::thread::sleep(Duration::from_secs(2));
     assert!(spent() - before <= 3, "it spins: {} ticks", spent() - before);
-    redis.publish(&event(2, "x [h]", 0, 0));
-    redis.publish(&event(3, "x [h]", 0, 1));
+    publish(&redis, &event(2, "x [h]", 0, 0));
+    publish(&redis, &event(3, "x [h]", 0, 1));
     std::thread::sleep(Duration::from_millis(300));
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -639,7 +582,7 @@ fn a_long_line_goes_whole_into_a_slow_pipe() {
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
     let long = "y".repeat(1 << 20);
     for (offset, data) in ["a", &long, "b", &long].into_iter().enumerate() {
-        redis.publish(&event(1, data, 0, offset as i64));
+        publish(&redis, &event(1, data, 0, offset as i64));
     }
     let (mut all, mut out, mut piece) = (Vec::new(), child.stdout.take().unwrap(), vec![0; 64 << 10]);
     loop {
@@ -660,7 +603,7 @@ fn a_terminal_that_nobody_reads_bounds_memory_and_says_what_it_left_out() {
     let terminal = Terminal::start("xterm", &[&redis.url("events"), "--accounts", "1"]);
     wait_for("a subscription", 20, || subscribers(&redis) == 1);
     terminal.pause(true);
-    let (mut connection, data) = (redis.connect(), "z".repeat(500));
+    let (mut connection, data) = (redis.connection().unwrap(), "z".repeat(500));
     for offset in 0..60_000 {
         redis::cmd("PUBLISH")
             .arg("events")
@@ -672,7 +615,7 @@ fn a_terminal_that_nobody_reads_bounds_memory_and_says_what_it_left_out() {
     let memory = terminal.peak_memory();
     assert!(memory < 80 << 20, "{memory}");
     terminal.pause(false);
-    redis.publish(&event(1, "the end", 0, 60_000));
+    publish(&redis, &event(1, "the end", 0, 60_000));
     terminal.wait_for("the end");
     assert!(terminal.bytes().contains(" events were left out: "));
     println!("60,000 events at a terminal that nobody read: {} MB at most", memory >> 20);
@@ -685,11 +628,11 @@ fn a_terminal_that_nobody_reads_bounds_memory_and_says_what_it_left_out() {
 fn nothing_that_others_wrote_drives_the_terminal() {
     let world = World::new("tail_hostile");
     let redis = Redis::start();
-    let file = world.file("tail.toml", &redis.settings("stream"));
+    let file = world.file("tail.toml", &settings(&redis, "stream"));
     let mut texts = texts();
     assert_eq!(texts.len(), 1000);
     texts.push("1".repeat(1 << 10));
-    let mut connection = redis.connect();
+    let mut connection = redis.connection().unwrap();
     for (offset, text) in texts.iter().enumerate() {
         let mut add = redis::cmd("XADD");
         add.arg("events:0").arg(format!("{offset}-1"));
@@ -725,30 +668,27 @@ fn nothing_that_others_wrote_drives_the_terminal() {
     }
 }
 
+/// As a door writes it to Kafka.
+fn record(n: i64) -> String {
+    json!({"account": 1, "time": "2021-02-06T17:35:30Z", "data": n.to_string(), "host": "h"}).to_string()
+}
+
+/// A `tail` of a script that has the world's servers, with the file and more arguments.
+fn in_world(world: &World, dir: &tempfile::TempDir, file: &str, more: &[&str]) -> Script {
+    let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
+    command.args(["tail", "--config", file, "--no-input", "--format", "json"]).args(more);
+    Script::of(dir.path(), &mut command)
+}
+
 #[test]
 fn kafka_alone_shows_what_is_written_to_it() {
     let world = World::new("tail_kafka");
     world.create_topic("in", 2);
     let file = world.file("tail.toml", &format!("[tail]\ntopic = {:?}\n", world.topic("in")));
-    let record = |n: i64| {
-        json!({"account": 1, "time": "2021-02-06T17:35:30Z", "data": n.to_string(), "host": "h"}).to_string()
-    };
     world.produce("in", 0, (0..5).map(record));
     let dir = tempfile::tempdir().unwrap();
-    let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
-    command.args([
-        "tail",
-        "--config",
-        &file,
-        "--no-input",
-        "--format",
-        "json",
-        "--since",
-        "2021-01-01T00:00:00Z",
-        "--count",
-        "25",
-    ]);
-    let mut tail = Script::of(&dir, &mut command);
+    let more = ["--since", "2021-01-01T00:00:00Z", "--count", "25"];
+    let mut tail = in_world(&world, &dir, &file, &more);
     wait_for("the first ones", 60, || tail.count() >= 5);
     world.produce("in", 1, (0..10).map(record));
     world.produce("in", 0, (5..15).map(record));
@@ -763,39 +703,23 @@ fn a_channel_with_kafka_behind_it_fetches_what_it_missed() {
     world.create_topic("in", 1);
     let redis = Redis::start();
     let settings = format!(
-        "[redis]\nurl = \"redis://127.0.0.1:{}\"\n[tail]\nfrom = \"channel\"\ntopic = {:?}\n",
-        redis.port,
+        "[redis]\nurl = {:?}\n[tail]\nfrom = \"channel\"\ntopic = {:?}\n",
+        redis.url(""),
         world.topic("in")
     );
     let file = world.file("tail.toml", &settings);
-    let record = |n: i64| {
-        json!({"account": 1, "time": "2021-02-06T17:35:30Z", "data": n.to_string(), "host": "h"}).to_string()
-    };
     world.produce("in", 0, (0..3).map(record));
     let dir = tempfile::tempdir().unwrap();
-    let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
-    command.args([
-        "tail",
-        "--config",
-        &file,
-        "--no-input",
-        "--format",
-        "json",
-        "--count",
-        "7",
-        "--fail-on-gap",
-    ]);
-    let mut tail = Script::of(&dir, &mut command);
+    let mut tail = in_world(&world, &dir, &file, &["--count", "7", "--fail-on-gap"]);
     // What came before is shown at once, where that is asked for.
-    let mut command = world.command(env!("CARGO_BIN_EXE_rowmill"));
-    command.args(["tail", "--config", &file, "--no-input", "--format", "json", "--count", "3"]);
-    let mut older = Script::of(&dir, command.args(["--since", "2021-01-01T00:00:00Z"]));
+    let more = ["--count", "3", "--since", "2021-01-01T00:00:00Z"];
+    let mut older = in_world(&world, &dir, &file, &more);
     assert_eq!((older.end(), older.count()), (0, 3), "{}", older.errors());
     wait_for("a subscription", 60, || subscribers(&redis) == 1);
     // Kafka's place is known behind the subscription.
     std::thread::sleep(Duration::from_secs(2));
     world.produce("in", 0, (3..10).map(record));
-    redis.publish(&event(1, "9 [h]", 0, 9));
+    publish(&redis, &event(1, "9 [h]", 0, 9));
     assert_eq!(tail.end(), 0, "{}", tail.errors());
     assert_eq!(shown(&tail.lines()), BTreeMap::from([(0, (3..10).collect())]), "{:?}", tail.lines());
 }
